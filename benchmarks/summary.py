@@ -1,0 +1,124 @@
+"""Figures out of raw samples: percentiles, their bounds, stability, speed-ups. Nothing here measures.
+
+Samples are durations of single calls in seconds. The bounds take them as independent; a machine that
+throttles or is shared makes neighbours alike, which is what ``is_stable`` looks for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from export.records import Latency
+
+if TYPE_CHECKING:
+    from benchmarks.latency import Measurement, Protocol
+
+FLOORS = {0.5: 1, 0.9: 64, 0.95: 130, 0.99: 662, 0.999: 6636}
+"""Fewest samples for which a percentile is given at all (MLPerf Inference's formula)."""
+
+CONFIDENCE = 0.99
+WINDOWS = 5
+TOLERANCE = 0.05
+"""How much the medians of the last windows may differ in a stable run."""
+
+
+def percentile(samples: Sequence[float], share: float) -> float | None:
+    """Return the smallest sample that at least ``share`` of all samples do not exceed.
+
+    It is always a sample that occurred, never a value between two. None below the share's sample floor.
+    """
+    if len(samples) < _floor(share):
+        return None
+    return float(np.quantile(np.asarray(samples), share, method="inverted_cdf"))
+
+
+def upper_bound(samples: Sequence[float], share: float, confidence: float = CONFIDENCE) -> float | None:
+    """Return a one-sided confidence bound above a percentile, whatever the distribution.
+
+    Of n samples, Binomial(n, share) lie below the true percentile, so the k-th smallest sample is above it
+    with probability P(Binomial(n, share) <= k - 1) (David & Nagaraja, Order Statistics, section 7.1).
+
+    Returns:
+        The smallest such sample, or None below the floor or where even the largest sample is no bound.
+    """
+    from scipy.stats import binom
+
+    count = len(samples)
+    if count < _floor(share):
+        return None
+    rank = int(binom.ppf(confidence, count, share)) + 1
+    return float(np.sort(np.asarray(samples))[rank - 1]) if rank <= count else None
+
+
+def _floor(share: float) -> int:
+    """The sample floor of a percentile; one between two listed ones takes the higher of the two."""
+    return next((floor for listed, floor in FLOORS.items() if share <= listed), max(FLOORS.values()))
+
+
+def is_stable(windows: Sequence[Sequence[float]]) -> bool:
+    """Whether the medians of the last five windows lie within 5 % of one another; fewer are no proof."""
+    if len(windows) < WINDOWS or not all(windows):
+        return False
+    return _spread([float(np.median(window)) for window in windows[-WINDOWS:]]) <= TOLERANCE
+
+
+def settled(means: Sequence[float], last: int = 3) -> bool:
+    """Whether warm-up may end: the means of the last windows lie within 5 % of one another."""
+    return len(means) >= last and _spread(means[-last:]) <= TOLERANCE
+
+
+def _spread(values: Sequence[float]) -> float:
+    return (max(values) - min(values)) / float(np.median(values))
+
+
+def speedups(baseline: Sequence[Sequence[float]], rounds: Sequence[Sequence[float]]) -> list[float]:
+    """Return, for each round, the baseline's median divided by the variant's in that same round.
+
+    Whatever slows a whole round down (another process, heat) slows both, and leaves the ratio alone.
+
+    Raises:
+        ValueError: If the two did not run the same rounds.
+    """
+    return [float(np.median(a) / np.median(b)) for a, b in zip(baseline, rounds, strict=True)]
+
+
+def summarise(measurement: Measurement, baseline: Measurement | None, protocol: Protocol) -> Latency | None:
+    """Return the figures that a record keeps, times in milliseconds.
+
+    Args:
+        measurement: Of the variant.
+        baseline: Of eager in the same rounds, or None where eager cannot run here.
+        protocol: What was asked of both.
+
+    Returns:
+        None if the variant's process failed: half a measurement is not published.
+    """
+    if measurement.error:
+        return None
+    samples = [sample for window in measurement.rounds for sample in window]
+    ratios = speedups(baseline.rounds, measurement.rounds) if baseline and not baseline.error else []
+    p50, p90, p95, p99 = (_milliseconds(percentile(samples, share)) for share in (0.5, 0.9, 0.95, 0.99))
+    return Latency(
+        p50_ms=p50,
+        p90_ms=p90,
+        p95_ms=p95,
+        p99_ms=p99,
+        p99_upper_ms=_milliseconds(upper_bound(samples, 0.99)),
+        max_ms=1000 * max(samples),
+        speedup=float(np.median(ratios)) if ratios else None,
+        speedup_spread=(min(ratios), max(ratios)) if ratios else None,
+        samples=len(samples),
+        stable=is_stable(measurement.rounds),
+        quick=protocol.quick,
+        cold_start_s=measurement.cold_start_s,
+        peak_memory_bytes=measurement.peak_memory_bytes,
+        threads=measurement.threads,
+    )
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None or not math.isfinite(seconds) else 1000 * seconds

@@ -1,0 +1,82 @@
+"""The whole backbone, timed beside a cut one: how much of the speed is the runtime's, and how much the cut's.
+
+A policy that taps an early stage executes a fraction of its ResNet. So that nobody takes the cut for the
+runtime's merit, the same task is timed through all stages too: random weights, average pooling, the same
+input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.latency import Contestant
+from export import target
+from export.bundle import Bundle, Provenance
+from export.target import Variant
+from xfer.errors import XferError
+from xfer.trajectories import Trajectories
+
+VARIANTS = ("eager-fp32", "torchscript-fp32", "onnx-fp32", "onnx-int8")
+
+
+def build_sibling(bundle: Bundle, golden: Trajectories, variants: list[str], path: Path) -> Bundle | str:
+    """Export the bundle's policy with its whole backbone.
+
+    Args:
+        bundle: A bundle of our own policy.
+        golden: Its golden trajectories; int8 is calibrated on them.
+        variants: What is timed of the bundle itself; those of ``VARIANTS`` among it are exported.
+        path: Where the new bundle goes.
+
+    Returns:
+        The bundle, or a sentence that says why there is none.
+    """
+    eager = bundle.builds.get("eager-fp32")
+    reason = target.load("eager").runnable("")
+    if reason is not None:
+        return f"The whole backbone was not timed: {reason}"
+    if eager is None or eager.status != "built":
+        return "The whole backbone was not timed: the bundle has no eager-fp32 to take its configuration from."
+    import torch
+
+    from export.build import export_policy
+    from xfer.backbones import STAGES
+    from xfer.checkpoint import load_policy
+    from xfer.policy import Policy
+
+    try:
+        config = load_policy(bundle.check(eager)).config
+        stages = STAGES[config.backbone]
+        if config.tap == stages[-1]:
+            return f"The policy's own graph is the whole {config.backbone}."
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            policy = Policy(replace(config, tap=stages[-1], head="average"), bundle.spec).eval()
+        wanted = [Variant.parse(name) for name in VARIANTS if name in variants]
+        run = "random weights, for timing only"
+        export_policy(policy, bundle.spec, golden, golden, wanted, path, run=run)
+    except XferError as error:
+        return f"The whole backbone was not timed: {error}"
+    return Bundle(path)
+
+
+def contestants(sibling: Bundle) -> list[Contestant]:
+    """Return what to time of a sibling bundle, each against the sibling's own eager."""
+    provenance = sibling.manifest.provenance
+    return [
+        Contestant(row_name(name, provenance), sibling.path, name, row_name("eager-fp32", provenance))
+        for name, build in sibling.builds.items()
+        if build.status == "built"
+    ]
+
+
+def row_name(variant: str, provenance: Provenance) -> str:
+    """Name of a whole backbone's row.
+
+    Example:
+        >>> provenance = Provenance("", "", "resnet18", "layer4", "average", 0, 0, "")
+        >>> row_name("onnx-int8", provenance)
+        'onnx-int8 (whole resnet18)'
+    """
+    return f"{variant} (whole {provenance.backbone})"

@@ -1,0 +1,10 @@
+"""The export stage: one deployable module becomes many runnable variants in one verified bundle.
+
+    from export import Bundle
+
+Importing this package brings in neither torch nor any runtime.
+"""
+
+from export.bundle import Bundle
+
+__all__ = ["Bundle"]

@@ -1,0 +1,55 @@
+"""What `xfer doctor` does: say which targets work here, and what to install for the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from export import records, target
+from xfer.arguments import Common
+
+
+@dataclass(kw_only=True)
+class Args(Common):
+    """Say, for each target, whether it can be built and run on this machine, and what to install if not.
+
+    Example:
+      xfer doctor
+    """
+
+
+def main(args: Args) -> dict[str, Any]:
+    """Look, and return the object that ``--json`` prints."""
+    from rich.console import Console
+    from rich.table import Table
+
+    machine = records.this_machine()
+    table = Table(title=f"{machine.processor}, {machine.cores} cores, {machine.gpu or 'no GPU'}")
+    for column in ("target", "precisions", "export", "run here"):
+        table.add_column(column)
+    rows = []
+    for name in target.names():
+        module = target.load(name)
+        cannot_export, cannot_run = module.available(), module.runnable("")
+        reason = "; ".join(dict.fromkeys(filter(None, (cannot_export, cannot_run))))
+        _, _, install = reason.partition("pip install ")
+        table.add_row(name, ", ".join(module.PRECISIONS), _mark(cannot_export), _mark(cannot_run))
+        rows.append(
+            {
+                "target": name,
+                "available": cannot_export is None,
+                "runnable": cannot_run is None,
+                "reason": reason,
+                "install": f"pip install {install.split(';')[0]}" if install else "",
+            }
+        )
+    Console().print(table)
+    return {"targets": rows, "machine": msgspec.to_builtins(machine)}
+
+
+def _mark(reason: str | None) -> str:
+    from rich.markup import escape
+
+    return "[green]yes[/]" if reason is None else f"[yellow]no:[/] {escape(reason)}"

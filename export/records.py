@@ -1,0 +1,279 @@
+"""Records: what was verified and measured, on which machine. They live beside the builds, and may change.
+
+The same int8 file can act differently on a processor without VNNI, so a figure counts only on the machine, with
+the library versions and at the place where it was taken. A bundle that is copied brings its records along; on
+another machine they are *inherited*, and ``xfer recommend`` does not believe them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from export import target
+from export.bundle import Build, Bundle
+from export.target import Variant
+from xfer.errors import BundleError
+from xfer.files import from_json, to_json, write_atomically
+
+RECORDS = "records"
+
+Status = Literal["verified", "provisional", "rejected", "built", "failed", "unavailable"]
+Rung = Literal["", "numbers", "actions", "reward"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a figure depends on.
+
+    Attributes:
+        processor: Model name.
+        cores: Logical cores that this process may use.
+        instruction_set: The widest vector extension, as ``avx512_vnni``.
+        memory_bytes: Installed memory.
+        system: Operating system and its version.
+        python: Version of Python.
+        gpu: Model name and driver, or empty.
+    """
+
+    processor: str
+    cores: int
+    instruction_set: str
+    memory_bytes: int
+    system: str
+    python: str
+    gpu: str = ""
+
+    @property
+    def id(self) -> str:
+        """Name of the machine's record: processor, and a digest over all but versions of software."""
+        facts = f"{self.processor}|{self.cores}|{self.instruction_set}|{self.gpu}"
+        slug = re.sub(r"[^a-z0-9]+", "-", self.processor.lower()).strip("-")[:40]
+        return f"{slug}-{hashlib.sha256(facts.encode()).hexdigest()[:6]}"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The verdict on one variant: see ``export/verify.py``.
+
+    Attributes:
+        status: ``verified``, ``provisional``, ``rejected``, or ``built`` if it could not be run here.
+        rung: The highest rung that was reached.
+        reason: Which rung and which figure, or what is missing.
+        max_abs_diff: Largest difference of a score from golden, after centring.
+        tolerance: What that may be, or None where it is not judged.
+        agreement: Share of observations on which variant and eager choose the same action.
+        regret: Mean regret of the variant's actions in eager's eyes.
+        observations: How many observations the actions rung looked at.
+        pairs: Pairs of episodes with the same seeds.
+        pairs_needed: How many more pairs, all clean, a provisional variant needs.
+        forked: Pairs in which the actions differed at some step.
+        reward_mean: The variant's mean return.
+        reward_delta: Its mean return minus eager's, in the task's own units.
+        reward_interval: One-sided 95 % bounds below and above of that difference.
+        worst: The worst disagreements, as sentences.
+    """
+
+    status: Status
+    rung: Rung = ""
+    reason: str = ""
+    max_abs_diff: float | None = None
+    tolerance: float | None = None
+    agreement: float | None = None
+    regret: float | None = None
+    observations: int = 0
+    pairs: int = 0
+    pairs_needed: int = 0
+    forked: int = 0
+    reward_mean: float | None = None
+    reward_delta: float | None = None
+    reward_interval: tuple[float, float] | None = None
+    worst: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Latency:
+    """What ``xfer bench`` measured of one variant, raw frame to action, batch 1; times in milliseconds.
+
+    Attributes:
+        p50_ms: Median, and likewise the other percentiles; None below the sample floor of a percentile.
+        p99_upper_ms: 99 % confidence bound above p99, or None below its floor.
+        speedup: Median over rounds of eager's median divided by this variant's, in the same round.
+        speedup_spread: Smallest and largest of those ratios.
+        samples: Number of timed calls.
+        stable: Whether the last windows agree within 5 %.
+        quick: Whether it was a short run.
+        cold_start_s: Process start to first action, in seconds.
+        peak_memory_bytes: Largest resident memory of the variant's own process.
+        threads: Threads inside an operation.
+    """
+
+    p50_ms: float | None
+    p90_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    p99_upper_ms: float | None
+    max_ms: float
+    speedup: float | None
+    speedup_spread: tuple[float, float] | None
+    samples: int
+    stable: bool
+    quick: bool
+    cold_start_s: float | None
+    peak_memory_bytes: int | None
+    threads: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of one variant at one place on one machine.
+
+    Attributes:
+        variant: TARGET-PRECISION or TARGET-PRECISION@PLACE.
+        files: Digest over the build's files.
+        libraries: Versions of what ran it.
+        verification: The verdict, if ``xfer verify`` ran.
+        latency: The figures, if ``xfer bench`` ran.
+    """
+
+    variant: str
+    files: str
+    libraries: dict[str, str]
+    verification: Verification | None = None
+    latency: Latency | None = None
+
+
+@dataclass(frozen=True)
+class MachineRecords:
+    """One file in ``records/``."""
+
+    machine: Machine
+    records: dict[str, Record] = field(default_factory=dict)
+
+
+@cache
+def this_machine() -> Machine:
+    """Describe the machine that this process runs on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    model = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    flags = set(re.search(r"^(?:flags|Features)\s*: (.*)$", text + "\nflags : ", re.MULTILINE)[1].split())  # type: ignore[index]
+    widest = ("amx_int8", "avx512_vnni", "avx_vnni", "avx512f", "avx2", "asimddp", "asimd")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Machine(
+        processor=model[1].strip() if model else platform.processor() or platform.machine(),
+        cores=cores,
+        instruction_set=next((name for name in widest if name in flags), platform.machine()),
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        system=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        gpu=_gpu(),
+    )
+
+
+def _gpu() -> str:
+    """Name and driver of the first NVIDIA GPU, or empty. Asks the driver's own tool: it needs no torch."""
+    import shutil
+    import subprocess
+
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return ""
+    query = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    answer = subprocess.run(query, capture_output=True, text=True, check=False, timeout=30)
+    return answer.stdout.splitlines()[0].strip() if answer.returncode == 0 and answer.stdout else ""
+
+
+def files_digest(build: Build) -> str:
+    """One SHA-256 that stands for all files of a build."""
+    return hashlib.sha256(to_json(dict(sorted(build.files.items())))).hexdigest()
+
+
+def load(bundle: Bundle, machine: Machine | None = None) -> dict[str, Record]:
+    """Return this machine's records by variant: those whose files and library versions are today's.
+
+    Raises:
+        BundleError: If the file is damaged.
+    """
+    machine = machine or this_machine()
+    records = _read(bundle, machine).records
+    return {name: record for name, record in records.items() if _holds(bundle, record)}
+
+
+def inherited(bundle: Bundle) -> list[MachineRecords]:
+    """Return what other machines left in the bundle."""
+    found = []
+    for path in sorted((bundle.path / RECORDS).glob("*.json")):
+        if path.stem != this_machine().id:
+            found.append(_read_file(path))
+    return found
+
+
+def save(
+    bundle: Bundle,
+    variant: str,
+    *,
+    verification: Verification | None = None,
+    latency: Latency | None = None,
+) -> None:
+    """Keep a verdict or a measurement, leaving the other as it was.
+
+    Raises:
+        BundleError: If the bundle cannot be written to.
+    """
+    from filelock import FileLock
+
+    machine = this_machine()
+    build = bundle.builds[variant.partition("@")[0]]
+    fresh = Record(variant, files_digest(build), target.load(Variant.parse(variant).target).libraries())
+    try:
+        (bundle.path / RECORDS).mkdir(exist_ok=True)
+        with FileLock(bundle.path / ".lock"):
+            known = _read(bundle, machine)
+            old = known.records.get(variant)
+            if old is not None and (old.files, old.libraries) == (fresh.files, fresh.libraries):
+                fresh = old
+            record = replace(
+                fresh,
+                verification=verification or fresh.verification,
+                latency=latency or fresh.latency,
+            )
+            path = bundle.path / RECORDS / f"{machine.id}.json"
+            records = {**known.records, variant: record}
+            write_atomically(path, to_json(MachineRecords(machine, records)))
+    except OSError as error:
+        raise BundleError(f"{bundle.path} cannot be written to: {error.strerror}.") from error
+
+
+def _holds(bundle: Bundle, record: Record) -> bool:
+    build = bundle.builds.get(record.variant.partition("@")[0])
+    if build is None or build.status != "built" or files_digest(build) != record.files:
+        return False
+    return record.libraries == target.load(Variant.parse(record.variant).target).libraries()
+
+
+def _read(bundle: Bundle, machine: Machine) -> MachineRecords:
+    path = bundle.path / RECORDS / f"{machine.id}.json"
+    return _read_file(path) if path.exists() else MachineRecords(machine)
+
+
+def _read_file(path: Path) -> MachineRecords:
+    try:
+        return from_json(path.read_bytes(), MachineRecords)
+    except msgspec.DecodeError as error:
+        raise BundleError(f"{path} is damaged ({error}). Delete it, then verify and bench again.") from error
+
+
+def as_row(variant: str, build: Build, record: Record | None) -> dict[str, Any]:
+    """Return one variant as the plain values that ``--json`` prints; unknown figures are None."""
+    verification = (record and record.verification) or Verification(build.status, reason=build.reason)
+    row: dict[str, Any] = {"variant": variant, **msgspec.to_builtins(verification)}
+    return {**row, "size_bytes": build.size_bytes}

@@ -1,0 +1,117 @@
+"""What `xfer run` does: drive the task's environment with one variant, without torch where that needs none."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from export.bundle import Bundle
+from export.records import this_machine
+from xfer import tasks
+from xfer.arguments import Common
+from xfer.errors import UnavailableError, UsageError
+from xfer.runner import Action, Arrays, Runner
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(kw_only=True)
+class Args(Common):
+    """Drive the environment with one variant of a bundle.
+
+    Examples:
+      xfer run runs/cartpole.bundle --variant onnx-int8 --episodes 3
+      xfer run runs/cartpole.bundle --variant eager-fp32 --video cartpole.mp4
+    """
+
+    bundle: Annotated[Path, tyro.conf.Positional]
+    """The bundle."""
+    variant: str
+    """TARGET-PRECISION, or TARGET-PRECISION@PLACE."""
+    episodes: int = 3
+    """How many."""
+    seed: int = 0
+    """Seed of the first; the next ones count up."""
+    threads: int = 0
+    """Threads inside an operation (default: all cores)."""
+    video: Path | None = None
+    """Write what the policy saw: .mp4 or .gif."""
+
+
+class TimedRunner(Runner):
+    """A runner that keeps how long each action took, in seconds, and (if asked) each frame."""
+
+    def __init__(self, runner: Runner, keep_frames: bool) -> None:
+        super().__init__(runner.session, runner.spec, runner.batch)
+        self.seconds: list[float] = []
+        self.frames: list[np.ndarray] | None = [] if keep_frames else None
+
+    def act(self, observations: Arrays) -> Action:
+        """Time one action."""
+        start = time.perf_counter()
+        action = super().act(observations)
+        self.seconds.append(time.perf_counter() - start)
+        if self.frames is not None:
+            self.frames.append(observations[self.spec.observations[0].name])
+        return action
+
+
+def main(args: Args) -> dict[str, Any]:
+    """Run episodes, and return the object that ``--json`` prints."""
+    import numpy as np
+    from rich.console import Console
+
+    if args.episodes < 1:
+        raise UsageError("--episodes must be at least 1.")
+    if args.video:
+        _check_video(args.video)
+    bundle = Bundle(args.bundle)
+    task = load_task(bundle)
+    from xfer.evaluate import episode_returns
+
+    console = Console()
+    threads = args.threads or this_machine().cores
+    returns = []
+    with bundle.runner(args.variant, threads=threads, spin=True) as plain:
+        runner = TimedRunner(plain, keep_frames=args.video is not None)
+        seeds = range(args.seed, args.seed + args.episodes)
+        for seed, value in zip(seeds, episode_returns(task, runner, seeds), strict=True):
+            returns.append(value)
+            console.print(f"episode {seed - args.seed + 1}: return {value:g}")
+    p50 = float(np.median(runner.seconds)) * 1e3
+    console.print(f"{args.variant}: mean return {np.mean(returns):.1f}, median action {p50:.2f} ms")
+    if args.video and runner.frames:
+        import imageio.v3
+
+        imageio.v3.imwrite(args.video, np.stack(runner.frames), fps=bundle.spec.control_hz)
+        console.print(f"wrote {args.video}")
+    return {"variant": args.variant, "episodes": args.episodes, "returns": returns, "action_p50_ms": p50}
+
+
+def load_task(bundle: Bundle) -> tasks.Task:
+    """Return the environment's side of a bundle.
+
+    Raises:
+        UsageError: If the bundle's task does not exist here.
+        UnavailableError: If its simulator is not installed.
+    """
+    try:
+        return tasks.load(bundle.spec.task)
+    except ImportError as error:
+        raise UnavailableError(f"{error}: pip install 'xfer-policy[{bundle.spec.task}]'") from error
+
+
+def _check_video(path: Path) -> None:
+    try:
+        import imageio.v3  # noqa: F401
+    except ImportError as error:
+        raise UnavailableError("--video needs imageio: pip install 'xfer-policy[video]'") from error
+    if path.suffix not in (".mp4", ".gif"):
+        raise UsageError(f"--video {path}: choose a name that ends in .mp4 or .gif.")
+    if not path.parent.is_dir():
+        raise UsageError(f"--video {path}: the folder {path.parent} does not exist.")

@@ -1,0 +1,187 @@
+"""What a target is: a module in ``export/targets/`` with the names of the ``Target`` protocol below.
+
+A *variant* is a file that was built: TARGET-PRECISION, as ``onnx-int8``. Where it runs is a second thing,
+written behind an @: ``onnx-fp32@cuda``. A new target is one file in that folder and one extra in
+``pyproject.toml``; the command line, the contract test and the benchmark rows follow from the folder's listing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+from export import targets
+from xfer.errors import UsageError, check_choice
+from xfer.runner import Session
+from xfer.spec import PolicySpec
+
+if TYPE_CHECKING:
+    from xfer.policy import Policy
+    from xfer.trajectories import Trajectories
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What a build may be told. All of it is part of the build's key.
+
+    Attributes:
+        max_batch: Largest batch of a TensorRT optimization profile.
+        compute_capabilities: GPUs that a TensorRT-RTX engine is built for, as "89".
+    """
+
+    max_batch: int = 8
+    compute_capabilities: tuple[str, ...] = ("80", "86", "89", "120")
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What a target makes files from.
+
+    Attributes:
+        policy: The trained policy; ``policy.deploy(precision)`` is the module to export.
+        spec: Its contract.
+        calibration: Observations that the policy itself met, for int8.
+        options: See ``ExportOptions``.
+    """
+
+    policy: Policy
+    spec: PolicySpec
+    calibration: Trajectories
+    options: ExportOptions
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Facts about what ``export`` wrote.
+
+    Attributes:
+        max_batch: Largest batch that the files accept, None where there is no limit.
+        compute_capabilities: GPUs that they run on, where they name any.
+        notes: Anything a reader of the manifest should know.
+    """
+
+    max_batch: int | None = None
+    compute_capabilities: tuple[str, ...] = ()
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a session runs.
+
+    Attributes:
+        name: What stands behind the @ of a variant, or empty for the target's default.
+        threads: Threads inside an operation.
+        spin: Whether idle threads spin between two calls (faster; rude to other processes).
+    """
+
+    name: str = ""
+    threads: int = 1
+    spin: bool = False
+
+
+class Target(Protocol):
+    """The names that a module in ``export/targets/`` defines."""
+
+    PRECISIONS: tuple[str, ...]
+    PLACES: tuple[str, ...]
+
+    def available(self) -> str | None:
+        """None if policies can be exported to this target here, else what is missing and how to get it."""
+
+    def runnable(self, place: str) -> str | None:
+        """None if its variants can be run here at ``place``, else why not."""
+
+    def libraries(self) -> dict[str, str]:
+        """Versions of the libraries that build and run it; part of a build's key."""
+
+    def export(self, request: ExportRequest, folder: Path, precision: str) -> Exported:
+        """Write files into ``folder``."""
+
+    def load(self, folder: Path, spec: PolicySpec, place: Place) -> AbstractContextManager[Session]:
+        """Open what ``export`` wrote.
+
+        Raises:
+            UnavailableError: If this machine cannot run it at that place; never a silent fallback.
+            BundleError: If the library refuses the files.
+        """
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A parsed variant name.
+
+    Example:
+        >>> Variant.parse("onnx-fp32@cuda")
+        Variant(target='onnx', precision='fp32', place='cuda')
+    """
+
+    target: str
+    precision: str
+    place: str = field(default="")
+
+    @classmethod
+    def parse(cls, text: str) -> Variant:
+        """Read TARGET-PRECISION or TARGET-PRECISION@PLACE.
+
+        Raises:
+            UsageError: If target, precision or place does not exist, with the closest that does.
+        """
+        build, _, place = text.partition("@")
+        target, dash, precision = build.partition("-")
+        check_choice("target", target, names())
+        if not dash:
+            raise UsageError(
+                f"'{text}' names no precision. Write one of: "
+                + ", ".join(f"{target}-{p}" for p in load(target).PRECISIONS)
+                + "."
+            )
+        check_choice(f"precision of target {target}", precision, load(target).PRECISIONS)
+        if place:
+            check_choice(f"place for target {target}", place, load(target).PLACES)
+        return cls(target, precision, place)
+
+    @property
+    def build(self) -> str:
+        """TARGET-PRECISION: what was built, wherever it runs."""
+        return f"{self.target}-{self.precision}"
+
+    def __str__(self) -> str:
+        return f"{self.build}@{self.place}" if self.place else self.build
+
+
+def names() -> list[str]:
+    """Return the names of all targets, the baseline first."""
+    found = [module.name for module in pkgutil.iter_modules(targets.__path__)]
+    return sorted(found, key=lambda name: (name != "eager", name))
+
+
+def load(name: str) -> Target:
+    """Return a target's module. Importing it does not import its library.
+
+    Raises:
+        UsageError: If there is none, with the closest name.
+    """
+    check_choice("target", name, names())
+    return cast(Target, importlib.import_module(f"{targets.__name__}.{name}"))
+
+
+def expand(text: str) -> list[Variant]:
+    """Return the variants that a comma-separated list names; a target alone means all of its precisions.
+
+    Example:
+        >>> [str(v) for v in expand("torchscript,onnx-int8")]
+        ['torchscript-fp32', 'onnx-int8']
+    """
+    variants: list[Variant] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        if "-" in part:
+            found = [Variant.parse(part)]
+        else:
+            found = [Variant(part, precision) for precision in load(part).PRECISIONS]
+        variants += [variant for variant in found if variant not in variants]
+    return variants

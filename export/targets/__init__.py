@@ -1,0 +1,1 @@
+"""One file a target; see ``export/target.py`` for what a file defines."""

@@ -1,0 +1,52 @@
+"""The baseline: the deployed module in PyTorch, through the same harness as everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from export.target import Exported, ExportRequest, Place
+from export.torch_library import available, libraries, on_cuda
+from xfer.errors import UnavailableError
+from xfer.runner import Session
+from xfer.spec import PolicySpec
+
+PRECISIONS = ("fp32",)
+PLACES = ("channels_last", "cuda")
+
+__all__ = ["PLACES", "PRECISIONS", "available", "export", "libraries", "load", "runnable"]
+
+
+def runnable(place: str) -> str | None:
+    """PyTorch, and for ``cuda`` a GPU."""
+    return available() or (on_cuda() if place == "cuda" else None)
+
+
+def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
+    """Write weights and configuration: PyTorch's own code is the rest."""
+    from xfer.checkpoint import save_policy
+
+    save_policy(request.policy, folder)
+    return Exported()
+
+
+@contextmanager
+def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
+    """Build the module again and load the weights into it."""
+    if (reason := runnable(place.name)) is not None:
+        raise UnavailableError(f"eager: {reason}")
+    import torch
+
+    from xfer.checkpoint import load_policy
+    from xfer.torch_session import TorchSession, set_threads
+
+    set_threads(place.threads)
+    module = load_policy(folder).deploy()
+    if place.name == "channels_last":
+        module = module.to(memory_format=torch.channels_last)
+    device = "cuda" if place.name == "cuda" else "cpu"
+    if device == "cuda":
+        # fp32 means fp32: TF32 would be another precision.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    yield TorchSession(module.to(device), spec, device)

@@ -1,0 +1,232 @@
+"""The first two rungs: does a variant act as eager PyTorch does? Numbers, then actions; ``reward.py`` is the third.
+
+Each rung is a function that returns figures and, if the variant fails, a sentence. A variant climbs until one
+fails or cannot be run here. ``eager-fp32`` climbs too: golden is what it said when the bundle was made, so
+if it fails the first rung, golden (or the weights) is of another policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from export import target
+from export.bundle import Bundle
+from export.records import Verification
+from export.target import Variant
+from xfer.errors import UnavailableError
+from xfer.runner import Runner, Session
+from xfer.spec import PolicySpec
+from xfer.trajectories import Trajectories
+
+SCORE_TOLERANCE = {"fp32": 0.001, "tf32": 0.01, "fp16": 0.02, "bf16": 0.06}
+"""Largest difference of a score, as a share of golden's score spread. int8 is reported, not judged."""
+
+REGRET_TOLERANCE = {"fp32": 0.0001}
+"""Largest mean regret of a discrete action; 0.005 for every other precision."""
+
+ACTION_TOLERANCE = {"fp32": 0.005}
+"""Largest mean difference of a continuous action, as a share of its range; 0.02 for every other precision."""
+
+REFERENCE = "eager-fp32"
+WORST = 5
+"""How many disagreements are listed."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The first rung's figures, for the worst of the batches: difference, spread, and the failure if there is one."""
+
+    max_abs_diff: float
+    tolerance: float | None
+    failure: str = ""
+
+
+def numbers(session: Session, spec: PolicySpec, golden: Trajectories, precision: str, max_batch: int | None) -> Numbers:
+    """Play the golden trajectories, with batch 1 and (where the variant has it) 3, and compare scores.
+
+    Raises:
+        ObservationError: If scores are not finite.
+    """
+    assert golden.scores is not None
+    wanted = centred(golden.scores, spec)
+    share = SCORE_TOLERANCE.get(precision)
+    tolerance = None if share is None else share * float(wanted.std())
+    worst, failure = 0.0, ""
+    for batch in (1, 3) if max_batch is None or max_batch >= 3 else (1,):
+        for row, scores in enumerate(play(session, spec, golden, batch)):
+            difference = np.abs(centred(scores, spec) - wanted).max(axis=1)
+            step = int(difference.argmax())
+            worst = max(worst, float(difference[step]))
+            if tolerance is not None and difference[step] > tolerance and not failure:
+                failure = (
+                    f"numbers: score differs by {difference[step]:.3g} at golden step {step} (batch {batch},"
+                    f" row {row}), allowed {tolerance:.3g}"
+                )
+    return Numbers(worst, tolerance, failure)
+
+
+def centred(scores: np.ndarray, spec: PolicySpec) -> np.ndarray:
+    """Return scores without what all actions have in common, which cannot change a discrete choice."""
+    return scores if spec.score_kind == "mean" else scores - scores.mean(axis=1, keepdims=True)
+
+
+def play(session: Session, spec: PolicySpec, golden: Trajectories, batch: int) -> list[np.ndarray]:
+    """Return golden's scores as the session gives them, [T, A] for each row of the batch.
+
+    Every row plays all episodes, but row i begins with episode i; so rows are at different steps and are reset at
+    different times, and a session that mixes up rows or states cannot get all of them right.
+    """
+    episodes = golden.episodes()
+    orders = []
+    for row in range(batch):
+        first = row % len(episodes)
+        order = episodes[first:] + episodes[:first]
+        orders.append(np.concatenate([np.arange(part.start, part.stop) for part in order]))
+    runner = Runner(session, spec, batch)
+    results = [np.empty((len(golden), len(spec.action.elements)), np.float32) for _ in orders]
+    for t in range(len(golden)):
+        now = np.array([order[t] for order in orders])
+        runner.reset(golden.resets[now])
+        scores = runner.act({name: array[now] for name, array in golden.observations.items()}).scores
+        for row, index in enumerate(now):
+            results[row][index] = scores[row]
+    return results
+
+
+@dataclass(frozen=True)
+class Actions:
+    """The second rung's figures."""
+
+    agreement: float
+    regret: float
+    observations: int
+    worst: tuple[str, ...]
+    failure: str = ""
+
+
+def actions(reference: Trajectories, variant: Trajectories, spec: PolicySpec, precision: str) -> Actions:
+    """Compare what eager and a variant did when they were shown the same observations.
+
+    Args:
+        reference: Eager's actions and scores.
+        variant: The variant's.
+        spec: The contract.
+        precision: The variant's precision.
+    """
+    assert reference.scores is not None
+    assert reference.actions is not None
+    assert variant.actions is not None
+    if spec.action.kind == "discrete":
+        loss = regret(reference.scores, variant.actions, spec)
+        allowed, what = REGRET_TOLERANCE.get(precision, 0.005), "mean regret"
+        same = variant.actions == reference.actions
+    else:
+        span = np.array(spec.action.high) - np.array(spec.action.low)
+        loss = (np.abs(variant.actions - reference.actions) / span).mean(axis=1)
+        allowed, what = ACTION_TOLERANCE.get(precision, 0.02), "mean difference (share of the action range)"
+        same = loss <= allowed
+    worst = tuple(
+        f"step {t}: eager {np.asarray(reference.actions[t]).tolist()}, variant"
+        f" {np.asarray(variant.actions[t]).tolist()}, {what.split()[1]} {loss[t]:.3g}"
+        for t in np.argsort(-loss)[:WORST]
+        if loss[t] > 0
+    )
+    mean = float(loss.mean())
+    failure = f"actions: {what} {mean:.3g} over {len(loss)} observations, allowed {allowed:g}" if mean > allowed else ""
+    return Actions(float(same.mean()), mean, len(loss), worst, failure)
+
+
+def regret(scores: np.ndarray, chosen: np.ndarray, spec: PolicySpec) -> np.ndarray:
+    """Return how much less eager likes each chosen action than its own choice; a flip at a tie costs nothing.
+
+    Args:
+        scores: Eager's, [T, A].
+        chosen: The variant's actions, int [T].
+        spec: Says whether scores are logits (regret in softmax probability) or values (in units of their spread).
+    """
+    if spec.score_kind == "logits":
+        liking = np.exp(scores - scores.max(axis=1, keepdims=True))
+        liking /= liking.sum(axis=1, keepdims=True)
+    else:
+        liking = scores / max(float(centred(scores, spec).std()), 1e-12)
+    rows = np.arange(len(chosen))
+    result: np.ndarray = liking.max(axis=1) - liking[rows, chosen]
+    return result
+
+
+def first_rungs(
+    bundle: Bundle, variants: list[str], held_out: Trajectories | None, on_start: Callable[[str], None]
+) -> dict[str, Verification]:
+    """Take every variant up the first two rungs.
+
+    Args:
+        bundle: The bundle.
+        variants: Names, with or without @PLACE.
+        held_out: Observations of episodes kept out of training and calibration; golden alone is used without them.
+        on_start: Called with the name of each variant.
+
+    Returns:
+        What is known of each so far; ``provisional`` stands for "nothing against it yet".
+    """
+    golden = bundle.golden()
+    judged = golden if held_out is None else held_out
+    eager = _reference(bundle, judged)
+    found: dict[str, Verification] = {}
+    for name in variants:
+        build = bundle.builds[name.partition("@")[0]]
+        parsed = Variant.parse(name)
+        if build.status != "built":
+            found[name] = Verification(build.status, reason=build.reason)
+            continue
+        if (reason := target.load(parsed.target).runnable(parsed.place)) is not None:
+            found[name] = Verification("built", reason=f"not run here: {reason}")
+            continue
+        try:
+            on_start(name)
+            with bundle.session(name) as session:
+                found[name] = _climb(bundle, session, parsed, golden, eager, judged)
+        except UnavailableError as error:
+            found[name] = Verification("built", reason=f"not run here: {error}")
+        except Exception as error:  # whatever a runtime raises on files that it cannot read or run
+            found[name] = Verification("rejected", rung="numbers", reason=f"numbers: {' '.join(str(error).split())}")
+    return found
+
+
+def _reference(bundle: Bundle, judged: Trajectories) -> Trajectories:
+    """Return what eager does on the judged observations; golden holds its own answers, torch gives the others."""
+    if judged.actions is not None:
+        return judged
+    with bundle.runner(REFERENCE) as runner:
+        return judged.acted_by(runner)
+
+
+def _climb(
+    bundle: Bundle,
+    session: Session,
+    variant: Variant,
+    golden: Trajectories,
+    eager: Trajectories,
+    judged: Trajectories,
+) -> Verification:
+    spec, build = bundle.spec, bundle.builds[variant.build]
+    first = numbers(session, spec, golden, variant.precision, build.max_batch)
+    so_far = Verification("provisional", rung="numbers", max_abs_diff=first.max_abs_diff, tolerance=first.tolerance)
+    if first.failure:
+        blame = ""
+        if variant.target == "eager":
+            blame = ". Golden is not from this policy's weights: golden, or the weights, were exchanged"
+        return replace(so_far, status="rejected", reason=first.failure + blame)
+    runner = Runner(session, spec)
+    second = actions(eager, judged.acted_by(runner), spec, variant.precision)
+    so_far = replace(
+        so_far,
+        rung="actions",
+        agreement=second.agreement,
+        regret=second.regret,
+        observations=second.observations,
+        worst=second.worst,
+    )
+    return replace(so_far, status="rejected", reason=second.failure) if second.failure else so_far

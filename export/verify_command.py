@@ -1,0 +1,154 @@
+"""What `xfer verify` does: take every variant up the three rungs and keep the verdicts as records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import tyro
+
+from export import records, target
+from export.bundle import Bundle
+from export.records import Verification
+from export.target import Variant
+from export.verify import first_rungs
+from xfer.arguments import Common
+from xfer.errors import RunError, check_choice
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from export.verdict import Verdict
+    from xfer.trajectories import Trajectories
+
+DEFAULT_PAIRS, FULL_PAIRS = 20, 1000
+
+
+@dataclass(kw_only=True)
+class Args(Common):
+    """Prove that each variant acts as eager PyTorch does: numbers, actions, reward.
+
+    A few pairs of episodes give `provisional` at best; --full goes on until every verdict is clear.
+
+    Examples:
+      xfer verify runs/cartpole.bundle
+      xfer verify runs/cartpole.bundle --full
+      xfer verify robot.bundle --variants onnx-int8 --pairs 0      (numbers and actions only)
+    """
+
+    bundle: Annotated[Path, tyro.conf.Positional]
+    """The bundle."""
+    variants: str = ""
+    """Comma-separated variants, as onnx-int8 or onnx-fp32@cuda (default: all in the bundle)."""
+    run: Path | None = None
+    """The training run, for its held-out observations (default: the one that the bundle came from, if it is here)."""
+    pairs: int = DEFAULT_PAIRS
+    """Pairs of episodes at most; 0 leaves the reward rung out."""
+    full: bool = False
+    """Run pairs until each verdict is clear, up to 1,000."""
+    workers: int = 0
+    """Processes that run pairs, one thread each (default: one for each core)."""
+
+
+def main(args: Args) -> dict[str, Any]:
+    """Verify, and return the object that ``--json`` prints."""
+    from rich.console import Console
+
+    bundle = Bundle(args.bundle)
+    names = [name.strip() for name in args.variants.split(",") if name.strip()] or list(bundle.builds)
+    for name in names:
+        Variant.parse(name)
+        check_choice("variant", name.partition("@")[0], bundle.builds)
+    console = Console()
+    held_out, why = held_out_observations(bundle, args.run)
+    if why:
+        console.print(f"The actions rung looks at golden alone: {why}.")
+    with console.status("verifying") as status:
+        found = first_rungs(
+            bundle, names, held_out, lambda name: status.update(f"verifying {name}: numbers and actions")
+        )
+    found = with_reward(bundle, found, FULL_PAIRS if args.full else args.pairs, args.workers, console)
+    for name, verification in found.items():
+        if verification.rung:
+            records.save(bundle, name, verification=verification)
+        console.print(describe(name, verification))
+    return {"variants": [{"variant": name, **msgspec.to_builtins(v)} for name, v in found.items()]}
+
+
+def with_reward(
+    bundle: Bundle, found: dict[str, Verification], pairs: int, workers: int, console: Console
+) -> dict[str, Verification]:
+    """Run the reward rung where it can be run, with a progress bar."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from export import reward
+
+    if pairs == 0:
+        return without_reward(found, "--pairs 0")
+    if (reason := reward.unavailable(bundle)) is not None:
+        console.print(f"The reward rung is not run: {reason}.")
+        return without_reward(found, reason)
+    with Progress(
+        TextColumn("pairs of episodes"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        console=console,
+    ) as progress:
+        bar = progress.add_task("", total=pairs, note="")
+
+        def on_pairs(done: int, verdicts: dict[str, Verdict]) -> None:
+            clear = sum(verdict.status == "verified" for verdict in verdicts.values())
+            progress.update(bar, completed=done, note=f"{clear} of {len(verdicts)} verified")
+
+        return reward.climb(bundle, found, pairs, workers or records.this_machine().cores, on_pairs)
+
+
+def without_reward(found: dict[str, Verification], reason: str) -> dict[str, Verification]:
+    """Say of each variant that is still climbing why it went no further."""
+    return {
+        name: replace(v, reason=f"reward not run: {reason}") if v.status == "provisional" else v
+        for name, v in found.items()
+    }
+
+
+def held_out_observations(bundle: Bundle, run: Path | None) -> tuple[Trajectories | None, str]:
+    """Return the run's held-out observations, or None and why there are none.
+
+    Raises:
+        RunError: If a run was named, and it is not the one that the bundle was made from.
+    """
+    folder = run or Path(bundle.manifest.provenance.run)
+    if run is None and not (folder / "policy.safetensors").exists():
+        return None, "the run that the bundle was made from is not here (--run says where)"
+    if target.load("eager").runnable("") is not None:
+        return None, "PyTorch is not installed"
+    from xfer.files import sha256
+    from xfer.run_folder import RunFolder
+
+    same = (folder / "policy.safetensors").is_file() and (
+        sha256(folder / "policy.safetensors") == bundle.manifest.provenance.weights
+    )
+    if not same:
+        if run is None:
+            return None, f"the run at {folder} has other weights than the bundle"
+        raise RunError(f"{folder} is not the run that {bundle.path} was made from. Name that one, or none.")
+    return RunFolder(folder).observations("held-out"), ""
+
+
+def describe(name: str, v: Verification) -> str:
+    """Return one line about a verdict, in rich's markup."""
+    colour = {"verified": "green", "provisional": "yellow", "rejected": "red", "failed": "red"}.get(v.status, "dim")
+    figures = []
+    if v.max_abs_diff is not None:
+        figures.append(f"max |Δ score| {v.max_abs_diff:.2g}")
+    if v.agreement is not None:
+        figures.append(f"agreement {v.agreement:.1%}, regret {v.regret:.2g}")
+    if v.reward_interval is not None:
+        low, high = v.reward_interval
+        figures.append(f"reward Δ {v.reward_delta:+.2f} [{low:+.1f}, {high:+.1f}] over {v.pairs} pairs")
+    text = "; ".join(filter(None, (", ".join(figures), v.reason)))
+    return f"  [{colour}]{v.status:<11}[/] {name}: {text}"

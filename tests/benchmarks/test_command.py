@@ -1,0 +1,115 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import msgspec
+import pytest
+import tyro
+
+from benchmarks import command, latency
+from benchmarks.latency import Protocol
+from export import records
+from export.bundle import Build, Bundle
+from export.writer import BundleWriter
+from xfer.errors import UsageError
+
+BENCH_KEYS = ["variant", "status", "rung", "reason", "pairs", "max_abs_diff", "agreement", "regret", "reward_mean", "reward_delta", "reward_interval", "p50_ms", "p90_ms", "p99_ms", "max_ms", "speedup", "speedup_spread", "size_bytes", "peak_memory_bytes", "cold_start_s", "stable"]
+
+
+@pytest.fixture
+def bundle(small_bundle, tmp_path):
+    shutil.copytree(small_bundle.path, tmp_path / "copy.bundle", ignore=shutil.ignore_patterns("records"))
+    return Bundle(tmp_path / "copy.bundle")
+
+
+def test_bench_measures_saves_and_reports(bundle, monkeypatch, capsys):
+    # The protocol's own counts would take minutes; everything else is the real thing.
+    short = Protocol(1, calls=70, seconds=0, quick=True, warmup_calls=5, warmup_seconds=0, pause_seconds=0.01)
+    monkeypatch.setattr(latency, "quick", lambda threads, rounds: short)
+    BundleWriter(bundle.path).add(Build("tensorrt-fp16", "unavailable", "tensorrt is not installed"))
+    args = command.Args(bundle=bundle.path, variants="", quick=True)
+    try:
+        result = command.main(args)
+    except UsageError as error:  # until the target tensorrt exists
+        pytest.skip(str(error))
+    rows = {row["variant"]: row for row in result["variants"]}
+    own = ["eager-fp32", "eager-fp32@channels_last", "onnx-fp32", "onnx-int8", "torchscript-fp32"]
+    whole = [f"{v} (whole resnet18)" for v in ("eager-fp32", "onnx-fp32", "onnx-int8", "torchscript-fp32")]
+    assert sorted(rows) == sorted([*own, "tensorrt-fp16", *whole])
+    assert {key for row in rows.values() for key in BENCH_KEYS if key not in row} == set()
+    for name in own + whole:
+        row = rows[name]
+        assert row["reason"] in ("", "random weights, for timing only"), row["reason"]
+        assert row["max_ms"] >= row["p90_ms"] >= row["p50_ms"] > 0
+        assert row["p99_ms"] is None  # 70 samples
+        assert row["cold_start_s"] > 0
+        assert row["speedup_spread"][0] <= row["speedup"] <= row["speedup_spread"][1]
+    # Each is held against the eager of its own graph.
+    assert rows[whole[0]]["speedup_spread"] == rows["eager-fp32"]["speedup_spread"] == [1, 1]
+    assert rows[whole[0]]["p50_ms"] > rows["eager-fp32"]["p50_ms"]
+    assert (rows["tensorrt-fp16"]["status"], rows["tensorrt-fp16"]["p50_ms"]) == ("unavailable", None)
+
+    saved = records.load(bundle)
+    assert sorted(saved) == own
+    assert saved["onnx-int8"].latency.p50_ms == rows["onnx-int8"]["p50_ms"]
+    assert saved["onnx-int8"].latency.quick
+
+    json.dumps(result)
+    report = msgspec.json.decode((bundle.path.parent / "report" / "report.json").read_bytes())
+    assert [p["tap"] for p in report["provenances"]] == ["stem", "layer4"]
+    assert len(report["measurements"]) == len(own + whole)
+    assert "onnx-int8" in capsys.readouterr().out
+
+
+def test_the_baseline_is_measured_whatever_was_asked_for(bundle):
+    assert command.choose(bundle, "onnx-int8") == ["eager-fp32", "onnx-int8"]
+    assert command.choose(bundle, "onnx,eager-fp32") == ["eager-fp32", "onnx-fp32", "onnx-int8"]
+
+
+@pytest.mark.parametrize(("text", "hint"), [("onyx", "'onnx'"), ("onnx-int4", "int8")])
+def test_a_variant_that_does_not_exist_is_refused_with_the_closest(bundle, text, hint):
+    with pytest.raises(UsageError, match=hint):
+        command.choose(bundle, text)
+
+
+@pytest.mark.parametrize("wrong", [{"rounds": 4}, {"threads": 4096}, {"threads": -1}])
+def test_options_that_do_not_fit_are_refused_before_anything_runs(bundle, wrong):
+    with pytest.raises(UsageError):
+        command.main(command.Args(bundle=bundle.path, **wrong))
+    assert not (bundle.path.parent / "report").exists()
+
+
+def test_an_output_that_is_a_file_is_refused(bundle, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="Choose another --output"):
+        command.main(command.Args(bundle=bundle.path, output=tmp_path / "file"))
+
+
+def test_a_damaged_build_is_a_row_with_its_reason_and_the_others_go_on(bundle, monkeypatch):
+    short = Protocol(1, calls=5, seconds=0, quick=True, warmup_calls=5, warmup_seconds=0, pause_seconds=0.01)
+    monkeypatch.setattr(latency, "quick", lambda threads, rounds: short)
+    graph = next(bundle.path.glob("variants/onnx-int8-*/policy.onnx"))
+    graph.write_bytes(b"")
+    args = command.Args(bundle=bundle.path, variants="onnx", quick=True, whole_backbone=False)
+    rows = {row["variant"]: row for row in command.main(args)["variants"]}
+    assert "truncated or exchanged" in rows["onnx-int8"]["reason"]
+    assert rows["onnx-int8"]["p50_ms"] is None
+    assert rows["onnx-fp32"]["speedup"] is not None
+    assert "onnx-int8" not in records.load(bundle)
+
+
+def test_the_command_in_the_report_gives_the_same_arguments():
+    words = ["x.bundle", "--variants", "onnx", "--threads", "1", "--quick", "--rounds", "7", "--output", "a/b", "--no-whole-backbone"]
+    args = tyro.cli(command.Args, args=words)
+    assert command.command_line(args) == "xfer bench " + " ".join(words)
+    assert tyro.cli(command.Args, args=command.command_line(args).split()[2:]) == args
+
+
+def test_importing_the_commands_imports_no_heavy_library():
+    code = (
+        "import sys, benchmarks, benchmarks.command, benchmarks.recommend;"
+        "print(sorted({'torch', 'onnxruntime', 'matplotlib', 'scipy', 'jinja2'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

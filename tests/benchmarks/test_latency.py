@@ -1,0 +1,97 @@
+import shutil
+from itertools import groupby
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmarks.latency import Contestant, Protocol, full, measure, quick, steps_per_contestant
+from benchmarks.process import WorkerError, WorkerProcess
+from benchmarks.worker import Assignment, Turn
+
+SHORT = Protocol(1, calls=20, seconds=0.01, warmup_calls=5, warmup_seconds=0.01, pause_seconds=0.01)
+
+
+def test_the_full_protocol_is_the_design_s():
+    protocol = full(2, 5)
+    assert (protocol.calls, protocol.seconds, protocol.quick) == (1024, 10.0, False)
+    assert (protocol.warmup_calls, protocol.warmup_seconds) == (50, 2.0)
+    # Rounded up, so that the rounds together never fall short.
+    assert protocol.turn.calls * 5 >= 1024
+    assert full(2, 7).turn.calls * 7 >= 1024
+
+
+def test_the_quick_protocol_is_marked():
+    assert (quick(2, 5).calls, quick(2, 5).seconds, quick(2, 5).quick) == (256, 2.0, True)
+
+
+def test_variants_take_turns_in_rounds_and_a_dead_one_leaves_the_others_their_samples(small_bundle, tmp_path):
+    truncated = tmp_path / "truncated.bundle"
+    shutil.copytree(small_bundle.path, truncated)
+    graph = next(truncated.glob("variants/onnx-int8-*/policy.onnx"))
+    graph.write_bytes(graph.read_bytes()[:-1])
+    contestants = [
+        Contestant("eager-fp32", small_bundle.path, "eager-fp32"),
+        Contestant("killed", small_bundle.path, "onnx-int8"),
+        Contestant("truncated", truncated, "onnx-int8"),
+        Contestant("onnx-fp32", small_bundle.path, "onnx-fp32"),
+    ]
+    before = set(psutil.Process().children())
+    steps = []
+
+    def on_step(name, stage):
+        steps.append((stage, name))
+        if (name, stage) == ("killed", "round 3"):
+            children = [p for p in psutil.Process().children() if '"onnx-int8"' in " ".join(p.cmdline())]
+            assert len(children) == 1
+            children[0].kill()
+
+    found = measure(contestants, SHORT, on_step)
+    names = [contestant.name for contestant in contestants]
+
+    stages = ["warm-up", *(f"round {i}" for i in range(1, 6)), "cold start"]
+    assert [stage for stage, _ in groupby(steps, key=lambda step: step[0])] == stages
+    assert [name for _, name in steps] == names * steps_per_contestant(SHORT)
+
+    for name in ("eager-fp32", "onnx-fp32"):
+        assert found[name].error == ""
+        assert [len(r) >= SHORT.turn.calls for r in found[name].rounds] == [True] * 5
+        assert min(min(r) for r in found[name].rounds) > 1e-5
+        assert found[name].warmup_calls >= SHORT.warmup_calls
+        assert len(found[name].cores) == 1
+    assert found["eager-fp32"].libraries["torch"]
+    assert found["onnx-fp32"].libraries["onnxruntime"]
+    # PyTorch alone is larger than ONNX Runtime with a policy.
+    assert found["eager-fp32"].peak_memory_bytes > found["onnx-fp32"].peak_memory_bytes > 20e6
+    assert found["eager-fp32"].cold_start_s > 0.2
+
+    assert len(found["killed"].rounds) == 2
+    assert "killed by SIGKILL" in found["killed"].error
+    assert found["truncated"].rounds == ()
+    assert "truncated or exchanged" in found["truncated"].error
+    assert set(psutil.Process().children()) == before
+
+
+def test_a_worker_calls_until_both_floors_are_reached(small_bundle):
+    with WorkerProcess(Assignment(str(small_bundle.path), "onnx-int8", 1)) as worker:
+        assert len(worker.turn(Turn(calls=30, seconds=0, lead_in=3)).seconds) == 30
+        assert sum(worker.turn(Turn(calls=1, seconds=0.2)).seconds) >= 0.2
+
+
+def test_a_worker_uses_no_processor_time_outside_its_turn(small_bundle):
+    with WorkerProcess(Assignment(str(small_bundle.path), "onnx-fp32", 2)) as worker:
+        worker.turn(Turn(calls=10, seconds=0))
+        process = psutil.Process(worker._process.pid)
+        process.cpu_percent(interval=SHORT.pause_seconds + 0.2)  # spinning threads fall asleep
+        assert process.cpu_percent(interval=0.5) < 10
+
+
+def test_a_worker_that_does_not_exist_says_why_in_one_line(tmp_path: Path):
+    with pytest.raises(WorkerError, match="is not a bundle"), WorkerProcess(Assignment(str(tmp_path), "x", 1)):
+        pass
+
+
+def test_peak_memory_is_the_worker_s_own_and_not_its_parent_s(small_bundle):
+    ballast = bytearray(b"x") * 600_000_000
+    with WorkerProcess(Assignment(str(small_bundle.path), "onnx-int8", 1)) as worker:
+        assert worker.ready.peak_memory_bytes < 0.5 * len(ballast)

@@ -1,0 +1,109 @@
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from benchmarks import recommend
+from export import records
+from export.bundle import Bundle
+from export.records import Latency, MachineRecords, Verification
+from xfer.errors import UsageError, XferError
+from xfer.files import from_json, to_json
+
+VERIFIED = Verification("verified", "reward", reward_delta=-1.0, reward_interval=(-4.78, 1.0))
+LATENCY = Latency(4.0, 5.0, 5.0, 6.0, 7.0, 9.0, 2.0, (1.9, 2.1), 1024, True, False, 1.0, 10, 2)
+
+
+@pytest.fixture
+def bundle(small_bundle, tmp_path):
+    shutil.copytree(small_bundle.path, tmp_path / "copy.bundle", ignore=shutil.ignore_patterns("records"))
+    return Bundle(tmp_path / "copy.bundle")
+
+
+def _args(bundle, deadline_ms=20.0, **others):
+    return recommend.Args(bundle=bundle.path, deadline_ms=deadline_ms, **others)
+
+
+def _save(bundle, variant, verification=VERIFIED, **latency):
+    records.save(bundle, variant, verification=verification, latency=replace(LATENCY, **latency))
+
+
+def test_the_fastest_variant_that_holds_is_named(bundle):
+    _save(bundle, "onnx-fp32", p50_ms=3.0)
+    _save(bundle, "onnx-int8", p50_ms=1.0, speedup=5.0)
+    _save(bundle, "torchscript-fp32", p50_ms=5.0)
+    found = recommend.main(_args(bundle))
+    assert (found["variant"], found["p50_ms"], found["speedup"], found["reward_delta"]) == ("onnx-int8", 1, 5, -1)
+    assert "fastest of 3 variants that hold" in found["why"]
+
+
+def test_a_fast_median_does_not_excuse_a_late_tail(bundle):
+    _save(bundle, "onnx-int8", p50_ms=1.0, p99_ms=19.0, p99_upper_ms=20.5)
+    _save(bundle, "onnx-fp32", p50_ms=3.0)
+    assert recommend.main(_args(bundle, 20.0))["variant"] == "onnx-fp32"
+    assert recommend.main(_args(bundle, 20.5))["variant"] == "onnx-int8"
+
+
+def test_the_drop_is_judged_by_its_bound_and_not_by_its_mean(bundle):
+    _save(bundle, "onnx-int8", replace(VERIFIED, reward_delta=0.0, reward_interval=(-9.6, 9.0)), p50_ms=1.0)
+    _save(bundle, "onnx-fp32", p50_ms=3.0)
+    # The span of CartPole's reward is 478: 2 % of it are 9.56.
+    assert recommend.main(_args(bundle))["variant"] == "onnx-fp32"
+    assert recommend.main(_args(bundle, max_reward_drop=0.021))["variant"] == "onnx-int8"
+    with pytest.raises(XferError, match=r"onnx-int8: may lose 2\.01%"):
+        recommend.main(_args(bundle, max_reward_drop=0.009))
+
+
+def test_a_provisional_variant_is_taken_only_when_that_is_allowed(bundle):
+    _save(bundle, "onnx-int8", replace(VERIFIED, status="provisional", reason="130 pairs more"))
+    with pytest.raises(XferError, match="No variant holds 20 ms. onnx-int8: provisional: 130 pairs more"):
+        recommend.main(_args(bundle))
+    assert recommend.main(_args(bundle, allow_provisional=True))["variant"] == "onnx-int8"
+
+
+@pytest.mark.parametrize(
+    ("verification", "latency", "reason"),
+    [
+        (replace(VERIFIED, status="rejected", reason="actions: regret 0.2"), {}, "rejected: actions: regret 0.2"),
+        (replace(VERIFIED, reward_interval=None), {}, "reward was not compared"),
+        (VERIFIED, {"p99_upper_ms": None, "samples": 300}, "300 calls are too few for p99"),
+    ],
+)
+def test_what_is_not_proven_does_not_hold(bundle, verification, latency, reason):
+    _save(bundle, "onnx-int8", verification, **latency)
+    with pytest.raises(XferError, match=reason):
+        recommend.main(_args(bundle))
+
+
+def test_eager_needs_no_comparison_with_itself(bundle):
+    _save(bundle, "eager-fp32", Verification("verified", "reward"))
+    assert recommend.main(_args(bundle))["variant"] == "eager-fp32"
+
+
+def test_verified_but_never_measured_here_does_not_hold(bundle):
+    records.save(bundle, "onnx-int8", verification=VERIFIED)
+    with pytest.raises(XferError, match="not measured on this machine: run xfer bench"):
+        recommend.main(_args(bundle))
+
+
+def test_records_of_another_machine_are_not_believed(bundle, capsys):
+    _save(bundle, "onnx-int8")
+    path = bundle.path / "records" / f"{records.this_machine().id}.json"
+    other = from_json(path.read_bytes(), MachineRecords)
+    machine = replace(other.machine, processor="Another CPU")
+    (path.parent / f"{machine.id}.json").write_bytes(to_json(replace(other, machine=machine)))
+    path.unlink()
+    with pytest.raises(XferError, match="inherited, not believed"):
+        recommend.main(_args(bundle))
+    assert "another machine only" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_bundle_without_records_says_what_to_run(bundle):
+    with pytest.raises(XferError, match="run `xfer verify` and `xfer bench`"):
+        recommend.main(_args(bundle))
+
+
+@pytest.mark.parametrize("wrong", [{"deadline_ms": 0.0}, {"deadline_ms": float("nan")}, {"max_reward_drop": 2.0}])
+def test_numbers_that_mean_nothing_are_refused(bundle, wrong):
+    with pytest.raises(UsageError):
+        recommend.main(_args(bundle, **wrong))

@@ -1,0 +1,86 @@
+"""`xfer`: one command a stage of the way. Commands are strings here, and imported when they are chosen."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+from xfer.errors import UsageError, XferError, check_choice
+
+COMMANDS = {
+    "train": ("xfer.train", "fine-tune a pretrained network on a task"),
+    "export": ("export.command", "make a bundle of a trained run"),
+    "verify": ("export.verify_command", "prove that each variant acts as eager PyTorch does"),
+    "bench": ("benchmarks.command", "measure latency against eager PyTorch, and write a report"),
+    "recommend": ("benchmarks.recommend", "name the fastest variant that is proven not to act worse"),
+    "run": ("export.run", "drive the environment with one variant"),
+    "doctor": ("export.doctor", "say which targets work here, and what to install"),
+    "demo": ("benchmarks.demo", "all of it on CartPole, in minutes"),
+}
+"""Name -> module and what it is for."""
+
+EXAMPLES = """\
+examples:
+  xfer train cartpole --weights none --output runs/cartpole
+  xfer export runs/cartpole --targets eager,torchscript,onnx
+  xfer verify runs/cartpole.bundle
+  xfer bench runs/cartpole.bundle --quick
+  xfer recommend runs/cartpole.bundle --deadline-ms 20
+  xfer run runs/cartpole.bundle --variant onnx-int8 --episodes 3"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; an error is one line on stderr."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        if not words or words[0] in ("-h", "--help"):
+            print(help_text())
+            return 0
+        if words[0] in ("-V", "--version"):
+            from xfer import __version__
+
+            print(f"xfer {__version__}")
+            return 0
+        return run(check_choice("command", words[0], COMMANDS), words[1:])
+    except XferError as error:
+        if "--debug" in words:
+            raise
+        print(f"xfer: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        if "--debug" in words:
+            raise
+        print("xfer: interrupted; nothing was left half-written", file=sys.stderr)
+        return 130
+
+
+def run(command: str, words: list[str]) -> int:
+    """Parse a command's arguments and run it."""
+    import tyro
+
+    module = importlib.import_module(COMMANDS[command][0])
+    args = tyro.cli(module.Args, prog=f"xfer {command}", args=words, config=(tyro.conf.OmitArgPrefixes,))
+    result = module.main(args)
+    if args.json:
+        print(json.dumps(result))
+    return 0
+
+
+def help_text() -> str:
+    """Return what ``xfer --help`` prints."""
+    rows = "\n".join(f"  {name:<10} {purpose}" for name, (_, purpose) in COMMANDS.items())
+    return f"usage: xfer COMMAND [--help] [--json] [--debug] ...\n\ncommands:\n{rows}\n\n{EXAMPLES}"
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""What can go wrong, as one small tree. The command line prints the message of any of these as one line.
+
+XferError
+├── UsageError            a name, option or value that does not exist or does not fit
+├── WeightsError          a weights file that is missing, damaged, or of another architecture
+├── RunError              a training run that is missing, incomplete, or of another configuration
+├── BundleError           a bundle that is missing, edited, truncated, or of a newer schema
+├── UnavailableError      a target, provider or library that this machine lacks
+└── ObservationError      an observation of the wrong name, shape or dtype, or scores that are not finite
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class XferError(Exception):
+    """Base of all errors that a user can mend; the message names the fix."""
+
+
+class UsageError(XferError):
+    """A name, option or value that does not exist or does not fit."""
+
+
+class WeightsError(XferError):
+    """A weights file that is missing, damaged, or of another architecture."""
+
+
+class RunError(XferError):
+    """A training run that is missing, incomplete, or of another configuration."""
+
+
+class BundleError(XferError):
+    """A bundle that is missing, edited, truncated, or of a newer schema."""
+
+
+class UnavailableError(XferError):
+    """A target, provider or library that this machine lacks."""
+
+
+class ObservationError(XferError):
+    """An observation that does not match the spec, or scores that are not finite."""
+
+
+def check_choice(kind: str, name: str, choices: Iterable[str]) -> str:
+    """Return ``name`` if it is one of ``choices``.
+
+    Args:
+        kind: What is being chosen, for the message: "task", "target" ...
+        name: What the user wrote.
+        choices: What exists.
+
+    Raises:
+        UsageError: With the closest existing name, or all of them.
+
+    Example:
+        >>> check_choice("target", "onix", ["eager", "onnx"])
+        Traceback (most recent call last):
+        xfer.errors.UsageError: Unknown target 'onix'. Did you mean 'onnx'? Choose from: eager, onnx.
+    """
+    known = sorted(choices)
+    if name in known:
+        return name
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    raise UsageError(f"Unknown {kind} '{name}'.{hint} Choose from: {', '.join(known)}.")

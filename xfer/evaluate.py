@@ -1,0 +1,130 @@
+"""Seeded episodes, run to judge: the only place that does so.
+
+Anything with ``reset()`` and ``act()`` can be judged; so it is a ``Runner`` that drives here, whatever is behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from xfer.runner import Runner
+from xfer.tasks import Task
+
+EVALUATION_SEED = 1_000_000
+"""Seeds from here on judge a policy in training; training itself stays below."""
+
+PAIR_SEED = 2_000_000
+"""Seeds from here on compare a variant with eager."""
+
+HELD_OUT_SEED = 3_000_000
+"""Seeds from here on give the observations that the actions rung looks at."""
+
+CALIBRATION_SEED = 4_000_000
+"""Seeds from here on give the observations that int8 is calibrated on."""
+
+
+def episode_returns(task: Task, runner: Runner, seeds: Iterable[int]) -> Iterator[float]:
+    """Run one episode for each seed with a runner of batch 1, and yield its return (sum of rewards)."""
+    env = task.make()
+    try:
+        for seed in seeds:
+            observations, _ = env.reset(seed=seed)
+            runner.reset()
+            total, over = 0.0, False
+            while not over:
+                action = runner.act(observations).action
+                observations, reward, terminated, truncated, _ = env.step(native(env, action))
+                total += float(reward)
+                over = terminated or truncated
+            yield total
+    finally:
+        env.close()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two episodes from the same seed.
+
+    Attributes:
+        seed: The seed.
+        reference: Return of the reference (eager).
+        variant: Return of the variant.
+        forked_at: First step at which their actions differed, or None if they never did.
+    """
+
+    seed: int
+    reference: float
+    variant: float
+    forked_at: int | None
+
+
+def paired_episode(task: Task, reference: Runner, variants: Mapping[str, Runner], seed: int) -> dict[str, Pair]:
+    """Run the reference and all variants from one seed, together for as long as they agree.
+
+    As long as a variant chooses the reference's very action, both are in the same episode, and it is stepped once.
+    Where their actions first differ the variant forks: a second environment is brought to that moment by
+    replaying the actions from the same seed without drawing, and goes on alone. A variant that never forks
+    has the reference's return by construction.
+
+    Args:
+        task: Where to act.
+        reference: Runner of batch 1.
+        variants: Runners of batch 1, by name.
+        seed: Seed of the episode.
+    """
+    for runner in (reference, *variants.values()):
+        runner.reset()
+    together = dict(variants)
+    forks: dict[str, tuple[int, np.ndarray]] = {}
+    actions: list[np.ndarray] = []
+    total, over = 0.0, False
+    env = task.make()
+    try:
+        observations, _ = env.reset(seed=seed)
+        while not over:
+            action = reference.act(observations).action
+            for name in list(together):
+                other = together[name].act(observations).action
+                if not np.array_equal(other, action):
+                    forks[name] = (len(actions), other)
+                    del together[name]
+            actions.append(action)
+            observations, reward, terminated, truncated, _ = env.step(native(env, action))
+            total += float(reward)
+            over = terminated or truncated
+    finally:
+        env.close()
+    pairs = {name: Pair(seed, total, total, None) for name in together}
+    for name, (step, action) in forks.items():
+        variant = _finish_fork(task, variants[name], seed, actions[:step], action)
+        pairs[name] = Pair(seed, total, variant, step)
+    return {name: pairs[name] for name in variants}
+
+
+def _finish_fork(task: Task, runner: Runner, seed: int, shared: list[np.ndarray], action: np.ndarray) -> float:
+    """Replay the shared actions undrawn, take the variant's own, and let it finish; return its whole return."""
+    env = task.make()
+    try:
+        env.reset(seed=seed)
+        undrawn: Any = env.env if isinstance(env, gymnasium.Wrapper) else env
+        total = sum(float(undrawn.step(native(env, past))[1]) for past in shared)
+        over = False
+        while not over:
+            observations, reward, terminated, truncated, _ = env.step(native(env, action))
+            total += float(reward)
+            over = terminated or truncated
+            if not over:
+                action = runner.act(observations).action
+        return total
+    finally:
+        env.close()
+
+
+def native(env: gymnasium.Env[Any, Any], action: np.ndarray) -> Any:
+    """Return an action as the environment wants it: an int for a discrete one, else the array."""
+    return int(action) if isinstance(env.action_space, gymnasium.spaces.Discrete) else action

@@ -1,0 +1,53 @@
+"""Files that are whole or not there, and typed JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name in its folder, then rename it into place.
+
+    Raises:
+        OSError: If the folder cannot be written to; nothing is left behind.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def to_json(value: Any) -> bytes:
+    """Return a dataclass or plain values as indented JSON that ends in a newline."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+
+
+def from_json(data: bytes, kind: type[T]) -> T:
+    """Read JSON into a dataclass.
+
+    Raises:
+        msgspec.DecodeError: On bad JSON, or with the path of the field that does not fit.
+    """
+    return msgspec.json.decode(data, type=kind)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,220 @@
+"""Imitation: behaviour cloning, then DAgger (Ross, Gordon & Bagnell 2011). One file, read top to bottom.
+
+In the first round the expert drives, with some of its actions replaced by random ones; from then on the policy
+drives and the expert says what it would have done. After each round the policy is fitted to all frames so far.
+What lies below the ``--train-from`` line is computed once a frame and kept, so an epoch costs only what is
+trained. A round depends on nothing but the seed, the weights and the frames before it; so a run that was
+killed is continued from its last whole round, to the same weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from xfer.errors import UsageError
+from xfer.evaluate import native
+from xfer.policy import Policy
+from xfer.spec import ScoreKind
+from xfer.tasks import Task
+
+LossKind = Literal["mse", "cross-entropy"]
+SCORE_KINDS: dict[str, ScoreKind] = {"mse": "values", "cross-entropy": "logits"}
+"""What the scores mean after training with each loss."""
+
+
+@dataclass(frozen=True)
+class ImitationConfig:
+    """How to imitate.
+
+    Attributes:
+        rounds: Rounds of collecting and fitting; the first is behaviour cloning.
+        frames: Frames collected in each round.
+        environments: Environments that are stepped together.
+        expert_noise: Share of random actions in the first round, so that it shows how to recover.
+        loss: ``mse`` on the expert's scores, or ``cross-entropy`` on its hard action (the textbook form).
+        optimizer: ``sgd`` (momentum 0.9) or ``adamw``.
+        learning_rate: At the beginning of each round; it falls linearly to zero.
+        weight_decay: Of the optimiser.
+        batch_size: Frames in a gradient step.
+        epochs: Passes over all frames in each round.
+        train_from: First layer that moves: ``head``, a stage, or ``all``.
+        amp: Autocast precision of fitting: ``off``, ``bf16`` or ``fp16`` (CUDA, with a GradScaler).
+        compile: Whether ``torch.compile`` wraps the trained part while fitting.
+        seed: Seed of everything.
+    """
+
+    rounds: int
+    frames: int
+    environments: int
+    expert_noise: float
+    loss: LossKind
+    optimizer: Literal["sgd", "adamw"]
+    learning_rate: float
+    weight_decay: float
+    batch_size: int
+    epochs: int
+    train_from: str
+    amp: Literal["off", "bf16", "fp16"]
+    compile: bool
+    seed: int
+
+
+class Frames(NamedTuple):
+    """What a round collected: the trunk's inputs, float32 [N, 3, h, w], and the expert's scores, [N, A]."""
+
+    seen: Tensor
+    expert: Tensor
+
+
+def collect(
+    task: Task,
+    policy: Policy,
+    config: ImitationConfig,
+    round_index: int,
+    device: str,
+    tick: Callable[[int], None],
+) -> Frames:
+    """Drive several environments together and ask the expert about every frame.
+
+    Args:
+        task: A task with an expert.
+        policy: What drives, except in round 0.
+        config: How much.
+        round_index: Which round; it decides the seeds.
+        device: Where the policy is.
+        tick: Called with the number of frames after each step.
+    """
+    if task.expert is None:
+        raise UsageError(f"Task {task.name} has no expert to imitate.")
+    rng = np.random.default_rng([config.seed, round_index])
+    environments = [task.make() for _ in range(config.environments)]
+    seeds = rng.integers(2**19, size=len(environments))  # evaluation's seeds lie above these
+    name = policy.spec.observations[0].name
+    frames = [env.reset(seed=int(seed))[0][name] for env, seed in zip(environments, seeds, strict=True)]
+    history = torch.zeros(len(environments), *_history_shape(policy), device=device)
+    seen_all, expert_all = [], []
+    for _ in range(config.frames // len(environments)):
+        expert = np.stack([task.expert(env) for env in environments])
+        with torch.inference_mode():
+            raw = torch.from_numpy(np.stack(frames)).to(device)
+            seen, history = policy.see(raw, history)
+            chosen = expert.argmax(1) if round_index == 0 else policy.scores(seen).argmax(1).cpu().numpy()
+        if round_index == 0:
+            noisy = rng.random(len(chosen)) < config.expert_noise
+            chosen = np.where(noisy, rng.integers(expert.shape[1], size=len(chosen)), chosen)
+        seen_all.append(seen.cpu())
+        expert_all.append(torch.from_numpy(expert))
+        begun = []
+        for i, env in enumerate(environments):
+            observations, _, terminated, truncated, _ = env.step(native(env, chosen[i]))
+            if terminated or truncated:
+                observations, _ = env.reset()
+                begun.append(i)
+            frames[i] = observations[name]
+        history = history.clone()
+        history[begun] = 0
+        tick(len(environments))
+    for env in environments:
+        env.close()
+    return Frames(torch.cat(seen_all), torch.cat(expert_all))
+
+
+def _history_shape(policy: Policy) -> tuple[int, ...]:
+    return policy.spec.states[0].shape if policy.spec.states else (0, *policy.config.image.size)
+
+
+def features(lower: nn.Module, seen: Tensor, device: str, batch_size: int = 128) -> Tensor:
+    """Compute once what crosses the freeze line: float32 [N, ...] on the CPU."""
+    lower.eval()
+    with torch.inference_mode():
+        parts = [lower(part.to(device)).cpu() for part in seen.split(batch_size)]
+    return torch.cat(parts)
+
+
+def fit(
+    policy: Policy,
+    lower_features: Tensor,
+    expert: Tensor,
+    config: ImitationConfig,
+    round_index: int,
+    device: str,
+) -> Iterator[tuple[int, float]]:
+    """Fit the trained part to all frames so far, and yield (epoch, mean loss) after each epoch.
+
+    Below the line nothing moves: no gradients, and batch norm keeps its statistics.
+
+    Args:
+        policy: Changed in place.
+        lower_features: What ``features`` gave for all frames.
+        expert: The expert's scores, float32 [N, A].
+        config: How.
+        round_index: Which round; it decides the order of the frames.
+        device: Where to compute.
+    """
+    lower, upper = policy.split(config.train_from)
+    lower.requires_grad_(False).eval()
+    upper.requires_grad_(True).train()
+    optimizer = make_optimizer(upper, config)
+    batches = max(1, len(expert) // config.batch_size)
+    steps = config.epochs * batches
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
+    # compile wraps, it does not replace: what is saved is the module underneath.
+    predict = torch.compile(upper, dynamic=False) if config.compile else upper
+    scaler = torch.amp.GradScaler(device, enabled=config.amp == "fp16")
+    order = torch.Generator().manual_seed(config.seed * 1000 + round_index)
+    for epoch in range(config.epochs):
+        permutation = torch.randperm(len(expert), generator=order)
+        total = 0.0
+        for k in range(batches):
+            rows = permutation[k * config.batch_size : (k + 1) * config.batch_size]
+            inputs = lower_features[rows].to(device, non_blocking=True)
+            targets = expert[rows].to(device, non_blocking=True)
+            with autocast(config, device):
+                scores = predict(inputs)
+            loss = imitation_loss(scores.float(), targets, config.loss)
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            schedule.step()
+            total += loss.item()
+        yield epoch, total / batches
+    policy.eval()
+
+
+def autocast(config: ImitationConfig, device: str) -> contextlib.AbstractContextManager[object]:
+    """Return the precision context of a forward pass."""
+    if config.amp == "off":
+        return contextlib.nullcontext()
+    return torch.amp.autocast(device, torch.bfloat16 if config.amp == "bf16" else torch.float16)
+
+
+def make_optimizer(module: nn.Module, config: ImitationConfig) -> torch.optim.Optimizer:
+    """Return the optimiser over the parameters that move."""
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            module.parameters(), config.learning_rate, momentum=0.9, weight_decay=config.weight_decay
+        )
+    return torch.optim.AdamW(module.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+
+
+def imitation_loss(scores: Tensor, expert: Tensor, kind: LossKind) -> Tensor:
+    """Return the loss of scores [N, A] against the expert's [N, A]."""
+    if kind == "mse":
+        return functional.mse_loss(scores, expert)
+    return functional.cross_entropy(scores, expert.argmax(1))
+
+
+def join(parts: list[Tensor]) -> Tensor:
+    """Return all rounds' tensors as one, and keep only that one in the list."""
+    if len(parts) > 1:
+        parts[:] = [torch.cat(parts)]
+    return parts[0]

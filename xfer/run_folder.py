@@ -1,0 +1,214 @@
+"""A training run on disk: configuration, rounds, results. It is the only thing that a killed run leaves.
+
+runs/cartpole/
+  config.json                    what was asked for; running again with another configuration is refused
+  progress.json                  what each finished round measured
+  rounds/000-frames.safetensors.gz, 000-weights.safetensors
+  policy.safetensors, policy.json    the trained policy
+  observations/calibration.safetensors.gz, held-out.safetensors.gz
+  result.json                    the last evaluation
+  tensorboard/
+"""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from xfer.checkpoint import load_policy
+from xfer.errors import RunError
+from xfer.files import from_json, to_json, write_atomically
+from xfer.imitate import Frames, ImitationConfig
+from xfer.policy import Policy, PolicyConfig
+from xfer.trajectories import Trajectories, load_trajectories
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides the trained weights.
+
+    Attributes:
+        task: Name of the task.
+        weights: Where the trunk's weights came from.
+        policy: How the policy is built.
+        imitation: How it is trained.
+    """
+
+    task: str
+    weights: str
+    policy: PolicyConfig
+    imitation: ImitationConfig
+
+
+@dataclass(frozen=True)
+class RoundMetrics:
+    """What a round measured.
+
+    Attributes:
+        frames: Frames collected so far.
+        loss: Mean loss of the last epoch.
+        eval_return: Mean return of this round's evaluation episodes.
+        seconds: How long the round took.
+    """
+
+    frames: int
+    loss: float
+    eval_return: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a finished run did.
+
+    Attributes:
+        frames: Frames of experience that training used.
+        seconds: Time it took, over all sittings.
+        returns: Returns of the last evaluation, on seeds that nothing else uses.
+    """
+
+    frames: int
+    seconds: float
+    returns: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return sum(self.returns) / len(self.returns)
+
+
+@dataclass(frozen=True)
+class _Progress:
+    rounds: list[RoundMetrics] = field(default_factory=list)
+
+
+class RunFolder:
+    """Reads and writes a run.
+
+    Args:
+        path: Its folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def start(self, config: RunConfig) -> None:
+        """Begin a run here, or continue it.
+
+        Raises:
+            RunError: If something else is here, another configuration is, or the folder cannot be written to.
+        """
+        file = self.path / "config.json"
+        try:
+            if file.exists():
+                difference = _first_difference(msgspec.to_builtins(self.config()), msgspec.to_builtins(config))
+                if difference:
+                    raise RunError(
+                        f"{self.path} holds a run with another configuration ({difference})."
+                        " Choose another --output, or delete it."
+                    )
+                return
+            if self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir())):
+                raise RunError(f"{self.path} exists and is not a run. Choose another --output.")
+            for name in ("rounds", "observations"):
+                (self.path / name).mkdir(parents=True, exist_ok=True)
+            write_atomically(file, to_json(config))
+        except OSError as error:
+            raise RunError(f"{self.path} cannot be written to: {error.strerror}.") from error
+
+    def config(self) -> RunConfig:
+        """Return the configuration.
+
+        Raises:
+            RunError: If there is no run here.
+        """
+        config: RunConfig = self._read("config.json", RunConfig)
+        return config
+
+    def rounds(self) -> list[RoundMetrics]:
+        """Return what the finished rounds measured."""
+        return self._read("progress.json", _Progress).rounds if (self.path / "progress.json").exists() else []
+
+    def save_round(self, frames: Frames, policy: Policy, metrics: RoundMetrics) -> None:
+        """Keep a finished round. The line in progress.json comes last: without it the round did not happen."""
+        done = self.rounds()
+        data = gzip.compress(save(frames._asdict()), compresslevel=1, mtime=0)
+        write_atomically(self._frames_file(len(done)), data)
+        write_atomically(self.weights_file(len(done)), save(policy.state_dict()))
+        write_atomically(self.path / "progress.json", to_json(_Progress([*done, metrics])))
+
+    def frames(self, index: int) -> Frames:
+        """Return what round ``index`` collected.
+
+        Raises:
+            RunError: If the file is damaged.
+        """
+        path = self._frames_file(index)
+        try:
+            return Frames(**load(gzip.decompress(path.read_bytes())))
+        except (OSError, EOFError, SafetensorError) as error:
+            raise RunError(f"{path} is missing or damaged ({error}). Delete the run and train again.") from error
+
+    def weights_file(self, index: int) -> Path:
+        """Where the weights after round ``index`` are."""
+        return self.path / "rounds" / f"{index:03d}-weights.safetensors"
+
+    def _frames_file(self, index: int) -> Path:
+        return self.path / "rounds" / f"{index:03d}-frames.safetensors.gz"
+
+    def result(self) -> RunResult | None:
+        """Return the last evaluation, or None if the run is not finished."""
+        return self._read("result.json", RunResult) if (self.path / "result.json").exists() else None
+
+    def finish(self, result: RunResult) -> None:
+        """Mark the run as finished."""
+        write_atomically(self.path / "result.json", to_json(result))
+
+    def observations_file(self, name: str) -> Path:
+        """Where the observations called ``calibration`` or ``held-out`` are."""
+        return self.path / "observations" / f"{name}.safetensors.gz"
+
+    def observations(self, name: str) -> Trajectories:
+        """Return observations that the trained policy met.
+
+        Raises:
+            RunError: If the file is missing or damaged.
+        """
+        return load_trajectories(self.observations_file(name))
+
+    def policy(self) -> Policy:
+        """Return the trained policy.
+
+        Raises:
+            RunError: If there is no run here, or it is not finished.
+            WeightsError: If its files are damaged.
+        """
+        self.config()
+        if self.result() is None:
+            raise RunError(f"{self.path} is not finished. Run its `xfer train` command again to continue it.")
+        return load_policy(self.path)
+
+    def _read(self, name: str, kind: type[Any]) -> Any:
+        path = self.path / name
+        try:
+            return from_json(path.read_bytes(), kind)
+        except FileNotFoundError as error:
+            raise RunError(f"{self.path} is not a run: it has no {name}. Train one with `xfer train`.") from error
+        except (OSError, msgspec.DecodeError) as error:
+            raise RunError(f"{path} cannot be read: {error}") from error
+
+
+def _first_difference(old: Any, new: Any, name: str = "") -> str:
+    """Describe the first field in which two configurations differ, or return an empty string."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in old:
+            if found := _first_difference(old[key], new.get(key), key):
+                return found
+        return ""
+    return "" if old == new else f"{name.replace('_', '-')} is {old} there, {new} here"

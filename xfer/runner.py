@@ -1,0 +1,112 @@
+"""Session and Runner: the one way in which any form of a policy is asked for an action. It needs no torch.
+
+A ``Session`` is what a target provides: stateless, states in and states out. A ``Runner`` wraps a session and
+keeps the states between calls. It is written once, here, so all targets treat episodes alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from xfer.errors import ObservationError
+from xfer.spec import PolicySpec
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class Step(NamedTuple):
+    """What a session returns: action, scores [B, A], and the next states by the names of the states."""
+
+    action: np.ndarray
+    scores: np.ndarray
+    states: dict[str, np.ndarray]
+
+
+class Session(Protocol):
+    """A loaded policy without memory."""
+
+    def step(self, observations: Arrays, states: Arrays) -> Step:
+        """Run the network once.
+
+        Args:
+            observations: One array [B, ...] for each of the spec's observations.
+            states: One float32 array [B, ...] for each of the spec's states.
+
+        Returns:
+            Arrays that the session will not write to again.
+        """
+
+
+class Action(NamedTuple):
+    """What a runner returns: the action in the environment's units, and the scores it was chosen from."""
+
+    action: np.ndarray
+    scores: np.ndarray
+
+
+class Runner:
+    """Acts step by step, for one environment or a batch of them, and remembers the states in between.
+
+    Args:
+        session: Any target's session.
+        spec: The policy's contract.
+        batch: Number of environments; each row of the batch is one.
+
+    Example (a bundle is opened in ``export``)::
+
+        runner.reset()
+        action, scores = runner.act({"frame": frame})
+    """
+
+    def __init__(self, session: Session, spec: PolicySpec, batch: int = 1) -> None:
+        self.session, self.spec, self.batch = session, spec, batch
+        self._inputs = [(o.name, (batch, *o.shape), np.dtype(o.dtype)) for o in spec.observations]
+        self._states = {state.name: state.zeros(batch) for state in spec.states}
+
+    def reset(self, mask: np.ndarray | None = None) -> None:
+        """Start a new episode in all rows, or in those where ``mask`` (bool [B]) is true."""
+        if mask is None:
+            mask = np.ones(self.batch, bool)
+        elif mask.shape != (self.batch,):
+            raise ObservationError(f"The reset mask has shape {mask.shape}, expected ({self.batch},).")
+        # A copy, since a session may still own the present arrays.
+        self._states = {name: state.copy() for name, state in self._states.items()}
+        for state in self._states.values():
+            state[mask] = 0
+
+    def act(self, observations: Arrays) -> Action:
+        """Choose an action.
+
+        Args:
+            observations: Arrays by name. With a batch of 1 the batch dimension may be left out, and then the
+                action and scores come without it too.
+
+        Returns:
+            Arrays that belong to the caller.
+
+        Raises:
+            ObservationError: On a missing name, a wrong shape or dtype, or scores that are not finite.
+        """
+        batched = {}
+        single = False
+        for name, shape, dtype in self._inputs:
+            array = observations.get(name)
+            if array is None:
+                raise ObservationError(f"Observation '{name}' is missing; got {sorted(observations)}.")
+            if array.shape == shape[1:] and self.batch == 1:
+                single, array = True, array[None]
+            if array.shape != shape or array.dtype != dtype:
+                raise ObservationError(
+                    f"Observation '{name}' is {array.dtype} {list(array.shape)}, expected {dtype} {list(shape)}."
+                )
+            batched[name] = array
+        step = self.session.step(batched, self._states)
+        if not np.isfinite(step.scores).all():
+            raise ObservationError(
+                "The policy's scores are not finite: its weights or this variant's arithmetic are broken."
+            )
+        self._states = step.states
+        return Action(step.action[0], step.scores[0]) if single else Action(step.action, step.scores)

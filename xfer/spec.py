@@ -1,0 +1,164 @@
+"""PolicySpec: the contract between a policy and whatever runs it, as frozen plain values.
+
+The manifest, the ONNX metadata, every runtime and the tests read this one description. It needs no torch.
+All shapes leave out the batch dimension, which always comes first. JSON in and out goes through msgspec,
+which checks names and types and says where they are wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+STATE_SUFFIX = "_out"
+"""A state named ``history`` leaves the network as ``history_out``."""
+
+ScoreKind = Literal["logits", "values", "mean"]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One named tensor, without its batch dimension.
+
+    Attributes:
+        name: Name in Python, in the exported graph and in C++.
+        dtype: NumPy name: ``uint8``, ``int64`` or ``float32``.
+        shape: Shape of one row of the batch.
+        elements: Names of the elements of a vector, or empty.
+        unit: Unit of a vector's elements (``rad``, ``N m``), or empty.
+        color_order: ``RGB``, ``BGR`` or ``gray`` for an image, else empty.
+        value_range: Smallest and largest value, where there is one.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    elements: tuple[str, ...] = ()
+    unit: str = ""
+    color_order: str = ""
+    value_range: tuple[float, float] | None = None
+
+    def zeros(self, batch: int) -> np.ndarray:
+        """Return zeros of shape [batch, *shape]."""
+        return np.zeros((batch, *self.shape), self.dtype)
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """What the environment takes.
+
+    Attributes:
+        kind: ``discrete`` gives int64 [B]; ``continuous`` gives float32 [B, len(elements)].
+        elements: Name of each discrete action, or of each element of a continuous one.
+        unit: Unit of a continuous action's elements.
+        low: Lower bounds of a continuous action.
+        high: Upper bounds of a continuous action.
+    """
+
+    kind: Literal["discrete", "continuous"]
+    elements: tuple[str, ...]
+    unit: str = ""
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+
+    @property
+    def tensor(self) -> TensorSpec:
+        """The action as a tensor."""
+        if self.kind == "discrete":
+            return TensorSpec("action", "int64", (), value_range=(0, len(self.elements) - 1))
+        return TensorSpec("action", "float32", (len(self.elements),), self.elements, self.unit)
+
+
+@dataclass(frozen=True)
+class RewardScale:
+    """What "worse" is measured in: mean return of a random policy and of a good one."""
+
+    random_return: float
+    reference_return: float
+
+    @property
+    def span(self) -> float:
+        """Reference return minus random return."""
+        return self.reference_return - self.random_return
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """How a raw frame becomes the network's input; part of a policy's configuration.
+
+    Attributes:
+        crop: First row, end row, first column, end column of the part that is looked at, in pixels.
+        shrink: Integer factor of the average pooling.
+        gray: Whether colours are reduced to luma (ITU-R BT.601).
+        frames: How many frames the network sees at once, the newest last.
+        frame_step: How many control steps lie between two of them.
+    """
+
+    crop: tuple[int, int, int, int]
+    shrink: int = 1
+    gray: bool = True
+    frames: int = 3
+    frame_step: int = 1
+
+    @property
+    def channels(self) -> int:
+        """Channels of one preprocessed frame."""
+        return 1 if self.gray else 3
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the network's input."""
+        top, bottom, left, right = self.crop
+        return (bottom - top) // self.shrink, (right - left) // self.shrink
+
+    @property
+    def past(self) -> int:
+        """How many earlier frames must be kept."""
+        return (self.frames - 1) * self.frame_step
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """Everything that a runtime must know about a policy besides its weights.
+
+    Attributes:
+        task: Name of the task, as ``xfer train`` takes it.
+        control_hz: Rate at which actions are taken, in Hz.
+        observations: What the environment or camera gives, in the order of the graph's inputs.
+        states: What the network hands to its own next step, float32. An episode starts from zeros.
+        action: What the environment takes.
+        score_kind: What the action is chosen from: ``logits``, ``values`` (Q-values or a regressed score) or
+            ``mean`` (continuous, before squashing).
+        reward: The scale for verdicts, or None where nobody knows one.
+    """
+
+    task: str
+    control_hz: float
+    observations: tuple[TensorSpec, ...]
+    states: tuple[TensorSpec, ...]
+    action: ActionSpec
+    score_kind: ScoreKind
+    reward: RewardScale | None = None
+
+    @property
+    def scores(self) -> TensorSpec:
+        """The scores as a tensor: float32 [B, number of actions or action elements]."""
+        return TensorSpec("scores", "float32", (len(self.action.elements),), self.action.elements)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The graph's inputs in order: observations, then states."""
+        return self.observations + self.states
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The graph's outputs in order: action, scores, then the next states."""
+        return ("action", "scores", *(state.name + STATE_SUFFIX for state in self.states))
+
+    @property
+    def bytes_per_step(self) -> int:
+        """Size of one row of all observations, in bytes."""
+        return sum(math.prod(o.shape) * np.dtype(o.dtype).itemsize for o in self.observations)

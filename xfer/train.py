@@ -1,0 +1,292 @@
+"""What `xfer train` does: load a pretrained network, adapt its head, train what needs training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from xfer import tasks
+from xfer.arguments import Common
+from xfer.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from xfer.policy import Policy
+    from xfer.run_folder import RunConfig, RunFolder
+    from xfer.runner import Runner
+    from xfer.trajectories import Trajectories
+
+
+@dataclass(kw_only=True)
+class Args(Common):
+    """Fine-tune a pretrained network on a task, by imitating its expert.
+
+    The same command on the same folder continues a run that was interrupted, and ends in the same weights.
+
+    Examples:
+      xfer train cartpole --weights imagenet
+      xfer train cartpole --weights none --output runs/scratch
+      xfer train cartpole --weights runs/simple --train-from layer2 --head spatial-softmax
+      xfer train cartpole --tap layer4 --head average --optimizer sgd --learning-rate 0.001
+        --loss cross-entropy        (the textbook form)
+    """
+
+    task: Annotated[str, tyro.conf.Positional]
+    """Task to learn: cartpole."""
+    output: Path | None = None
+    """Folder of the run (default: runs/TASK)."""
+    weights: str = "imagenet"
+    """Where the network's weights come from: imagenet (torchvision), none, a file, or another run's folder."""
+    backbone: str = "resnet18"
+    """torchvision network."""
+    tap: str = "layer2"
+    """Stage that the head reads; later ones are cut off."""
+    head: Literal["spatial-softmax", "flatten", "average"] = "flatten"
+    """What takes the place of fc; average is the textbook's global pooling and one linear layer."""
+    keypoints: int = 32
+    """Feature maps of a spatial softmax."""
+    train_from: str = "head"
+    """First layer that moves: head, layer4, layer3, layer2, layer1 or all; what lies below stays frozen."""
+    rounds: int = 10
+    """Rounds of collecting and fitting; the first is behaviour cloning, the others are DAgger."""
+    frames: int = 1000
+    """Frames collected in each round."""
+    environments: int = 4
+    """Environments that are stepped together."""
+    expert_noise: float = 0.25
+    """Share of random actions in the first round."""
+    loss: Literal["mse", "cross-entropy"] = "mse"
+    """mse regresses the expert's scores; cross-entropy imitates its hard action."""
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    """sgd has momentum 0.9."""
+    learning_rate: float = 1e-3
+    """At the beginning of a round; it falls linearly to zero."""
+    weight_decay: float = 0.01
+    """Of the optimiser."""
+    batch_size: int = 128
+    """Frames in a gradient step."""
+    epochs: int = 60
+    """Passes over all frames in each round."""
+    eval_episodes: int = 20
+    """Episodes of the last evaluation; each round is judged by a quarter of them."""
+    amp: Literal["off", "bf16", "fp16"] = "off"
+    """Automatic mixed precision of fitting; fp16 needs CUDA."""
+    compile: bool | None = None
+    """torch.compile the trained part (default: on CUDA only)."""
+    device: str = ""
+    """cpu or cuda (default: cuda where there is one)."""
+    seed: int = 0
+    """Seed of everything."""
+
+
+def main(args: Args) -> dict[str, Any]:
+    """Train, and return the object that ``--json`` prints."""
+    import torch
+    from rich.console import Console
+
+    from xfer.run_folder import RunFolder
+
+    task = tasks.load(args.task)
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: PyTorch sees no CUDA GPU here. Use --device cpu.")
+    if args.amp == "fp16" and device == "cpu":
+        raise UsageError("--amp fp16 needs CUDA (its gradients are scaled). Use --amp bf16 or off.")
+    for name in ("rounds", "frames", "environments", "batch_size", "epochs", "eval_episodes"):
+        if getattr(args, name) < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least 1.")
+    console = Console()
+    folder = RunFolder(args.output or Path("runs") / task.name)
+    policy, config = build(args, task, device, console)
+    folder.start(config)
+    train(folder, config, policy, task, device, args.eval_episodes, console)
+    result = folder.result()
+    assert result is not None
+    console.print(
+        f"[bold]{folder.path}[/]: mean return {result.mean:.1f} over {len(result.returns)} fresh episodes,"
+        f" {result.frames} frames, {result.seconds / 60:.1f} min.  Next: xfer export {folder.path}"
+    )
+    return {
+        "run": str(folder.path),
+        "frames": result.frames,
+        "seconds": round(result.seconds, 2),
+        "frames_per_second": round(result.frames / result.seconds, 2),
+        "eval_return_mean": result.mean,
+        "eval_episodes": len(result.returns),
+    }
+
+
+def build(args: Args, task: tasks.Task, device: str, console: Console) -> tuple[Policy, RunConfig]:
+    """Return the untrained policy with its pretrained weights, and what decides the rest."""
+    import torch
+
+    from xfer.backbones import load_weights
+    from xfer.imitate import SCORE_KINDS, ImitationConfig
+    from xfer.policy import Policy, PolicyConfig, make_spec
+    from xfer.run_folder import RunConfig
+
+    imitation = ImitationConfig(
+        rounds=args.rounds,
+        frames=args.frames,
+        environments=args.environments,
+        expert_noise=args.expert_noise,
+        loss=args.loss,
+        optimizer=args.optimizer,
+        learning_rate=args.learning_rate,
+        weight_decay=args.weight_decay,
+        batch_size=args.batch_size,
+        epochs=args.epochs,
+        train_from=args.train_from,
+        amp=args.amp,
+        compile=device == "cuda" if args.compile is None else args.compile,
+        seed=args.seed,
+    )
+    torch.manual_seed(args.seed)
+    policy_config = PolicyConfig(args.backbone, args.tap, args.head, args.keypoints, task.image)
+    policy = Policy(policy_config, make_spec(task, task.image, SCORE_KINDS[args.loss]))
+    policy.split(args.train_from)  # a wrong name should fail before anything is written
+    loaded = load_weights(policy.trunk, args.backbone, args.weights)
+    if loaded.taken:
+        console.print(f"weights: {loaded.taken} tensors from {loaded.source}; left out: {_brief(loaded.left_out)}")
+    return policy.to(device).eval(), RunConfig(task.name, args.weights, policy_config, imitation)
+
+
+def _brief(names: tuple[str, ...]) -> str:
+    if not names:
+        return "none"
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def train(
+    folder: RunFolder,
+    config: RunConfig,
+    policy: Policy,
+    task: tasks.Task,
+    device: str,
+    eval_episodes: int,
+    console: Console,
+) -> None:
+    """Run the rounds that are not done yet, evaluate, and record what the policy meets."""
+    import torch
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from torch.utils.tensorboard import SummaryWriter
+
+    from xfer import imitate
+    from xfer.checkpoint import load_weights, save_policy
+    from xfer.evaluate import CALIBRATION_SEED, EVALUATION_SEED, HELD_OUT_SEED, episode_returns
+    from xfer.run_folder import RoundMetrics, RunResult
+
+    imitation = config.imitation
+    if folder.result() is not None:
+        console.print(f"{folder.path} is finished already.")
+        return
+    done = folder.rounds()
+    if done:
+        load_weights(policy, folder.weights_file(len(done) - 1))
+        console.print(f"continuing after round {len(done)} of {imitation.rounds}")
+    lower, _ = policy.split(imitation.train_from)
+    kept = [folder.frames(index) for index in range(len(done))]
+    crossed: list[torch.Tensor] = [imitate.features(lower, frames.seen, device) for frames in kept]
+    with (
+        SummaryWriter(str(folder.path / "tensorboard"), purge_step=len(done)) as board,
+        Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=console,
+        ) as progress,
+    ):
+        bar = progress.add_task("", total=None, note="")
+        for index in range(len(done), imitation.rounds):
+            start = time.perf_counter()
+            title = f"round {index + 1}/{imitation.rounds}"
+            progress.reset(bar, total=imitation.frames, description=f"{title} collect", note="")
+            fresh = imitate.collect(task, policy, imitation, index, device, _ticker(progress, bar, start))
+            kept.append(fresh)
+            crossed.append(imitate.features(lower, fresh.seen, device))
+            if index == 0:
+                policy.fit_standardize(imitation.train_from, crossed[0].to(device))
+            progress.reset(bar, total=imitation.epochs, description=f"{title} fit", note="")
+            loss = 0.0
+            inputs, labels = imitate.join(crossed), torch.cat([frames.expert for frames in kept])
+            for epoch, loss in imitate.fit(policy, inputs, labels, imitation, index, device):
+                progress.update(bar, completed=epoch + 1, note=f"loss {loss:.4f}")
+            seconds = time.perf_counter() - start
+            progress.reset(bar, total=None, description=f"{title} evaluate", note="")
+            episodes = max(1, eval_episodes // 4)
+            seeds = range(EVALUATION_SEED + 1000, EVALUATION_SEED + 1000 + episodes)
+            mean = sum(episode_returns(task, runner(policy, device), seeds)) / episodes
+            metrics = RoundMetrics(len(labels), loss, mean, time.perf_counter() - start)
+            folder.save_round(fresh, policy, metrics)
+            board.add_scalar("loss", loss, index)
+            board.add_scalar("eval_return", mean, index)
+            board.add_scalar("frames_per_second", imitation.frames / seconds, index)
+            progress.console.print(
+                f"{title}: {metrics.frames} frames, {imitation.frames / seconds:.0f} frames/s, loss {loss:.4f},"
+                f" return {mean:.1f}"
+            )
+        progress.reset(bar, total=eval_episodes, description="final evaluation", note="")
+        start = time.perf_counter()
+        returns = []
+        for value in episode_returns(
+            task, runner(policy, device), range(EVALUATION_SEED, EVALUATION_SEED + eval_episodes)
+        ):
+            returns.append(value)
+            progress.update(bar, advance=1, note=f"return {sum(returns) / len(returns):.1f}")
+        for name, seed, length in (("calibration", CALIBRATION_SEED, 256), ("held-out", HELD_OUT_SEED, 1000)):
+            progress.reset(bar, total=length, description=f"recording {name} observations", note="")
+            record(task, runner(policy, device), seed, length).save(folder.observations_file(name))
+    save_policy(policy, folder.path)
+    seconds = sum(r.seconds for r in folder.rounds()) + time.perf_counter() - start
+    folder.finish(RunResult(folder.rounds()[-1].frames, seconds, tuple(returns)))
+
+
+def runner(policy: Policy, device: str) -> Runner:
+    """Return the policy, as it is deployed, ready to act."""
+    from xfer.runner import Runner
+    from xfer.torch_session import TorchSession
+
+    return Runner(TorchSession(policy.deploy().to(device), policy.spec, device), policy.spec)
+
+
+def record(task: tasks.Task, actor: Runner, seed: int, length: int, stretch: int = 250) -> Trajectories:
+    """Return ``length`` observations that ``actor`` meets, from episodes that are cut after ``stretch`` steps."""
+    import numpy as np
+
+    from xfer.evaluate import native
+    from xfer.trajectories import Trajectories
+
+    env = task.make()
+    seen: list[dict[str, np.ndarray]] = []
+    resets: list[bool] = []
+    while len(seen) < length:
+        observations, _ = env.reset(seed=seed)
+        actor.reset()
+        seed += 1
+        for step in range(min(stretch, length - len(seen))):
+            seen.append(observations)
+            resets.append(step == 0)
+            observations, _, terminated, truncated, _ = env.step(native(env, actor.act(observations).action))
+            if terminated or truncated:
+                break
+    env.close()
+    return Trajectories({name: np.stack([o[name] for o in seen]) for name in seen[0]}, np.array(resets))
+
+
+def _ticker(progress: Any, bar: Any, start: float) -> Callable[[int], None]:
+    count = 0
+
+    def tick(frames: int) -> None:
+        nonlocal count
+        count += frames
+        rate = count / (time.perf_counter() - start)
+        progress.update(bar, completed=count, note=f"{rate:.0f} frames/s")
+
+    return tick
