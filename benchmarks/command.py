@@ -35,7 +35,7 @@ class Args(Common):
     What is timed is raw frame to action: host observation in, host action out, batch 1, on the bundle's own
     recorded frames. Variants take turns in rounds, each in a process of its own.
 
-    Examples:
+    Example commands:
       xfer bench cartpole.bundle
       xfer bench cartpole.bundle --quick --variants onnx-fp32,onnx-int8
       xfer bench cartpole.bundle --threads 1 --output report-one-thread

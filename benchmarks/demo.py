@@ -22,7 +22,7 @@ class Args(Common):
 
     What is done already is kept, so the same command continues a demo that was interrupted.
 
-    Examples:
+    Example commands:
       xfer demo
       xfer demo --weights imagenet --output runs/imagenet
     """
@@ -44,9 +44,7 @@ def main(args: Args) -> dict[str, Any]:
     report = args.output.with_name(args.output.name + ".report")
     results = {}
     console.rule("1/5 train")
-    results["train"] = train.main(
-        train.Args(task="cartpole", output=args.output, weights=args.weights, seed=args.seed)
-    )
+    results["train"] = train.main(train.Args(task="cartpole", output=args.output, weights=args.weights, seed=args.seed))
     console.rule("2/5 export")
     results["export"] = export.main(export.Args(run=args.output))
     console.rule("3/5 verify")

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 6.2
-"""Inches; small enough that 11-point text is still legible on a telephone."""
+WIDTH = 4.8
+"""Inches; small enough that 10-point text is still legible on a telephone."""
 
 ROW_HEIGHT = 0.62
 BINS = 90
@@ -56,7 +56,7 @@ def latency(measurements: Sequence[Measurement]) -> str:
         assert median is not None
         axes.vlines([median], base, base + 0.5, color=INK, linewidth=1.6)
         figures = f"p50 {milliseconds(median)}" + (f", p99 {milliseconds(p99)}" if p99 else "")
-        _label(axes, base, measurement.name, f"{figures}, max {milliseconds(float(times.max()))}")
+        _label(axes, base, measurement.name, f"{figures}")
     axes.set_xscale("log")
     axes.set_xlim(low, high)
     _plain_ticks(axes, low, high)
@@ -140,7 +140,7 @@ def _svg(figure: Figure, name: str, title: str) -> str:
     file = io.StringIO()
     # Fixed identifiers, no date and no address of anybody: equal figures give equal bytes.
     nobody = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": f"xfer-{name}", "font.size": 11}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": f"xfer-{name}", "font.size": 10}):
         figure.savefig(file, format="svg", transparent=True, metadata=nobody)
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :]

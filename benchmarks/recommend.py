@@ -26,19 +26,29 @@ class Args(Common):
     The deadline is held against the upper 99 % bound of p99 that xfer bench measured on this machine, the
     drop against the 95 % bound that xfer verify recorded on it. Other machines' records are not believed.
 
-    Examples:
+    Example commands:
       xfer recommend cartpole.bundle --deadline-ms 20
       xfer recommend cartpole.bundle --deadline-ms 5 --max-reward-drop 0.01 --allow-provisional
     """
 
     bundle: tyro.conf.Positional[Path]
     """The bundle's folder."""
-    deadline_ms: float
-    """Longest time from raw frame to action that is acceptable, in milliseconds."""
+    deadline_ms: float | None = None
+    """Longest time from raw frame to action that is acceptable, in milliseconds. Default: one period of the
+    policy's control rate."""
     max_reward_drop: float = 0.02
     """Largest acceptable loss, as a share of the reference return less the random return."""
     allow_provisional: bool = False
     """Also take variants that look clean on too few episodes for a proof."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What was asked for; see ``Args``."""
+
+    deadline_ms: float
+    max_reward_drop: float
+    allow_provisional: bool
 
 
 @dataclass(frozen=True)
@@ -77,19 +87,21 @@ def main(args: Args) -> dict[str, Any]:
         BundleError: If the bundle or this machine's records are damaged.
         XferError: If no variant holds.
     """
-    if not args.deadline_ms > 0:
-        raise UsageError(f"--deadline-ms {args.deadline_ms:g} is not above zero.")
     if not 0 <= args.max_reward_drop <= 1:
         raise UsageError(f"--max-reward-drop {args.max_reward_drop:g} is a share: use 0 to 1, as 0.02.")
     bundle = Bundle(args.bundle)
-    judgements = judge_all(bundle, args)
+    deadline = 1000 / bundle.spec.control_hz if args.deadline_ms is None else args.deadline_ms
+    if not deadline > 0:
+        raise UsageError(f"--deadline-ms {deadline:g} is not above zero.")
+    limits = Limits(deadline, args.max_reward_drop, args.allow_provisional)
+    judgements = judge_all(bundle, limits)
     holding = sorted((j for j in judgements if not j.why_not), key=_p50)
     _show(judgements, holding[0].variant if holding else "")
     if not holding:
-        raise XferError(_none_holds(judgements, args))
+        raise XferError(_none_holds(judgements, limits))
     best = holding[0]
     assert best.latency is not None
-    why = _why(best, holding, args)
+    why = _why(best, holding, limits)
     _say(f"{best.variant}: {why}")
     return {
         "variant": best.variant,
@@ -100,7 +112,7 @@ def main(args: Args) -> dict[str, Any]:
     }
 
 
-def judge_all(bundle: Bundle, args: Args) -> list[Judgement]:
+def judge_all(bundle: Bundle, limits: Limits) -> list[Judgement]:
     """Hold every build, and every other variant that has a record here, against what was asked for."""
     known = records.load(bundle)
     elsewhere = {name for machine in records.inherited(bundle) for name in machine.records}
@@ -112,32 +124,32 @@ def judge_all(bundle: Bundle, args: Args) -> list[Judgement]:
         elif record is None and name in elsewhere:
             why_not = "known from another machine only; that is inherited, not believed"
         else:
-            why_not = judge(name, record, bundle.spec.reward, args)
+            why_not = judge(name, record, bundle.spec.reward, limits)
         found.append(Judgement(name, why_not, record))
     return found
 
 
-def judge(name: str, record: Record | None, reward: RewardScale | None, args: Args) -> str:
+def judge(name: str, record: Record | None, reward: RewardScale | None, limits: Limits) -> str:
     """Return why a built variant does not hold, or an empty string."""
     verification = record.verification if record else None
     latency = record.latency if record else None
     if verification is None:
         return "not verified on this machine: run xfer verify"
-    if verification.status == "provisional" and not args.allow_provisional:
+    if verification.status == "provisional" and not limits.allow_provisional:
         return f"provisional: {verification.reason or 'too few episodes'} (--allow-provisional takes it)"
     if verification.status not in ("verified", "provisional"):
         return f"{verification.status}: {verification.reason}"
     drop = reward_drop(name, verification, reward)
     if drop is None:
         return "its reward was not compared with eager's"
-    if drop > args.max_reward_drop:
-        return f"may lose {drop:.2%} of the reward span, {args.max_reward_drop:.2%} is allowed"
+    if drop > limits.max_reward_drop:
+        return f"may lose {drop:.2%} of the reward span, {limits.max_reward_drop:.2%} is allowed"
     if latency is None:
         return "not measured on this machine: run xfer bench"
     if latency.p99_upper_ms is None:
         return f"{latency.samples} calls are too few for p99: run xfer bench without --quick"
-    if latency.p99_upper_ms > args.deadline_ms:
-        return f"p99 may be {table.milliseconds(latency.p99_upper_ms)}, later than {args.deadline_ms:g} ms"
+    if latency.p99_upper_ms > limits.deadline_ms:
+        return f"p99 may be {table.milliseconds(latency.p99_upper_ms)}, later than {limits.deadline_ms:g} ms"
     return ""
 
 
@@ -154,7 +166,7 @@ def _p50(judgement: Judgement) -> float:
     return latency.p50_ms if latency and latency.p50_ms is not None else float("inf")
 
 
-def _why(best: Judgement, holding: list[Judgement], args: Args) -> str:
+def _why(best: Judgement, holding: list[Judgement], limits: Limits) -> str:
     latency, verification = best.latency, best.verification
     assert latency is not None
     assert verification is not None
@@ -164,11 +176,11 @@ def _why(best: Judgement, holding: list[Judgement], args: Args) -> str:
         bound = f", and a change in return of at least {verification.reward_interval[0]:+.2f}"
     return (
         f"{others}: {verification.status}, p50 {table.milliseconds(latency.p50_ms)}, p99 at most"
-        f" {table.milliseconds(latency.p99_upper_ms)} of {args.deadline_ms:g} ms{bound}."
+        f" {table.milliseconds(latency.p99_upper_ms)} of {limits.deadline_ms:g} ms{bound}."
     )
 
 
-def _none_holds(judgements: list[Judgement], args: Args) -> str:
+def _none_holds(judgements: list[Judgement], limits: Limits) -> str:
     if not any(j.record for j in judgements):
         return (
             "No variant holds: run `xfer verify` and `xfer bench` on this machine first (records from other"
@@ -176,7 +188,7 @@ def _none_holds(judgements: list[Judgement], args: Args) -> str:
         )
     # The one that came furthest is the one that the reader can do something about.
     nearest = min(judgements, key=lambda j: (j.verification is None, j.latency is None, _p50(j)))
-    return f"No variant holds {args.deadline_ms:g} ms. {nearest.variant}: {nearest.why_not}."
+    return f"No variant holds {limits.deadline_ms:g} ms. {nearest.variant}: {nearest.why_not}."
 
 
 def _show(judgements: list[Judgement], chosen: str) -> None:

@@ -27,7 +27,7 @@ class Args(Common):
 
     What has not changed since the last export is skipped. A variant that fails does not stop the others.
 
-    Examples:
+    Example commands:
       xfer export runs/cartpole
       xfer export runs/cartpole --targets eager,onnx-int8 --output robot.bundle
       xfer export runs/cartpole --targets tensorrt-fp16 --compute-capabilities 86 89

@@ -15,7 +15,7 @@ from xfer.arguments import Common
 class Args(Common):
     """Say, for each target, whether it can be built and run on this machine, and what to install if not.
 
-    Example:
+    Example commands:
       xfer doctor
     """
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Args(Common):
     """Drive the environment with one variant of a bundle.
 
-    Examples:
+    Example commands:
       xfer run runs/cartpole.bundle --variant onnx-int8 --episodes 3
       xfer run runs/cartpole.bundle --variant eager-fp32 --video cartpole.mp4
     """
@@ -80,7 +80,7 @@ def main(args: Args) -> dict[str, Any]:
     with bundle.runner(args.variant, threads=threads, spin=True) as plain:
         runner = TimedRunner(plain, keep_frames=args.video is not None)
         seeds = range(args.seed, args.seed + args.episodes)
-        for seed, value in zip(seeds, episode_returns(task, runner, seeds), strict=True):
+        for seed, value in episode_returns(task, runner, seeds):
             returns.append(value)
             console.print(f"episode {seed - args.seed + 1}: return {value:g}")
     p50 = float(np.median(runner.seconds)) * 1e3

@@ -32,7 +32,7 @@ class Args(Common):
 
     A few pairs of episodes give `provisional` at best; --full goes on until every verdict is clear.
 
-    Examples:
+    Example commands:
       xfer verify runs/cartpole.bundle
       xfer verify runs/cartpole.bundle --full
       xfer verify robot.bundle --variants onnx-int8 --pairs 0      (numbers and actions only)

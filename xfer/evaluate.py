@@ -28,22 +28,52 @@ CALIBRATION_SEED = 4_000_000
 """Seeds from here on give the observations that int8 is calibrated on."""
 
 
-def episode_returns(task: Task, runner: Runner, seeds: Iterable[int]) -> Iterator[float]:
-    """Run one episode for each seed with a runner of batch 1, and yield its return (sum of rewards)."""
-    env = task.make()
+def episode_returns(task: Task, runner: Runner, seeds: Iterable[int]) -> Iterator[tuple[int, float]]:
+    """Run one episode for each seed, as many at once as the runner's batch, and yield (seed, return) as they end.
+
+    The return is the sum of rewards. Rows without an episode left are shown their last observation again.
+    """
+    waiting = iter(seeds)
+    rows = [_Row(task.make()) for _ in range(runner.batch)]
+    begun = np.array([row.begin(next(waiting, None)) for row in rows])
     try:
-        for seed in seeds:
-            observations, _ = env.reset(seed=seed)
-            runner.reset()
-            total, over = 0.0, False
-            while not over:
-                action = runner.act(observations).action
-                observations, reward, terminated, truncated, _ = env.step(native(env, action))
-                total += float(reward)
-                over = terminated or truncated
-            yield total
+        runner.reset()
+        while any(row.seed is not None for row in rows):
+            shown = [row.observations or rows[0].observations for row in rows]
+            batch = {name: np.stack([observations[name] for observations in shown]) for name in shown[0]}
+            chosen = runner.act(batch).action
+            begun[:] = False
+            for i, row in enumerate(rows):
+                if row.seed is not None and row.step(chosen[i]):
+                    yield row.seed, row.total
+                    begun[i] = row.begin(next(waiting, None))
+            runner.reset(begun)
     finally:
-        env.close()
+        for row in rows:
+            row.env.close()
+
+
+class _Row:
+    """One environment of a batch, and the episode that is running in it."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        self.env = env
+        self.seed: int | None = None
+        self.total = 0.0
+        self.observations: dict[str, np.ndarray] = {}
+
+    def begin(self, seed: int | None) -> bool:
+        """Start the episode of a seed, if there is one."""
+        self.seed, self.total = seed, 0.0
+        if seed is not None:
+            self.observations, _ = self.env.reset(seed=seed)
+        return seed is not None
+
+    def step(self, action: np.ndarray) -> bool:
+        """Act, and say whether the episode is over."""
+        self.observations, reward, terminated, truncated, _ = self.env.step(native(self.env, action))
+        self.total += float(reward)
+        return bool(terminated or truncated)
 
 
 @dataclass(frozen=True)

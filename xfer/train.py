@@ -29,7 +29,7 @@ class Args(Common):
 
     The same command on the same folder continues a run that was interrupted, and ends in the same weights.
 
-    Examples:
+    Example commands:
       xfer train cartpole --weights imagenet
       xfer train cartpole --weights none --output runs/scratch
       xfer train cartpole --weights runs/simple --train-from layer2 --head spatial-softmax
@@ -220,9 +220,9 @@ def train(
                 progress.update(bar, completed=epoch + 1, note=f"loss {loss:.4f}")
             seconds = time.perf_counter() - start
             progress.reset(bar, total=None, description=f"{title} evaluate", note="")
-            episodes = max(1, eval_episodes // 4)
+            episodes = max(1, eval_episodes // 2)
             seeds = range(EVALUATION_SEED + 1000, EVALUATION_SEED + 1000 + episodes)
-            mean = sum(episode_returns(task, runner(policy, device), seeds)) / episodes
+            mean = sum(value for _, value in episode_returns(task, runner(policy, device, episodes), seeds)) / episodes
             metrics = RoundMetrics(len(labels), loss, mean, time.perf_counter() - start)
             folder.save_round(fresh, policy, metrics)
             board.add_scalar("loss", loss, index)
@@ -234,10 +234,9 @@ def train(
             )
         progress.reset(bar, total=eval_episodes, description="final evaluation", note="")
         start = time.perf_counter()
+        seeds = range(EVALUATION_SEED, EVALUATION_SEED + eval_episodes)
         returns = []
-        for value in episode_returns(
-            task, runner(policy, device), range(EVALUATION_SEED, EVALUATION_SEED + eval_episodes)
-        ):
+        for _, value in episode_returns(task, runner(policy, device, min(eval_episodes, 10)), seeds):
             returns.append(value)
             progress.update(bar, advance=1, note=f"return {sum(returns) / len(returns):.1f}")
         for name, seed, length in (("calibration", CALIBRATION_SEED, 256), ("held-out", HELD_OUT_SEED, 1000)):
@@ -248,12 +247,12 @@ def train(
     folder.finish(RunResult(folder.rounds()[-1].frames, seconds, tuple(returns)))
 
 
-def runner(policy: Policy, device: str) -> Runner:
+def runner(policy: Policy, device: str, batch: int = 1) -> Runner:
     """Return the policy, as it is deployed, ready to act."""
     from xfer.runner import Runner
     from xfer.torch_session import TorchSession
 
-    return Runner(TorchSession(policy.deploy().to(device), policy.spec, device), policy.spec)
+    return Runner(TorchSession(policy.deploy().to(device), policy.spec, device), policy.spec, batch)
 
 
 def record(task: tasks.Task, actor: Runner, seed: int, length: int, stretch: int = 250) -> Trajectories:

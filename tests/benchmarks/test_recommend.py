@@ -44,6 +44,14 @@ def test_a_fast_median_does_not_excuse_a_late_tail(bundle):
     assert recommend.main(_args(bundle, 20.5))["variant"] == "onnx-int8"
 
 
+def test_the_default_deadline_is_the_control_period(bundle):
+    _save(bundle, "onnx-int8", p99_upper_ms=20.0)  # CartPole: 50 Hz
+    assert recommend.main(recommend.Args(bundle=bundle.path))["variant"] == "onnx-int8"
+    _save(bundle, "onnx-int8", p99_upper_ms=20.1)
+    with pytest.raises(XferError, match="later than 20 ms"):
+        recommend.main(recommend.Args(bundle=bundle.path))
+
+
 def test_the_drop_is_judged_by_its_bound_and_not_by_its_mean(bundle):
     _save(bundle, "onnx-int8", replace(VERIFIED, reward_delta=0.0, reward_interval=(-9.6, 9.0)), p50_ms=1.0)
     _save(bundle, "onnx-fp32", p50_ms=3.0)
@@ -56,7 +64,7 @@ def test_the_drop_is_judged_by_its_bound_and_not_by_its_mean(bundle):
 
 def test_a_provisional_variant_is_taken_only_when_that_is_allowed(bundle):
     _save(bundle, "onnx-int8", replace(VERIFIED, status="provisional", reason="130 pairs more"))
-    with pytest.raises(XferError, match="No variant holds 20 ms. onnx-int8: provisional: 130 pairs more"):
+    with pytest.raises(XferError, match=r"No variant holds 20 ms\. onnx-int8: provisional: 130 pairs more"):
         recommend.main(_args(bundle))
     assert recommend.main(_args(bundle, allow_provisional=True))["variant"] == "onnx-int8"
 

@@ -1,0 +1,106 @@
+"""A small trained policy and its bundle, made once: real parts all the way, only small."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from export.build import export_policy
+from export.target import expand
+from xfer import imitate, tasks
+from xfer.evaluate import native
+from xfer.policy import Policy, PolicyConfig, make_spec
+from xfer.trajectories import Trajectories
+
+torch.set_num_threads(2)
+
+
+def imitation_config(**changes) -> imitate.ImitationConfig:
+    defaults = dict(
+        rounds=1,
+        frames=400,
+        environments=4,
+        expert_noise=0.3,
+        loss="mse",
+        optimizer="adamw",
+        learning_rate=1e-3,
+        weight_decay=0.01,
+        batch_size=64,
+        epochs=12,
+        train_from="head",
+        amp="off",
+        compile=False,
+        seed=0,
+    )
+    return imitate.ImitationConfig(**{**defaults, **changes})
+
+
+def make_policy(seed: int = 0, tap: str = "layer1", head: str = "flatten", loss: str = "mse") -> Policy:
+    torch.manual_seed(seed)
+    task = tasks.load("cartpole")
+    spec = make_spec(task, task.image, imitate.SCORE_KINDS[loss])
+    return Policy(PolicyConfig("resnet18", tap, head, 8, task.image), spec).eval()
+
+
+def train_briefly(policy: Policy, **changes) -> imitate.Frames:
+    config = imitation_config(**changes)
+    task = tasks.load("cartpole")
+    frames = imitate.collect(task, policy, config, 0, "cpu", lambda count: None)
+    lower, _ = policy.split(config.train_from)
+    crossed = imitate.features(lower, frames.seen, "cpu")
+    policy.fit_standardize(config.train_from, crossed)
+    for _ in imitate.fit(policy, crossed, frames.expert, config, 0, "cpu"):
+        pass
+    return frames
+
+
+def drive(seed: int, steps: int) -> Trajectories:
+    """Frames of episodes that a noisy expert drives."""
+    task = tasks.load("cartpole")
+    env, rng = task.make(), np.random.default_rng(seed)
+    frames, resets = [], []
+    observations, begins = env.reset(seed=seed)[0], True
+    while len(frames) < steps:
+        frames.append(observations["frame"])
+        resets.append(begins)
+        action = task.expert(env).argmax() if rng.random() > 0.3 else rng.integers(2)
+        observations, _, terminated, truncated, _ = env.step(native(env, action))
+        begins = terminated or truncated or len(frames) % 40 == 0
+        if begins:
+            observations = env.reset()[0]
+    env.close()
+    return Trajectories({"frame": np.stack(frames)}, np.array(resets))
+
+
+@pytest.fixture(scope="session")
+def policy() -> Policy:
+    policy = make_policy()
+    train_briefly(policy)
+    return policy
+
+
+@pytest.fixture(scope="session")
+def met() -> Trajectories:
+    """120 observations in three episodes."""
+    return drive(seed=5, steps=120)
+
+
+@pytest.fixture(scope="session")
+def golden(met) -> Trajectories:
+    return met.take([slice(e.start, e.start + 8) for e in met.episodes()])
+
+
+@pytest.fixture(scope="session")
+def shared_bundle(policy, met, golden, tmp_path_factory) -> Path:
+    """A bundle that no test may change: eager, torchscript, onnx-fp32 and onnx-int8."""
+    path = tmp_path_factory.mktemp("bundles") / "small.bundle"
+    export_policy(policy, policy.spec, drive(6, 64), golden, expand("eager,torchscript,onnx"), path, run="nowhere")
+    return path
+
+
+@pytest.fixture
+def bundle_path(shared_bundle, tmp_path) -> Path:
+    """A copy of the bundle that the test may change."""
+    return Path(shutil.copytree(shared_bundle, tmp_path / "small.bundle"))

@@ -1,0 +1,154 @@
+"""The contract that every target keeps, over the folder's listing."""
+
+import re
+
+import numpy as np
+import pytest
+
+from export import target
+from export.target import ExportOptions, ExportRequest, Place, Variant, expand
+from xfer.errors import UnavailableError, UsageError
+from xfer.runner import Runner
+
+VARIANTS = [Variant(name, precision) for name in target.names() for precision in target.load(name).PRECISIONS]
+
+
+@pytest.fixture(scope="module")
+def exported(policy, met, tmp_path_factory):
+    """Builds each variant when a test first asks for it."""
+    folders = {}
+
+    def export(variant):
+        module = target.load(variant.target)
+        if (reason := module.available()) is not None:
+            pytest.skip(reason)
+        if variant not in folders:
+            folder = tmp_path_factory.mktemp(str(variant))
+            request = ExportRequest(policy, policy.spec, met, ExportOptions())
+            folders[variant] = folder, module.export(request, folder, variant.precision)
+        return folders[variant]
+
+    return export
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_export_writes_files_and_facts(exported, variant):
+    folder, facts = exported(variant)
+    assert any(folder.iterdir())
+    assert facts.max_batch is None or facts.max_batch >= 1
+    assert target.load(variant.target).libraries()
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_a_session_keeps_the_contract(exported, variant, policy, met):
+    folder, facts = exported(variant)
+    module, spec = target.load(variant.target), policy.spec
+    if (reason := module.runnable("")) is not None:
+        with pytest.raises(UnavailableError, match=re.escape(reason)), module.load(folder, spec, Place()):
+            pass
+        pytest.skip(reason)
+    with module.load(folder, spec, Place(threads=2)) as session:
+        for batch in (1, 2, 5) if facts.max_batch is None else (1, min(3, facts.max_batch)):
+            observations = {"frame": met.observations["frame"][:batch]}
+            states = {state.name: state.zeros(batch) for state in spec.states}
+            step = session.step(observations, states)
+            assert step.action.shape == (batch,)
+            assert step.action.dtype == np.int64
+            assert step.scores.shape == (batch, 2)
+            assert step.scores.dtype == np.float32
+            assert {name: state.shape for name, state in step.states.items()} == {
+                name: state.shape for name, state in states.items()
+            }
+            np.testing.assert_array_equal(step.action, step.scores.argmax(axis=1))
+            kept = step.scores.copy()
+            session.step({"frame": 255 - observations["frame"]}, step.states)
+            np.testing.assert_array_equal(step.scores, kept)  # the caller owns what it got
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.precision == "fp32"], ids=str)
+def test_fp32_scores_equal_the_policy_in_training(exported, variant, policy, met):
+    import torch
+
+    folder, _ = exported(variant)
+    module, spec = target.load(variant.target), policy.spec
+    if (reason := module.runnable("")) is not None:
+        pytest.skip(reason)
+    with module.load(folder, spec, Place()) as session:
+        runner, history = Runner(session, spec), torch.zeros(1, *spec.states[0].shape)
+        for frame in met.observations["frame"][:9]:
+            with torch.inference_mode():
+                seen, history = policy.see(torch.from_numpy(frame[None]), history)
+                wanted = policy.scores(seen)[0].numpy()
+            np.testing.assert_allclose(runner.act({"frame": frame}).scores, wanted, atol=1e-4)
+
+
+def test_a_provider_that_was_asked_for_and_is_missing_is_an_error_not_a_fallback(exported, policy):
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this machine has the CUDA provider")
+    folder, _ = exported(Variant("onnx", "fp32"))
+    module = target.load("onnx")
+    with pytest.raises(UnavailableError, match="CUDAExecutionProvider"), module.load(
+        folder, policy.spec, Place("cuda")
+    ):
+        pass
+
+
+def test_the_spec_travels_in_the_graph(exported, policy):
+    import onnx
+
+    from xfer.files import from_json
+    from xfer.spec import PolicySpec
+
+    for variant in ("onnx-fp32", "onnx-int8"):
+        folder, _ = exported(Variant.parse(variant))
+        model = onnx.load(folder / "policy.onnx")
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
+        assert from_json(metadata["xfer.spec"].encode(), PolicySpec) == policy.spec
+        assert [tensor.name for tensor in model.graph.input] == ["frame", "history"]
+        assert [tensor.name for tensor in model.graph.output] == ["action", "scores", "history_out"]
+
+
+def test_preprocessing_is_not_quantised(exported):
+    import onnx
+
+    folder, _ = exported(Variant("onnx", "int8"))
+    graph = onnx.load(folder / "policy.onnx").graph
+    first = next(node for node in graph.node if node.op_type == "Conv")
+    producers = {name: node.op_type for node in graph.node for name in node.output}
+    assert producers.get(first.input[0]) != "DequantizeLinear"
+    assert sum(node.op_type == "QuantizeLinear" for node in graph.node) > 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("onx-fp32", "Unknown target 'onx'. Did you mean 'onnx'"),
+        ("onnx-int9", "Unknown precision of target onnx 'int9'. Did you mean 'int8'"),
+        ("onnx", "names no precision"),
+        ("onnx-fp32@cud", "Did you mean 'cuda'"),
+    ],
+)
+def test_a_wrong_variant_name_says_what_was_meant(text, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        Variant.parse(text)
+
+
+def test_a_target_alone_means_all_of_its_precisions():
+    assert [str(v) for v in expand("onnx, eager-fp32,onnx-int8")] == ["onnx-fp32", "onnx-int8", "eager-fp32"]
+
+
+@pytest.mark.gpu
+def test_tensorrt_engines_act_as_eager_does(exported, policy, met):
+    module = target.load("tensorrt")
+    if (reason := module.runnable("")) is not None:
+        pytest.skip(reason)
+    from export.verify import numbers
+    from xfer.torch_session import TorchSession
+
+    golden = met.acted_by(Runner(TorchSession(policy.deploy(), policy.spec), policy.spec))
+    for precision in ("fp32", "fp16"):
+        folder, facts = exported(Variant("tensorrt", precision))
+        with module.load(folder, policy.spec, Place()) as session:
+            assert not numbers(session, policy.spec, golden, precision, facts.max_batch).failure

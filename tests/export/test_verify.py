@@ -1,0 +1,186 @@
+"""Planted mistakes, with hashes recomputed where a person's tool would have: which rung catches each?"""
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from export import verify
+from export.bundle import MANIFEST, Bundle, FileFact
+from export.onnx_graph import export_onnx
+from export.quantize import quantize_int8
+from export.verify import first_rungs
+from export.writer import file_facts
+from tests.conftest import make_policy, train_briefly
+from xfer.files import sha256, write_atomically
+from xfer.runner import Runner
+from xfer.torch_session import TorchSession
+from xfer.trajectories import Trajectories
+
+
+def rehash(path):
+    """Write the manifest anew, so that the bundle's files are what it says."""
+    bundle = Bundle(path)
+    builds = tuple(
+        replace(build, files=file_facts(path / build.folder)) if build.status == "built" else build
+        for build in bundle.manifest.builds
+    )
+    golden = path / "golden.safetensors.gz"
+    fact = FileFact(golden.stat().st_size, sha256(golden))
+    write_atomically(path / MANIFEST, replace(bundle.manifest, builds=builds, golden=fact).encode())
+
+
+def plant(path, module, variant="onnx-fp32"):
+    """Put another graph where a variant's is."""
+    export_onnx(module, path / Bundle(path).builds[variant].folder / "policy.onnx")
+    rehash(path)
+
+
+def verdict(path, variant, held_out):
+    return first_rungs(Bundle(path), [variant], held_out, lambda name: None)[variant]
+
+
+@pytest.mark.parametrize("variant", ["eager-fp32", "torchscript-fp32", "onnx-fp32", "onnx-int8"])
+def test_untouched_variants_pass_the_first_two_rungs(shared_bundle, met, variant):
+    found = verdict(shared_bundle, variant, met)
+    assert found.status == "provisional", found.reason
+    assert found.rung == "actions"
+    assert found.agreement > 0.9
+    assert found.observations == len(met)
+
+
+def red_and_blue_swapped(module):
+    module.policy.preprocess.weight = module.policy.preprocess.weight.reshape(1, 1, 4, 4, 3).flip(-1).reshape(1, 1, 4, 12)
+    return module
+
+
+def normalisation_left_out(module):
+    module.policy.preprocess.weight = module.policy.preprocess.weight * 0.226
+    module.policy.preprocess.bias = torch.zeros(1)
+    return module
+
+
+def history_one_step_late(module):
+    class Late(type(module)):
+        def forward(self, frame, history):
+            action, scores, after = super().forward(frame, history)
+            # The newest frame is dropped instead of the oldest: it enters the history a step after it should.
+            return action, scores, torch.cat([after[:, :-1], history[:, -1:]], dim=1)
+
+    module.__class__ = Late
+    return module
+
+
+@pytest.mark.parametrize("mistake", [red_and_blue_swapped, normalisation_left_out, history_one_step_late])
+def test_numbers_rung_catches(bundle_path, policy, met, mistake):
+    plant(bundle_path, mistake(policy.deploy()))
+    found = verdict(bundle_path, "onnx-fp32", met)
+    assert (found.status, found.rung) == ("rejected", "numbers"), found
+    assert "golden step" in found.reason
+
+
+def test_numbers_rung_catches_weights_of_another_checkpoint(bundle_path, met):
+    other = make_policy(seed=1)
+    train_briefly(other, seed=1)
+    plant(bundle_path, other.deploy())
+    found = verdict(bundle_path, "onnx-fp32", met)
+    assert (found.status, found.rung) == ("rejected", "numbers")
+
+
+def test_numbers_rung_catches_a_history_that_is_not_reset(shared_bundle, golden):
+    class Stale:
+        """Remembers its own states, and takes no zeros from outside."""
+
+        def __init__(self, session):
+            self.session, self.states = session, {}
+
+        def step(self, observations, states):
+            step = self.session.step(observations, self.states or states)
+            self.states = step.states
+            return step
+
+    bundle = Bundle(shared_bundle)
+    with bundle.session("onnx-fp32") as session:
+        assert not verify.numbers(session, bundle.spec, bundle.golden(), "fp32", 1).failure
+        assert "numbers" in verify.numbers(Stale(session), bundle.spec, bundle.golden(), "fp32", 1).failure
+
+
+def test_numbers_rung_catches_rows_of_a_batch_that_are_mixed_up(shared_bundle):
+    class Mixed:
+        def __init__(self, session):
+            self.session = session
+
+        def step(self, observations, states):
+            step = self.session.step(observations, states)
+            return step._replace(states={name: state[::-1].copy() for name, state in step.states.items()})
+
+    bundle = Bundle(shared_bundle)
+    with bundle.session("onnx-fp32") as session:
+        assert "batch 3" in verify.numbers(Mixed(session), bundle.spec, bundle.golden(), "fp32", None).failure
+
+
+def test_actions_rung_catches_two_actions_swapped(bundle_path, policy, met):
+    class Swapped(type(policy.deploy())):
+        def forward(self, frame, history):
+            action, *others = super().forward(frame, history)
+            return 1 - action, *others
+
+    module = policy.deploy()
+    module.__class__ = Swapped
+    plant(bundle_path, module)
+    found = verdict(bundle_path, "onnx-fp32", met)
+    assert (found.status, found.rung) == ("rejected", "actions")
+    assert found.agreement == 0.0
+    assert found.worst
+
+
+def test_actions_rung_catches_int8_that_was_calibrated_on_noise(bundle_path, policy, met):
+    rng = np.random.default_rng(0)
+    noise = Trajectories({"frame": rng.integers(0, 256, (8, 400, 600, 3), np.uint8)}, np.ones(8, bool))
+    folder = bundle_path / Bundle(bundle_path).builds["onnx-int8"].folder
+    export_onnx(policy.deploy(), bundle_path / "float.onnx")
+    quantize_int8(bundle_path / "float.onnx", folder / "policy.onnx", policy.spec, noise, symmetric=False)
+    rehash(bundle_path)
+    found = verdict(bundle_path, "onnx-int8", met)
+    assert (found.status, found.rung) == ("rejected", "actions"), found
+
+
+def test_golden_of_another_policy_fails_eager_and_is_blamed(bundle_path, golden):
+    other = make_policy(seed=1)
+    golden.acted_by(Runner(TorchSession(other.deploy(), other.spec), other.spec)).save(
+        bundle_path / "golden.safetensors.gz"
+    )
+    rehash(bundle_path)
+    found = verdict(bundle_path, "eager-fp32", None)
+    assert found.status == "rejected"
+    assert "Golden is not from this policy" in found.reason
+
+
+def test_scores_that_are_not_finite_are_rejected(bundle_path, policy, met):
+    module = policy.deploy()
+    module.policy.head[-1].bias.data[0] = float("nan")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plant(bundle_path, module)
+    found = verdict(bundle_path, "onnx-fp32", met)
+    assert found.status == "rejected"
+    assert "not finite" in found.reason
+
+
+def test_a_flip_at_a_tie_costs_nothing_and_a_clear_mistake_its_margin(policy):
+    scores = np.array([[0.0, 1e-9], [-1.0, 1.0]], np.float32)
+    spec = replace(policy.spec, score_kind="logits")
+    loss = verify.regret(scores, np.array([0, 0]), spec)
+    assert loss[0] < 1e-6
+    assert loss[1] == pytest.approx((np.e - 1 / np.e) / (np.e + 1 / np.e), rel=1e-5)
+
+
+def test_variants_that_cannot_run_here_say_so(bundle_path, met, monkeypatch):
+    from export.targets import onnx
+
+    monkeypatch.setattr(onnx, "runnable", lambda place: "onnxruntime is not installed: pip install it")
+    found = verdict(bundle_path, "onnx-fp32", met)
+    assert found.status == "built"
+    assert "pip install" in found.reason
