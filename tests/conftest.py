@@ -18,22 +18,22 @@ torch.set_num_threads(2)
 
 
 def imitation_config(**changes) -> imitate.ImitationConfig:
-    defaults = dict(
-        rounds=1,
-        frames=400,
-        environments=4,
-        expert_noise=0.3,
-        loss="mse",
-        optimizer="adamw",
-        learning_rate=1e-3,
-        weight_decay=0.01,
-        batch_size=64,
-        epochs=12,
-        train_from="head",
-        amp="off",
-        compile=False,
-        seed=0,
-    )
+    defaults = {
+        "rounds": 1,
+        "frames": 400,
+        "environments": 4,
+        "expert_noise": 0.3,
+        "loss": "mse",
+        "optimizer": "adamw",
+        "learning_rate": 1e-3,
+        "weight_decay": 0.01,
+        "batch_size": 64,
+        "steps": 80,
+        "train_from": "head",
+        "amp": "off",
+        "compile": False,
+        "seed": 0,
+    }
     return imitate.ImitationConfig(**{**defaults, **changes})
 
 

@@ -29,6 +29,9 @@ LossKind = Literal["mse", "cross-entropy"]
 SCORE_KINDS: dict[str, ScoreKind] = {"mse": "values", "cross-entropy": "logits"}
 """What the scores mean after training with each loss."""
 
+REPORT_EVERY = 50
+"""Gradient steps between two reports of the loss."""
+
 
 @dataclass(frozen=True)
 class ImitationConfig:
@@ -44,7 +47,7 @@ class ImitationConfig:
         learning_rate: At the beginning of each round; it falls linearly to zero.
         weight_decay: Of the optimiser.
         batch_size: Frames in a gradient step.
-        epochs: Passes over all frames in each round.
+        steps: Gradient steps in each round.
         train_from: First layer that moves: ``head``, a stage, or ``all``.
         amp: Autocast precision of fitting: ``off``, ``bf16`` or ``fp16`` (CUDA, with a GradScaler).
         compile: Whether ``torch.compile`` wraps the trained part while fitting.
@@ -60,7 +63,7 @@ class ImitationConfig:
     learning_rate: float
     weight_decay: float
     batch_size: int
-    epochs: int
+    steps: int
     train_from: str
     amp: Literal["off", "bf16", "fp16"]
     compile: bool
@@ -146,8 +149,8 @@ def fit(
     config: ImitationConfig,
     round_index: int,
     device: str,
-) -> Iterator[tuple[int, float]]:
-    """Fit the trained part to all frames so far, and yield (epoch, mean loss) after each epoch.
+) -> Iterator[tuple[int, int, float]]:
+    """Fit the trained part to all frames so far; yield (step, all steps, mean loss since the last yield).
 
     Below the line nothing moves: no gradients, and batch norm keeps its statistics.
 
@@ -163,31 +166,39 @@ def fit(
     lower.requires_grad_(False).eval()
     upper.requires_grad_(True).train()
     optimizer = make_optimizer(upper, config)
-    batches = max(1, len(expert) // config.batch_size)
-    steps = config.epochs * batches
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / config.steps)
     # compile wraps, it does not replace: what is saved is the module underneath.
     predict = torch.compile(upper, dynamic=False) if config.compile else upper
     scaler = torch.amp.GradScaler(device, enabled=config.amp == "fp16")
-    order = torch.Generator().manual_seed(config.seed * 1000 + round_index)
-    for epoch in range(config.epochs):
-        permutation = torch.randperm(len(expert), generator=order)
-        total = 0.0
-        for k in range(batches):
-            rows = permutation[k * config.batch_size : (k + 1) * config.batch_size]
-            inputs = lower_features[rows].to(device, non_blocking=True)
-            targets = expert[rows].to(device, non_blocking=True)
-            with autocast(config, device):
-                scores = predict(inputs)
-            loss = imitation_loss(scores.float(), targets, config.loss)
-            optimizer.zero_grad()
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            schedule.step()
-            total += loss.item()
-        yield epoch, total / batches
+    losses: list[float] = []
+    for step, rows in enumerate(batches(len(expert), config, round_index), start=1):
+        inputs = lower_features[rows].to(device, non_blocking=True)
+        targets = expert[rows].to(device, non_blocking=True)
+        with autocast(config, device):
+            scores = predict(inputs)
+        loss = imitation_loss(scores.float(), targets, config.loss)
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        schedule.step()
+        losses.append(loss.item())
+        if len(losses) == REPORT_EVERY or step == config.steps:
+            yield step, config.steps, sum(losses) / len(losses)
+            losses.clear()
     policy.eval()
+
+
+def batches(frames: int, config: ImitationConfig, round_index: int) -> Iterator[Tensor]:
+    """Yield the rows of each gradient step: one shuffled pass over all frames after another."""
+    order = torch.Generator().manual_seed(config.seed * 1000 + round_index)
+    rows = torch.randperm(frames, generator=order)
+    size = min(config.batch_size, frames)
+    for _ in range(config.steps):
+        if len(rows) < size:
+            rows = torch.randperm(frames, generator=order)
+        yield rows[:size]
+        rows = rows[size:]
 
 
 def autocast(config: ImitationConfig, device: str) -> contextlib.AbstractContextManager[object]:

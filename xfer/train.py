@@ -16,6 +16,7 @@ from xfer.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
     from xfer.policy import Policy
     from xfer.run_folder import RunConfig, RunFolder
@@ -45,7 +46,7 @@ class Args(Common):
     """Where the network's weights come from: imagenet (torchvision), none, a file, or another run's folder."""
     backbone: str = "resnet18"
     """torchvision network."""
-    tap: str = "layer2"
+    tap: str = "layer1"
     """Stage that the head reads; later ones are cut off."""
     head: Literal["spatial-softmax", "flatten", "average"] = "flatten"
     """What takes the place of fc; average is the textbook's global pooling and one linear layer."""
@@ -53,12 +54,13 @@ class Args(Common):
     """Feature maps of a spatial softmax."""
     train_from: str = "head"
     """First layer that moves: head, layer4, layer3, layer2, layer1 or all; what lies below stays frozen."""
-    rounds: int = 10
-    """Rounds of collecting and fitting; the first is behaviour cloning, the others are DAgger."""
+    rounds: int = 16
+    """Rounds of collecting and fitting at most; the first is behaviour cloning, the others are DAgger. Training
+    stops early when a round's evaluation reaches the reference return; the best round is kept."""
     frames: int = 1000
     """Frames collected in each round."""
-    environments: int = 4
-    """Environments that are stepped together."""
+    environments: int = 2
+    """Environments that are stepped together; few, so that each gets far into its episodes."""
     expert_noise: float = 0.25
     """Share of random actions in the first round."""
     loss: Literal["mse", "cross-entropy"] = "mse"
@@ -71,10 +73,10 @@ class Args(Common):
     """Of the optimiser."""
     batch_size: int = 128
     """Frames in a gradient step."""
-    epochs: int = 60
-    """Passes over all frames in each round."""
+    steps: int = 1500
+    """Gradient steps in each round."""
     eval_episodes: int = 20
-    """Episodes of the last evaluation; each round is judged by a quarter of them."""
+    """Episodes of the last evaluation; each round is judged by half as many."""
     amp: Literal["off", "bf16", "fp16"] = "off"
     """Automatic mixed precision of fitting; fp16 needs CUDA."""
     compile: bool | None = None
@@ -98,7 +100,7 @@ def main(args: Args) -> dict[str, Any]:
         raise UsageError("--device cuda: PyTorch sees no CUDA GPU here. Use --device cpu.")
     if args.amp == "fp16" and device == "cpu":
         raise UsageError("--amp fp16 needs CUDA (its gradients are scaled). Use --amp bf16 or off.")
-    for name in ("rounds", "frames", "environments", "batch_size", "epochs", "eval_episodes"):
+    for name in ("rounds", "frames", "environments", "batch_size", "steps", "eval_episodes"):
         if getattr(args, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1.")
     console = Console()
@@ -141,7 +143,7 @@ def build(args: Args, task: tasks.Task, device: str, console: Console) -> tuple[
         learning_rate=args.learning_rate,
         weight_decay=args.weight_decay,
         batch_size=args.batch_size,
-        epochs=args.epochs,
+        steps=args.steps,
         train_from=args.train_from,
         amp=args.amp,
         compile=device == "cuda" if args.compile is None else args.compile,
@@ -172,79 +174,120 @@ def train(
     eval_episodes: int,
     console: Console,
 ) -> None:
-    """Run the rounds that are not done yet, evaluate, and record what the policy meets."""
-    import torch
+    """Run the rounds that are not done yet; then judge the best one anew, and record what it meets."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-    from torch.utils.tensorboard import SummaryWriter
 
-    from xfer import imitate
-    from xfer.checkpoint import load_weights, save_policy
-    from xfer.evaluate import CALIBRATION_SEED, EVALUATION_SEED, HELD_OUT_SEED, episode_returns
-    from xfer.run_folder import RoundMetrics, RunResult
-
-    imitation = config.imitation
     if folder.result() is not None:
         console.print(f"{folder.path} is finished already.")
         return
-    done = folder.rounds()
+    with Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        console=console,
+    ) as progress:
+        run_rounds(folder, config, policy, task, device, max(1, eval_episodes // 2), Bar(progress))
+        finish(folder, policy, task, device, eval_episodes, Bar(progress))
+
+
+class Bar:
+    """One progress bar that is used again for each stage of a round."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.task = progress.add_task("", total=None, note="")
+
+    def begin(self, title: str, total: int | None) -> None:
+        """Start over, with another title and total."""
+        self.progress.reset(self.task, total=total, description=title, note="")
+
+    def show(self, completed: int, note: str) -> None:
+        """Move on."""
+        self.progress.update(self.task, completed=completed, note=note)
+
+
+def run_rounds(
+    folder: RunFolder,
+    config: RunConfig,
+    policy: Policy,
+    task: tasks.Task,
+    device: str,
+    eval_episodes: int,
+    bar: Bar,
+) -> None:
+    """Collect, fit, evaluate, save; until the rounds are done or the policy is as good as the reference."""
+    import torch
+    from torch.utils.tensorboard import SummaryWriter
+
+    from xfer import imitate
+    from xfer.checkpoint import load_weights
+    from xfer.evaluate import EVALUATION_SEED, episode_returns
+    from xfer.run_folder import RoundMetrics
+
+    imitation, done = config.imitation, folder.rounds()
     if done:
         load_weights(policy, folder.weights_file(len(done) - 1))
-        console.print(f"continuing after round {len(done)} of {imitation.rounds}")
+        bar.progress.console.print(f"continuing after round {len(done)} of {imitation.rounds}")
     lower, _ = policy.split(imitation.train_from)
     kept = [folder.frames(index) for index in range(len(done))]
-    crossed: list[torch.Tensor] = [imitate.features(lower, frames.seen, device) for frames in kept]
-    with (
-        SummaryWriter(str(folder.path / "tensorboard"), purge_step=len(done)) as board,
-        Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            console=console,
-        ) as progress,
-    ):
-        bar = progress.add_task("", total=None, note="")
+    crossed = [imitate.features(lower, frames.seen, device) for frames in kept]
+    with SummaryWriter(str(folder.path / "tensorboard"), purge_step=len(done)) as board:
         for index in range(len(done), imitation.rounds):
+            if index and folder.rounds()[-1].eval_return >= task.reward.reference_return:
+                break  # as good as it gets
             start = time.perf_counter()
             title = f"round {index + 1}/{imitation.rounds}"
-            progress.reset(bar, total=imitation.frames, description=f"{title} collect", note="")
-            fresh = imitate.collect(task, policy, imitation, index, device, _ticker(progress, bar, start))
+            bar.begin(f"{title} collect", imitation.frames)
+            fresh = imitate.collect(task, policy, imitation, index, device, _ticker(bar, start))
             kept.append(fresh)
             crossed.append(imitate.features(lower, fresh.seen, device))
             if index == 0:
                 policy.fit_standardize(imitation.train_from, crossed[0].to(device))
-            progress.reset(bar, total=imitation.epochs, description=f"{title} fit", note="")
-            loss = 0.0
             inputs, labels = imitate.join(crossed), torch.cat([frames.expert for frames in kept])
-            for epoch, loss in imitate.fit(policy, inputs, labels, imitation, index, device):
-                progress.update(bar, completed=epoch + 1, note=f"loss {loss:.4f}")
-            seconds = time.perf_counter() - start
-            progress.reset(bar, total=None, description=f"{title} evaluate", note="")
-            episodes = max(1, eval_episodes // 2)
-            seeds = range(EVALUATION_SEED + 1000, EVALUATION_SEED + 1000 + episodes)
-            mean = sum(value for _, value in episode_returns(task, runner(policy, device, episodes), seeds)) / episodes
+            bar.begin(f"{title} fit", None)
+            loss = 0.0
+            for step, steps, loss in imitate.fit(policy, inputs, labels, imitation, index, device):
+                bar.progress.update(bar.task, total=steps, completed=step, note=f"loss {loss:.4f}")
+            rate = imitation.frames / (time.perf_counter() - start)
+            bar.begin(f"{title} evaluate", eval_episodes)
+            seeds = range(EVALUATION_SEED + 1000, EVALUATION_SEED + 1000 + eval_episodes)
+            returns = []
+            for _, value in episode_returns(task, runner(policy, device, min(eval_episodes, 10)), seeds):
+                returns.append(value)
+                bar.show(len(returns), f"return {sum(returns) / len(returns):.1f}")
+            mean = sum(returns) / len(returns)
             metrics = RoundMetrics(len(labels), loss, mean, time.perf_counter() - start)
             folder.save_round(fresh, policy, metrics)
-            board.add_scalar("loss", loss, index)
-            board.add_scalar("eval_return", mean, index)
-            board.add_scalar("frames_per_second", imitation.frames / seconds, index)
-            progress.console.print(
-                f"{title}: {metrics.frames} frames, {imitation.frames / seconds:.0f} frames/s, loss {loss:.4f},"
-                f" return {mean:.1f}"
+            for name, value in (("loss", loss), ("eval_return", mean), ("frames_per_second", rate)):
+                board.add_scalar(name, value, metrics.frames)
+            bar.progress.console.print(
+                f"{title}: {metrics.frames} frames, {rate:.0f} frames/s, loss {loss:.4f}, return {mean:.1f}"
             )
-        progress.reset(bar, total=eval_episodes, description="final evaluation", note="")
-        start = time.perf_counter()
-        seeds = range(EVALUATION_SEED, EVALUATION_SEED + eval_episodes)
-        returns = []
-        for _, value in episode_returns(task, runner(policy, device, min(eval_episodes, 10)), seeds):
-            returns.append(value)
-            progress.update(bar, advance=1, note=f"return {sum(returns) / len(returns):.1f}")
-        for name, seed, length in (("calibration", CALIBRATION_SEED, 256), ("held-out", HELD_OUT_SEED, 1000)):
-            progress.reset(bar, total=length, description=f"recording {name} observations", note="")
-            record(task, runner(policy, device), seed, length).save(folder.observations_file(name))
+
+
+def finish(folder: RunFolder, policy: Policy, task: tasks.Task, device: str, eval_episodes: int, bar: Bar) -> None:
+    """Take the round that did best, judge it on seeds that nothing else uses, and record what it meets."""
+    from xfer.checkpoint import load_weights, save_policy
+    from xfer.evaluate import CALIBRATION_SEED, EVALUATION_SEED, HELD_OUT_SEED, episode_returns
+    from xfer.run_folder import RunResult
+
+    start = time.perf_counter()
+    rounds = folder.rounds()
+    best = max(range(len(rounds)), key=lambda index: (rounds[index].eval_return, index))
+    load_weights(policy, folder.weights_file(best))
+    bar.begin(f"final evaluation (of round {best + 1})", eval_episodes)
+    seeds = range(EVALUATION_SEED, EVALUATION_SEED + eval_episodes)
+    returns: dict[int, float] = {}
+    for seed, value in episode_returns(task, runner(policy, device, min(eval_episodes, 10)), seeds):
+        returns[seed] = value
+        bar.show(len(returns), f"return {sum(returns.values()) / len(returns):.1f}")
+    for name, seed, length in (("calibration", CALIBRATION_SEED, 256), ("held-out", HELD_OUT_SEED, 1000)):
+        bar.begin(f"recording {name} observations", None)
+        record(task, runner(policy, device), seed, length).save(folder.observations_file(name))
     save_policy(policy, folder.path)
-    seconds = sum(r.seconds for r in folder.rounds()) + time.perf_counter() - start
-    folder.finish(RunResult(folder.rounds()[-1].frames, seconds, tuple(returns)))
+    seconds = sum(r.seconds for r in rounds) + time.perf_counter() - start
+    folder.finish(RunResult(rounds[-1].frames, seconds, tuple(returns[seed] for seed in seeds)))
 
 
 def runner(policy: Policy, device: str, batch: int = 1) -> Runner:
@@ -279,13 +322,12 @@ def record(task: tasks.Task, actor: Runner, seed: int, length: int, stretch: int
     return Trajectories({name: np.stack([o[name] for o in seen]) for name in seen[0]}, np.array(resets))
 
 
-def _ticker(progress: Any, bar: Any, start: float) -> Callable[[int], None]:
+def _ticker(bar: Bar, start: float) -> Callable[[int], None]:
     count = 0
 
     def tick(frames: int) -> None:
         nonlocal count
         count += frames
-        rate = count / (time.perf_counter() - start)
-        progress.update(bar, completed=count, note=f"{rate:.0f} frames/s")
+        bar.show(count, f"{count / (time.perf_counter() - start):.0f} frames/s")
 
     return tick

@@ -89,8 +89,9 @@ def test_a_provider_that_was_asked_for_and_is_missing_is_an_error_not_a_fallback
         pytest.skip("this machine has the CUDA provider")
     folder, _ = exported(Variant("onnx", "fp32"))
     module = target.load("onnx")
-    with pytest.raises(UnavailableError, match="CUDAExecutionProvider"), module.load(
-        folder, policy.spec, Place("cuda")
+    with (
+        pytest.raises(UnavailableError, match="CUDAExecutionProvider"),
+        module.load(folder, policy.spec, Place("cuda")),
     ):
         pass
 

@@ -52,7 +52,9 @@ def test_untouched_variants_pass_the_first_two_rungs(shared_bundle, met, variant
 
 
 def red_and_blue_swapped(module):
-    module.policy.preprocess.weight = module.policy.preprocess.weight.reshape(1, 1, 4, 4, 3).flip(-1).reshape(1, 1, 4, 12)
+    module.policy.preprocess.weight = (
+        module.policy.preprocess.weight.reshape(1, 1, 4, 4, 3).flip(-1).reshape(1, 1, 4, 12)
+    )
     return module
 
 

@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+
+from export import Bundle
+from xfer import tasks
+from xfer.evaluate import episode_returns, paired_episode
+from xfer.runner import Runner, Step
+
+
+@pytest.fixture
+def task():
+    return tasks.load("cartpole")
+
+
+class Scripted:
+    """A session that plays a list of actions, whatever it sees."""
+
+    def __init__(self, actions):
+        self.actions, self.t = actions, 0
+
+    def step(self, observations, states):
+        action = np.array([self.actions[self.t % len(self.actions)]])
+        self.t += 1
+        return Step(action, np.zeros((len(action), 2), np.float32), {name: s + 1 for name, s in states.items()})
+
+
+def returns_alone(task, spec, actions, seed):
+    return next(value for _, value in episode_returns(task, Runner(Scripted(actions), spec), [seed]))
+
+
+def test_a_variant_that_never_differs_has_the_references_return(task, policy):
+    left_right = [0, 1]
+    pairs = paired_episode(
+        task,
+        Runner(Scripted(left_right), policy.spec),
+        {"same": Runner(Scripted(left_right), policy.spec)},
+        seed=3,
+    )
+    assert pairs["same"].forked_at is None
+    assert pairs["same"].reference == pairs["same"].variant == returns_alone(task, policy.spec, left_right, 3)
+
+
+def test_a_fork_is_the_episode_that_the_variant_would_have_had_alone(task, policy):
+    reference, variant = [0, 1] * 500, [0, 1, 0, 1, 0, 1, 1] + [1, 0] * 500
+    pairs = paired_episode(
+        task, Runner(Scripted(reference), policy.spec), {"v": Runner(Scripted(variant), policy.spec)}, seed=3
+    )
+    assert pairs["v"].forked_at == 6
+    assert pairs["v"].variant == returns_alone(task, policy.spec, variant, 3)
+    assert pairs["v"].reference == returns_alone(task, policy.spec, reference, 3)
+    assert pairs["v"].variant != pairs["v"].reference
+
+
+def test_a_real_variant_forks_to_the_same_return_as_alone(task, shared_bundle):
+    bundle = Bundle(shared_bundle)
+    with bundle.runner("eager-fp32") as eager, bundle.runner("onnx-int8") as int8:
+        for seed in (1, 2):
+            pair = paired_episode(task, eager, {"int8": int8}, seed)["int8"]
+            assert pair.variant == next(value for _, value in episode_returns(task, int8, [seed]))
+
+
+def test_a_batch_of_episodes_gives_each_seed_the_return_it_has_alone(task, shared_bundle):
+    bundle = Bundle(shared_bundle)
+    seeds = [5, 6, 7, 8, 9]
+    with bundle.runner("onnx-fp32") as one, bundle.runner("onnx-fp32", batch=2) as two:
+        alone = dict(episode_returns(task, one, seeds))
+        together = dict(episode_returns(task, two, seeds))
+    assert together == alone
+    assert set(alone) == set(seeds)
+
+
+def test_undrawn_replay_reaches_the_same_frame(task):
+    drawn, undrawn = task.make(), task.make()
+    drawn.reset(seed=4)
+    undrawn.reset(seed=4)
+    for action in (0, 1, 1, 0, 1):
+        observations = drawn.step(action)[0]
+        undrawn.env.step(action)
+    np.testing.assert_array_equal(undrawn.observation(None)["frame"], observations["frame"])
+
+
+def test_the_expert_returns_500_and_random_actions_are_what_the_scale_says(task):
+    env = task.make()
+    for seed in range(2):
+        env.reset(seed=seed)
+        total, over = 0.0, False
+        while not over:
+            _, reward, terminated, truncated, _ = env.env.step(int(task.expert(env).argmax()))
+            total += reward
+            over = terminated or truncated
+        assert total == task.reward.reference_return
+    rng, returns = np.random.default_rng(0), []
+    for seed in range(300):
+        env.env.reset(seed=seed)
+        length, over = 0, False
+        while not over:
+            _, _, terminated, truncated, _ = env.env.step(int(rng.integers(2)))
+            length, over = length + 1, terminated or truncated
+        returns.append(length)
+    assert np.mean(returns) == pytest.approx(task.reward.random_return, abs=2.5)
+    env.close()
