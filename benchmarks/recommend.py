@@ -154,11 +154,17 @@ def judge(name: str, record: Record | None, reward: RewardScale | None, limits: 
 
 
 def reward_drop(name: str, verification: Verification, reward: RewardScale | None) -> float | None:
-    """Return the loss that the record cannot rule out, as a share of the reward span; None if unknown."""
-    if verification.reward_interval is None or reward is None:
+    """Return the loss that the record cannot rule out, as a share of the reward span; None if unknown.
+
+    Of a provisional variant, which is here by the user's wish, it is the loss that was seen: a bound over a few
+    episodes rules out little by nature.
+    """
+    if verification.reward_interval is None or verification.reward_delta is None or reward is None:
         # Eager is what the others are compared with.
         return 0.0 if name == BASELINE else None
-    return max(0.0, -verification.reward_interval[0] / reward.span)
+    provisional = verification.status == "provisional"
+    change = verification.reward_delta if provisional else verification.reward_interval[0]
+    return max(0.0, -change / reward.span)
 
 
 def _p50(judgement: Judgement) -> float:

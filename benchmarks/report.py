@@ -17,14 +17,12 @@ from benchmarks.latency import Measurement, Protocol
 from benchmarks.table import Row
 from export.bundle import Provenance
 from export.records import Machine
+from export.verdict import MARGIN
 from xfer.errors import UsageError
 from xfer.files import write_atomically
 from xfer.spec import RewardScale
 
 SCHEMA = (1, 0)
-MARGIN = 0.02
-"""Share of the reward span that a verified variant may lose, as ``xfer verify`` judges it."""
-
 QUICK = "quick run: few samples"
 
 EXPLANATION = (

@@ -83,7 +83,7 @@ def collect(
     config: ImitationConfig,
     round_index: int,
     device: str,
-    tick: Callable[[int], None],
+    tick: Callable[[int], None] = lambda frames: None,
 ) -> Frames:
     """Drive several environments together and ask the expert about every frame.
 
@@ -165,6 +165,8 @@ def fit(
     lower, upper = policy.split(config.train_from)
     lower.requires_grad_(False).eval()
     upper.requires_grad_(True).train()
+    # Convolutions train about a quarter faster so; everything else sees the usual layout (see the end).
+    upper.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(upper, config)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / config.steps)
     # compile wraps, it does not replace: what is saved is the module underneath.
@@ -172,7 +174,7 @@ def fit(
     scaler = torch.amp.GradScaler(device, enabled=config.amp == "fp16")
     losses: list[float] = []
     for step, rows in enumerate(batches(len(expert), config, round_index), start=1):
-        inputs = lower_features[rows].to(device, non_blocking=True)
+        inputs = lower_features[rows].to(device, memory_format=torch.channels_last, non_blocking=True)
         targets = expert[rows].to(device, non_blocking=True)
         with autocast(config, device):
             scores = predict(inputs)
@@ -186,6 +188,7 @@ def fit(
         if len(losses) == REPORT_EVERY or step == config.steps:
             yield step, config.steps, sum(losses) / len(losses)
             losses.clear()
+    upper.to(memory_format=torch.contiguous_format)
     policy.eval()
 
 

@@ -21,7 +21,7 @@ import msgspec
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from xfer.checkpoint import load_policy
+from xfer.checkpoint import load_policy, weights_bytes
 from xfer.errors import RunError
 from xfer.files import from_json, to_json, write_atomically
 from xfer.imitate import Frames, ImitationConfig
@@ -140,7 +140,7 @@ class RunFolder:
         done = self.rounds()
         data = gzip.compress(save(frames._asdict()), compresslevel=1, mtime=0)
         write_atomically(self._frames_file(len(done)), data)
-        write_atomically(self.weights_file(len(done)), save(policy.state_dict()))
+        write_atomically(self.weights_file(len(done)), weights_bytes(policy))
         write_atomically(self.path / "progress.json", to_json(_Progress([*done, metrics])))
 
     def frames(self, index: int) -> Frames:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+    from xfer.imitate import ImitationConfig
     from xfer.policy import Policy
     from xfer.run_folder import RunConfig, RunFolder
     from xfer.runner import Runner
@@ -46,15 +47,15 @@ class Args(Common):
     """Where the network's weights come from: imagenet (torchvision), none, a file, or another run's folder."""
     backbone: str = "resnet18"
     """torchvision network."""
-    tap: str = "layer1"
+    tap: str = "layer2"
     """Stage that the head reads; later ones are cut off."""
-    head: Literal["spatial-softmax", "flatten", "average"] = "flatten"
+    head: Literal["spatial-softmax", "flatten", "average"] = "spatial-softmax"
     """What takes the place of fc; average is the textbook's global pooling and one linear layer."""
-    keypoints: int = 32
+    keypoints: int = 64
     """Feature maps of a spatial softmax."""
-    train_from: str = "head"
+    train_from: str = "layer1"
     """First layer that moves: head, layer4, layer3, layer2, layer1 or all; what lies below stays frozen."""
-    rounds: int = 16
+    rounds: int = 10
     """Rounds of collecting and fitting at most; the first is behaviour cloning, the others are DAgger. Training
     stops early when a round's evaluation reaches the reference return; the best round is kept."""
     frames: int = 1000
@@ -67,13 +68,13 @@ class Args(Common):
     """mse regresses the expert's scores; cross-entropy imitates its hard action."""
     optimizer: Literal["sgd", "adamw"] = "adamw"
     """sgd has momentum 0.9."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     """At the beginning of a round; it falls linearly to zero."""
     weight_decay: float = 0.01
     """Of the optimiser."""
-    batch_size: int = 128
+    batch_size: int = 64
     """Frames in a gradient step."""
-    steps: int = 1500
+    steps: int = 120
     """Gradient steps in each round."""
     eval_episodes: int = 20
     """Episodes of the last evaluation; each round is judged by half as many."""
@@ -129,11 +130,25 @@ def build(args: Args, task: tasks.Task, device: str, console: Console) -> tuple[
     import torch
 
     from xfer.backbones import load_weights
-    from xfer.imitate import SCORE_KINDS, ImitationConfig
+    from xfer.imitate import SCORE_KINDS
     from xfer.policy import Policy, PolicyConfig, make_spec
     from xfer.run_folder import RunConfig
 
-    imitation = ImitationConfig(
+    torch.manual_seed(args.seed)
+    policy_config = PolicyConfig(args.backbone, args.tap, args.head, args.keypoints, task.image)
+    policy = Policy(policy_config, make_spec(task, task.image, SCORE_KINDS[args.loss]))
+    policy.split(args.train_from)  # a wrong name should fail before anything is written
+    loaded = load_weights(policy.trunk, args.backbone, args.weights)
+    if loaded.taken:
+        console.print(f"weights: {loaded.taken} tensors from {loaded.source}; left out: {_brief(loaded.left_out)}")
+    return policy.to(device).eval(), RunConfig(task.name, args.weights, policy_config, imitation_config(args, device))
+
+
+def imitation_config(args: Args, device: str) -> ImitationConfig:
+    """Return the part of the arguments that says how to imitate."""
+    from xfer.imitate import ImitationConfig
+
+    return ImitationConfig(
         rounds=args.rounds,
         frames=args.frames,
         environments=args.environments,
@@ -149,14 +164,6 @@ def build(args: Args, task: tasks.Task, device: str, console: Console) -> tuple[
         compile=device == "cuda" if args.compile is None else args.compile,
         seed=args.seed,
     )
-    torch.manual_seed(args.seed)
-    policy_config = PolicyConfig(args.backbone, args.tap, args.head, args.keypoints, task.image)
-    policy = Policy(policy_config, make_spec(task, task.image, SCORE_KINDS[args.loss]))
-    policy.split(args.train_from)  # a wrong name should fail before anything is written
-    loaded = load_weights(policy.trunk, args.backbone, args.weights)
-    if loaded.taken:
-        console.print(f"weights: {loaded.taken} tensors from {loaded.source}; left out: {_brief(loaded.left_out)}")
-    return policy.to(device).eval(), RunConfig(task.name, args.weights, policy_config, imitation)
 
 
 def _brief(names: tuple[str, ...]) -> str:
