@@ -74,6 +74,7 @@ def export_policy(
     writer.begin(spec, provenance, golden.acted_by(Runner(TorchSession(policy.deploy(), spec), spec)))
     writer.sweep()
     facts = {
+        "xfer": __version__,
         "weights": weights,
         "spec": msgspec.to_builtins(spec),
         "options": msgspec.to_builtins(options),

@@ -51,6 +51,8 @@ class Preprocess(nn.Module):
         if (bottom - top) % image.shrink or (right - left) % image.shrink:
             raise UsageError(f"Crop {image.crop} cannot be shrunk by {image.shrink}: choose multiples of it.")
         self.shrink = image.shrink
+        self.cast_first = False
+        """Cast the whole frame before it is cropped: slower, the same numbers, and what TensorRT wants."""
         mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
         mix = torch.eye(3)
         if image.gray:
@@ -66,7 +68,8 @@ class Preprocess(nn.Module):
     def forward(self, frame: Tensor) -> Tensor:
         """Return the network's view of ``frame``."""
         top, bottom, left, right = self.crop
-        # The cast comes first: TensorRT allows no other operation on uint8.
-        band = frame.float()[:, top:bottom, left:right]
+        if self.cast_first:
+            frame = frame.float()
+        band = frame[:, top:bottom, left:right].float()
         rows = band.reshape(-1, 1, bottom - top, 3 * (right - left))
         return functional.conv2d(rows, self.weight, self.bias, stride=(self.shrink, 3 * self.shrink))

@@ -82,6 +82,7 @@ def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
     from export.quantize import quantize_int8
 
     module = request.policy.deploy("fp16" if precision == "fp16" else "fp32")
+    module.policy.preprocess.cast_first = True  # TensorRT takes a uint8 input only if it is cast first of all
     export_onnx(module, folder / ONNX)
     if precision == "int8":
         float_graph = (folder / ONNX).rename(folder / "fp32.onnx")

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import make_policy
 from xfer import cli
-from xfer.checkpoint import save_policy
+from xfer.checkpoint import save_policy, weights_bytes
 from xfer.run_folder import RunConfig, RunFolder
 
 
@@ -135,6 +135,19 @@ def test_an_unfinished_run(capsys, tmp_path):
     folder.start(RunConfig("cartpole", "none", policy.config, imitation_config()))
     save_policy(policy, folder.path)
     assert "is not finished" in error(capsys, "export", tmp_path / "run")
+
+
+def test_a_run_whose_weights_are_another_policys(capsys, tmp_path):
+    from tests.conftest import imitation_config
+    from xfer.run_folder import RunResult
+
+    policy = make_policy()
+    folder = RunFolder(tmp_path / "run")
+    folder.start(RunConfig("cartpole", "none", policy.config, imitation_config()))
+    folder.finish(RunResult(1, 1.0, (9.0,)))
+    save_policy(policy, folder.path)
+    (folder.path / "policy.safetensors").write_bytes(weights_bytes(make_policy(tap="stem")))
+    assert "is a checkpoint of another architecture" in error(capsys, "export", tmp_path / "run")
 
 
 def test_debug_shows_the_traceback(tmp_path):
