@@ -218,7 +218,7 @@ def _rows(
         measured = figures.get(name)
         row |= msgspec.to_builtins(measured) if measured else NO_LATENCY
         if name in idle and row["status"] == "built":
-            row["reason"] = f"not run here: {idle[name]}"
+            row["reason"] = bundle.builds[name.partition("@")[0]].not_run(idle[name])
         elif name in measurements and measurements[name].error:
             row["reason"] = f"not measured: {measurements[name].error}"
         rows.append({**row, "whole_backbone": False})

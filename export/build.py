@@ -126,7 +126,7 @@ def _build(
             build,
             max_batch=exported.max_batch,
             compute_capabilities=exported.compute_capabilities,
-            reason=exported.notes,
+            notes=exported.notes,
             seconds=time.perf_counter() - start,
         )
         return writer.add(build, folder), False

@@ -54,6 +54,7 @@ class Build:
         variant: TARGET-PRECISION.
         status: ``built``; or ``failed`` or ``unavailable``, and then ``reason`` says why and there are no files.
         reason: Why there are no files.
+        notes: What else to know of them, such as which GPUs an engine was built for.
         key: Content key: weights, spec, options, calibration, libraries and instruction set.
         folder: Folder of the files, relative to the bundle.
         files: Each file in it, by its path in the folder.
@@ -70,6 +71,7 @@ class Build:
     variant: str
     status: Literal["built", "failed", "unavailable"]
     reason: str = ""
+    notes: str = ""
     key: str = ""
     folder: str = ""
     files: dict[str, FileFact] = field(default_factory=dict)
@@ -86,6 +88,10 @@ class Build:
     def size_bytes(self) -> int:
         """Size of all files."""
         return sum(fact.size for fact in self.files.values())
+
+    def not_run(self, why: str) -> str:
+        """Return what to say of a build that cannot be run on this machine."""
+        return f"{self.notes}; not run here: {why}" if self.notes else f"not run here: {why}"
 
 
 @dataclass(frozen=True)

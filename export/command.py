@@ -115,4 +115,4 @@ def describe(build: Build, cached: bool) -> str:
         return f"  [yellow]{build.status:<11}[/] {build.variant}: {build.reason}"
     size = f"{build.size_bytes / 1e6:.1f} MB"
     how = "unchanged" if cached else f"{build.seconds:.1f} s"
-    return f"  [green]built[/]       {build.variant}: {size}, {how}" + (f" ({build.reason})" if build.reason else "")
+    return f"  [green]built[/]       {build.variant}: {size}, {how}" + (f" ({build.notes})" if build.notes else "")

@@ -86,11 +86,22 @@ def main(args: Args) -> dict[str, Any]:
     p50 = float(np.median(runner.seconds)) * 1e3
     console.print(f"{args.variant}: mean return {np.mean(returns):.1f}, median action {p50:.2f} ms")
     if args.video and runner.frames:
-        import imageio.v3
-
-        imageio.v3.imwrite(args.video, np.stack(runner.frames), fps=bundle.spec.control_hz)
+        write_video(args.video, np.stack(runner.frames), bundle.spec.control_hz)
         console.print(f"wrote {args.video}")
     return {"variant": args.variant, "episodes": args.episodes, "returns": returns, "action_p50_ms": p50}
+
+
+def write_video(path: Path, frames: np.ndarray, rate_hz: float) -> None:
+    """Write frames, uint8 [T, H, W, 3], as .mp4 or .gif, under a temporary name until it is whole."""
+    import imageio.v3
+
+    timing = {"duration": 1000 / rate_hz} if path.suffix == ".gif" else {"fps": rate_hz}
+    temporary = path.with_name(f".{path.name}.part{path.suffix}")
+    try:
+        imageio.v3.imwrite(temporary, frames, **timing)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_task(bundle: Bundle) -> tasks.Task:

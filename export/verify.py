@@ -182,14 +182,14 @@ def first_rungs(
             found[name] = Verification(build.status, reason=build.reason)
             continue
         if (reason := target.load(parsed.target).runnable(parsed.place)) is not None:
-            found[name] = Verification("built", reason=f"not run here: {reason}")
+            found[name] = Verification("built", reason=build.not_run(reason))
             continue
         try:
             on_start(name)
             with bundle.session(name) as session:
                 found[name] = _climb(bundle, session, parsed, golden, eager, judged)
         except UnavailableError as error:
-            found[name] = Verification("built", reason=f"not run here: {error}")
+            found[name] = Verification("built", reason=build.not_run(str(error)))
         except Exception as error:  # whatever a runtime raises on files that it cannot read or run
             found[name] = Verification("rejected", rung="numbers", reason=f"numbers: {' '.join(str(error).split())}")
     return found

@@ -35,7 +35,7 @@ class Args(Common):
       xfer train cartpole --weights imagenet
       xfer train cartpole --weights none --output runs/scratch
       xfer train cartpole --weights runs/simple --train-from layer2 --head spatial-softmax
-      xfer train cartpole --tap layer4 --head average --optimizer sgd --learning-rate 0.001
+      xfer train cartpole --tap layer4 --head average --train-from head --optimizer sgd --learning-rate 0.001
         --loss cross-entropy        (the textbook form)
     """
 

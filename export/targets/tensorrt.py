@@ -131,8 +131,8 @@ def build_engine(folder: Path, spec: PolicySpec, precision: str, options: Export
     if engine is None:
         raise BundleError(f"{name} could not build the engine: {'; '.join(complaints[-3:])}")
     (folder / ENGINE).write_bytes(engine)
-    where = f"for compute capability {', '.join(capabilities)}" if capabilities else "for the GPU it was built on"
-    return Exported(options.max_batch, capabilities, f"{name} engine {where}")
+    gpus = f"compute capability {', '.join(capabilities)}" if capabilities else "the GPU it was built on"
+    return Exported(options.max_batch, capabilities, f"{name} engine for {gpus}")
 
 
 def _logger(trt: Any, complaints: list[str]) -> Any:

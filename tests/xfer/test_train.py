@@ -10,6 +10,8 @@ import pytest
 from xfer.run_folder import RunFolder
 
 SMALL = [
+    "--train-from",
+    "head",
     "--weights",
     "none",
     "--tap",
