@@ -9,9 +9,10 @@ from typing import Any
 import tyro
 
 from benchmarks import table
-from export import records
+from export import records, target
 from export.bundle import Bundle
 from export.records import Latency, Record, Verification
+from export.target import Variant
 from xfer.arguments import Common
 from xfer.errors import UsageError, XferError
 from xfer.spec import RewardScale
@@ -123,10 +124,17 @@ def judge_all(bundle: Bundle, limits: Limits) -> list[Judgement]:
             why_not = f"{build.status}: {build.reason}"
         elif record is None and name in elsewhere:
             why_not = "known from another machine only; that is inherited, not believed"
+        elif record is None and (reason := _cannot_run(name)) is not None:
+            why_not = build.not_run(reason)
         else:
             why_not = judge(name, record, bundle.spec.reward, limits)
         found.append(Judgement(name, why_not, record))
     return found
+
+
+def _cannot_run(name: str) -> str | None:
+    variant = Variant.parse(name)
+    return target.load(variant.target).runnable(variant.place)
 
 
 def judge(name: str, record: Record | None, reward: RewardScale | None, limits: Limits) -> str:

@@ -117,7 +117,7 @@ def conclude(so_far: Verification, pairs: list[Pair], verdict: Verdict, scale: f
         pairs_needed=verdict.needed,
         forked=sum(pair.forked_at is not None for pair in pairs),
         reward_mean=variant,
-        reward_delta=-verdict.mean * scale,
+        reward_delta=0.0 - verdict.mean * scale,
         reward_interval=(-verdict.upper * scale, -verdict.lower * scale),
     )
 
