@@ -95,7 +95,7 @@ def write_video(path: Path, frames: np.ndarray, rate_hz: float) -> None:
     """Write frames, uint8 [T, H, W, 3], as .mp4 or .gif, under a temporary name until it is whole."""
     import imageio.v3
 
-    timing = {"duration": 1000 / rate_hz} if path.suffix == ".gif" else {"fps": rate_hz}
+    timing: dict[str, Any] = {"duration": 1000 / rate_hz} if path.suffix == ".gif" else {"fps": rate_hz}
     temporary = path.with_name(f".{path.name}.part{path.suffix}")
     try:
         imageio.v3.imwrite(temporary, frames, **timing)

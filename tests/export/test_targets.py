@@ -153,3 +153,19 @@ def test_tensorrt_engines_act_as_eager_does(exported, policy, met):
         folder, facts = exported(Variant("tensorrt", precision))
         with module.load(folder, policy.spec, Place()) as session:
             assert not numbers(session, policy.spec, golden, precision, facts.max_batch).failure
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("variant", ["eager-fp32@cuda", "torchscript-fp32@cuda", "onnx-fp32@cuda"])
+def test_variants_on_cuda_act_as_eager_on_the_cpu_does(exported, policy, met, variant):
+    from export.verify import numbers
+    from xfer.torch_session import TorchSession
+
+    parsed = Variant.parse(variant)
+    module = target.load(parsed.target)
+    if (reason := module.runnable("cuda")) is not None:
+        pytest.skip(reason)
+    golden = met.acted_by(Runner(TorchSession(policy.deploy(), policy.spec), policy.spec))
+    folder, facts = exported(Variant(parsed.target, parsed.precision))
+    with module.load(folder, policy.spec, Place("cuda")) as session:
+        assert not numbers(session, policy.spec, golden, "fp32", facts.max_batch).failure

@@ -94,3 +94,16 @@ def test_history_starts_from_zeros_after_an_episode_ends():
     begun = np.flatnonzero(empty.all(dim=1).numpy())
     assert begun[0] == 0
     assert len(begun) > 2 * policy.config.image.frame_step  # several episodes, each with `frame_step` empty histories
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA GPU")
+@pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
+def test_training_on_cuda_with_compile_and_amp_learns(frames, amp):
+    policy = make_policy(tap="layer1").to("cuda")
+    config = imitation_config(steps=100, batch_size=16, train_from="layer1", amp=amp, compile=True)
+    lower, _ = policy.split("layer1")
+    crossed = imitate.features(lower, frames.seen, "cuda")
+    policy.fit_standardize("layer1", crossed.to("cuda"))
+    losses = [loss for _, _, loss in imitate.fit(policy, crossed, frames.expert, config, 0, "cuda")]
+    assert losses[-1] < losses[0]
