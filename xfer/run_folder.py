@@ -13,11 +13,14 @@ runs/cartpole/
 from __future__ import annotations
 
 import gzip
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
@@ -113,14 +116,32 @@ class RunFolder:
                         f"{self.path} holds a run with another configuration ({difference})."
                         " Choose another --output, or delete it."
                     )
-                return
-            if self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir())):
-                raise RunError(f"{self.path} exists and is not a run. Choose another --output.")
+            else:
+                if self.path.exists() and not self._is_unborn():
+                    raise RunError(f"{self.path} exists and is not a run. Choose another --output.")
+                self.path.mkdir(parents=True, exist_ok=True)
+                write_atomically(file, to_json(config))
             for name in ("rounds", "observations"):
-                (self.path / name).mkdir(parents=True, exist_ok=True)
-            write_atomically(file, to_json(config))
+                (self.path / name).mkdir(exist_ok=True)
         except OSError as error:
             raise RunError(f"{self.path} cannot be written to: {error.strerror}.") from error
+
+    def _is_unborn(self) -> bool:
+        """Whether there is nothing here but what a start that was killed at once leaves."""
+        return self.path.is_dir() and all(e.name.startswith(".config.json.") for e in self.path.iterdir())
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from training here at the same time.
+
+        Raises:
+            RunError: If one does already.
+        """
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout as error:
+            raise RunError(f"{self.path} is being trained by another process.") from error
 
     def config(self) -> RunConfig:
         """Return the configuration.

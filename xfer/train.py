@@ -108,7 +108,8 @@ def main(args: Args) -> dict[str, Any]:
     folder = RunFolder(args.output or Path("runs") / task.name)
     policy, config = build(args, task, device, console)
     folder.start(config)
-    train(folder, config, policy, task, device, args.eval_episodes, console)
+    with folder.held():
+        train(folder, config, policy, task, device, args.eval_episodes, console)
     result = folder.result()
     assert result is not None
     console.print(

@@ -80,6 +80,32 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_weights(uninterru
         assert (path / name).read_bytes() == (uninterrupted / name).read_bytes(), name
 
 
+def test_a_start_that_was_killed_at_once_is_begun_again(tmp_path):
+    from tests.conftest import imitation_config, make_policy
+    from xfer.run_folder import RunConfig
+
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / ".config.json.k2j3h4").write_text('{"task": "cart')
+    config = RunConfig("cartpole", "none", make_policy(tap="stem").config, imitation_config())
+    RunFolder(path).start(config)
+    (path / "rounds").rmdir()
+    RunFolder(path).start(config)
+    assert RunFolder(path).config() == config
+    assert (path / "rounds").is_dir()
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    from xfer.errors import RunError
+
+    with (
+        RunFolder(tmp_path).held(),
+        pytest.raises(RunError, match="by another process"),
+        RunFolder(tmp_path).held(),
+    ):
+        pass
+
+
 def test_running_a_finished_run_again_changes_nothing(uninterrupted):
     before = (uninterrupted / "policy.safetensors").stat().st_mtime_ns
     assert start(uninterrupted).wait(timeout=120) == 0
