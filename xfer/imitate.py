@@ -44,7 +44,7 @@ class ImitationConfig:
         expert_noise: Share of random actions in the first round, so that it shows how to recover.
         loss: ``mse`` on the expert's scores, or ``cross-entropy`` on its hard action (the textbook form).
         optimizer: ``sgd`` (momentum 0.9) or ``adamw``.
-        learning_rate: At the beginning of each round; it falls linearly to zero.
+        learning_rate: The highest of each round, which warms up to it and anneals to zero (Smith 2018, 1cycle).
         weight_decay: Of the optimiser.
         batch_size: Frames in a gradient step.
         steps: Gradient steps in each round.
@@ -168,7 +168,10 @@ def fit(
     # Convolutions train about a quarter faster so; everything else sees the usual layout (see the end).
     upper.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(upper, config)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / config.steps)
+    # Warm up, then anneal: a round that starts at the full rate can kill a network for good.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.learning_rate, total_steps=config.steps + 1, cycle_momentum=False
+    )
     # compile wraps, it does not replace: what is saved is the module underneath.
     predict = torch.compile(upper, dynamic=False) if config.compile else upper
     scaler = torch.amp.GradScaler(device, enabled=config.amp == "fp16")

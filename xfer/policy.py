@@ -180,11 +180,13 @@ class Policy(nn.Module):
         return lower, upper
 
     def fit_standardize(self, train_from: str, crossed: Tensor) -> None:
-        """Fix the head's input scale from what crossed the freeze line, float32 [N, ...]."""
-        _, upper = self.split(train_from)
-        with torch.inference_mode():
-            parts = [upper[:-2](part) for part in crossed.split(128)]
-            self.standardize.fit(torch.cat(parts))
+        """Fix the head's input scale from what crossed the freeze line, float32 [N, C, h, w].
+
+        Only where the whole trunk is frozen: stages that are trained get their scale from batch norm, and one
+        that was measured before training would be of another network.
+        """
+        if train_from == "head":
+            self.standardize.fit(crossed)
 
     def deploy(self, precision: str = "fp32") -> Deployed:
         """Return the module that every target exports.

@@ -69,7 +69,7 @@ class Args(Common):
     optimizer: Literal["sgd", "adamw"] = "adamw"
     """sgd has momentum 0.9."""
     learning_rate: float = 3e-3
-    """At the beginning of a round; it falls linearly to zero."""
+    """The highest in a round, which warms up to it and anneals to zero."""
     weight_decay: float = 0.01
     """Of the optimiser."""
     batch_size: int = 64
