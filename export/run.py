@@ -57,7 +57,8 @@ class TimedRunner(Runner):
         action = super().act(observations)
         self.seconds.append(time.perf_counter() - start)
         if self.frames is not None:
-            self.frames.append(observations[self.spec.observations[0].name])
+            frame = self.spec.observations[0]
+            self.frames.append(observations[frame.name].reshape(frame.shape))
         return action
 
 
