@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -230,7 +231,7 @@ def run_rounds(
 
     from xfer import imitate
     from xfer.checkpoint import load_weights
-    from xfer.evaluate import EVALUATION_SEED, episode_returns
+    from xfer.evaluate import EVALUATION_SEED
     from xfer.run_folder import RoundMetrics
 
     imitation, done = config.imitation, folder.rounds()
@@ -258,13 +259,8 @@ def run_rounds(
             for step, steps, loss in imitate.fit(policy, inputs, labels, imitation, index, device):
                 bar.progress.update(bar.task, total=steps, completed=step, note=f"loss {loss:.4f}")
             rate = imitation.frames / (time.perf_counter() - start)
-            bar.begin(f"{title} evaluate", eval_episodes)
             seeds = range(EVALUATION_SEED + 1000, EVALUATION_SEED + 1000 + eval_episodes)
-            returns = []
-            for _, value in episode_returns(task, runner(policy, device, min(eval_episodes, 10)), seeds):
-                returns.append(value)
-                bar.show(len(returns), f"return {sum(returns) / len(returns):.1f}")
-            mean = sum(returns) / len(returns)
+            mean = fmean(judge(policy, task, device, seeds, bar, f"{title} evaluate"))
             metrics = RoundMetrics(len(labels), loss, mean, time.perf_counter() - start)
             folder.save_round(fresh, policy, metrics)
             for name, value in (("loss", loss), ("eval_return", mean), ("frames_per_second", rate)):
@@ -277,25 +273,37 @@ def run_rounds(
 def finish(folder: RunFolder, policy: Policy, task: tasks.Task, device: str, eval_episodes: int, bar: Bar) -> None:
     """Take the round that did best, judge it on seeds that nothing else uses, and record what it meets."""
     from xfer.checkpoint import load_weights, save_policy
-    from xfer.evaluate import CALIBRATION_SEED, EVALUATION_SEED, HELD_OUT_SEED, episode_returns
+    from xfer.evaluate import CALIBRATION_SEED, EVALUATION_SEED, HELD_OUT_SEED
     from xfer.run_folder import RunResult
 
     start = time.perf_counter()
     rounds = folder.rounds()
     best = max(range(len(rounds)), key=lambda index: (rounds[index].eval_return, index))
     load_weights(policy, folder.weights_file(best))
-    bar.begin(f"final evaluation (of round {best + 1})", eval_episodes)
     seeds = range(EVALUATION_SEED, EVALUATION_SEED + eval_episodes)
-    returns: dict[int, float] = {}
-    for seed, value in episode_returns(task, runner(policy, device, min(eval_episodes, 10)), seeds):
-        returns[seed] = value
-        bar.show(len(returns), f"return {sum(returns.values()) / len(returns):.1f}")
-    for name, seed, length in (("calibration", CALIBRATION_SEED, 256), ("held-out", HELD_OUT_SEED, 1000)):
+    returns = judge(policy, task, device, seeds, bar, f"final evaluation (of round {best + 1})")
+    # Value ranges want several episodes; regret wants ones that go far.
+    for name, first, length, stretch in (
+        ("calibration", CALIBRATION_SEED, 256, 64),
+        ("held-out", HELD_OUT_SEED, 1000, 250),
+    ):
         bar.begin(f"recording {name} observations", None)
-        record(task, runner(policy, device), seed, length).save(folder.observations_file(name))
+        record(task, runner(policy, device), first, length, stretch).save(folder.observations_file(name))
     save_policy(policy, folder.path)
     seconds = sum(r.seconds for r in rounds) + time.perf_counter() - start
-    folder.finish(RunResult(rounds[-1].frames, seconds, tuple(returns[seed] for seed in seeds)))
+    folder.finish(RunResult(rounds[-1].frames, seconds, tuple(returns)))
+
+
+def judge(policy: Policy, task: tasks.Task, device: str, seeds: range, bar: Bar, title: str) -> list[float]:
+    """Return the policy's return from each seed, ten episodes at a time."""
+    from xfer.evaluate import episode_returns
+
+    bar.begin(title, len(seeds))
+    returns: dict[int, float] = {}
+    for seed, value in episode_returns(task, runner(policy, device, min(len(seeds), 10)), seeds):
+        returns[seed] = value
+        bar.show(len(returns), f"return {fmean(returns.values()):.1f}")
+    return [returns[seed] for seed in seeds]
 
 
 def runner(policy: Policy, device: str, batch: int = 1) -> Runner:
@@ -306,7 +314,7 @@ def runner(policy: Policy, device: str, batch: int = 1) -> Runner:
     return Runner(TorchSession(policy.deploy().to(device), policy.spec, device), policy.spec, batch)
 
 
-def record(task: tasks.Task, actor: Runner, seed: int, length: int, stretch: int = 250) -> Trajectories:
+def record(task: tasks.Task, actor: Runner, seed: int, length: int, stretch: int) -> Trajectories:
     """Return ``length`` observations that ``actor`` meets, from episodes that are cut after ``stretch`` steps."""
     import numpy as np
 
