@@ -8,6 +8,8 @@ cart and the pole move in and shrunk by 4.
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import gymnasium
@@ -43,6 +45,9 @@ class RenderedFrames(gymnasium.ObservationWrapper[dict[str, np.ndarray], int, np
 
 def make() -> gymnasium.Env:
     """Return CartPole-v1 (500 steps at most, 50 Hz) that observes its own picture."""
+    if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+        # Where there is no screen, SDL looks for one all the same, and complains about each environment.
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     return RenderedFrames(gymnasium.make("CartPole-v1", render_mode="rgb_array"))
 
 
