@@ -101,6 +101,22 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
+    def check(self, config: RunConfig) -> None:
+        """See whether a run can begin or continue here, without writing anything.
+
+        Raises:
+            RunError: If something else is here, or another configuration is.
+        """
+        if (self.path / "config.json").exists():
+            difference = _first_difference(msgspec.to_builtins(self.config()), msgspec.to_builtins(config))
+            if difference:
+                raise RunError(
+                    f"{self.path} holds a run with another configuration ({difference})."
+                    " Choose another --output, or delete it."
+                )
+        elif self.path.exists() and not self._is_unborn():
+            raise RunError(f"{self.path} exists and is not a run. Choose another --output.")
+
     def start(self, config: RunConfig) -> None:
         """Begin a run here, or continue it.
 
@@ -109,16 +125,8 @@ class RunFolder:
         """
         file = self.path / "config.json"
         try:
-            if file.exists():
-                difference = _first_difference(msgspec.to_builtins(self.config()), msgspec.to_builtins(config))
-                if difference:
-                    raise RunError(
-                        f"{self.path} holds a run with another configuration ({difference})."
-                        " Choose another --output, or delete it."
-                    )
-            else:
-                if self.path.exists() and not self._is_unborn():
-                    raise RunError(f"{self.path} exists and is not a run. Choose another --output.")
+            self.check(config)
+            if not file.exists():
                 self.path.mkdir(parents=True, exist_ok=True)
                 write_atomically(file, to_json(config))
             for name in ("rounds", "observations"):

@@ -94,6 +94,7 @@ def main(args: Args) -> dict[str, Any]:
     import torch
     from rich.console import Console
 
+    from xfer.backbones import load_weights
     from xfer.run_folder import RunFolder
 
     task = tasks.load(args.task)
@@ -107,7 +108,12 @@ def main(args: Args) -> dict[str, Any]:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1.")
     console = Console()
     folder = RunFolder(args.output or Path("runs") / task.name)
-    policy, config = build(args, task, device, console)
+    policy, config = build(args, task, device)
+    folder.check(config)  # before a download that would be in vain
+    loaded = load_weights(policy.trunk, args.backbone, args.weights)
+    if loaded.taken:
+        console.print(f"weights: {loaded.taken} tensors from {loaded.source}; left out: {_brief(loaded.left_out)}")
+    policy.to(device).eval()
     folder.start(config)
     with folder.held():
         train(folder, config, policy, task, device, args.eval_episodes, console)
@@ -127,11 +133,10 @@ def main(args: Args) -> dict[str, Any]:
     }
 
 
-def build(args: Args, task: tasks.Task, device: str, console: Console) -> tuple[Policy, RunConfig]:
-    """Return the untrained policy with its pretrained weights, and what decides the rest."""
+def build(args: Args, task: tasks.Task, device: str) -> tuple[Policy, RunConfig]:
+    """Return the policy with random weights, and what decides the rest."""
     import torch
 
-    from xfer.backbones import load_weights
     from xfer.imitate import SCORE_KINDS
     from xfer.policy import Policy, PolicyConfig, make_spec
     from xfer.run_folder import RunConfig
@@ -140,10 +145,7 @@ def build(args: Args, task: tasks.Task, device: str, console: Console) -> tuple[
     policy_config = PolicyConfig(args.backbone, args.tap, args.head, args.keypoints, task.image)
     policy = Policy(policy_config, make_spec(task, task.image, SCORE_KINDS[args.loss]))
     policy.split(args.train_from)  # a wrong name should fail before anything is written
-    loaded = load_weights(policy.trunk, args.backbone, args.weights)
-    if loaded.taken:
-        console.print(f"weights: {loaded.taken} tensors from {loaded.source}; left out: {_brief(loaded.left_out)}")
-    return policy.to(device).eval(), RunConfig(task.name, args.weights, policy_config, imitation_config(args, device))
+    return policy, RunConfig(task.name, args.weights, policy_config, imitation_config(args, device))
 
 
 def imitation_config(args: Args, device: str) -> ImitationConfig:

@@ -114,6 +114,12 @@ def test_an_output_that_is_no_run(capsys, tmp_path):
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
+def test_an_output_that_is_not_a_run_is_refused_before_weights_are_looked_for(capsys, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    weights = tmp_path / "missing.pth"
+    assert "is not a run" in error(capsys, "train", "cartpole", "--weights", weights, "--output", tmp_path)
+
+
 def test_an_output_with_another_configuration(capsys, tmp_path):
     from tests.conftest import imitation_config
 
