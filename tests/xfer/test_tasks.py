@@ -13,7 +13,8 @@ def test_making_cartpole_without_a_screen_says_nothing():
     hidden = {"DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR", "SDL_VIDEODRIVER"}
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     program = "from xfer import tasks; tasks.load('cartpole').make().reset(seed=0)"
-    answer = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", program]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert (answer.stdout, answer.stderr) == ("", "")
 
 
