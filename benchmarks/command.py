@@ -6,26 +6,27 @@ import datetime
 import importlib.util
 import shlex
 import tempfile
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import tyro
 
-from benchmarks import latency, whole_backbone
-from benchmarks.latency import Contestant, Measurement, Protocol
+from benchmarks import batch_sweep, control_loop, latency, options, progress, whole_backbone
+from benchmarks.control_loop import ControlLoop
+from benchmarks.latency import Contestant, Measurement
+from benchmarks.rows import Rows
 from export import records, target
-from export.bundle import Bundle, Provenance
-from export.records import Latency
+from export.bundle import Bundle
 from export.target import Variant
 from xfer.arguments import Common
 from xfer.errors import UnavailableError, UsageError, check_choice
 
 BASELINE = "eager-fp32"
 BESIDE_BASELINE = "eager-fp32@channels_last"
-LEAST_ROUNDS = 5
-NO_LATENCY = {field.name: None for field in fields(Latency)}
+PLUMBING = ("json", "debug", "stream")
+"""Options that change what is printed, and not what is measured."""
 
 
 @dataclass(kw_only=True)
@@ -39,6 +40,8 @@ class Args(Common):
       xfer bench cartpole.bundle
       xfer bench cartpole.bundle --quick --variants onnx-fp32,onnx-int8
       xfer bench cartpole.bundle --threads 1 --output report-one-thread
+      xfer bench cartpole.bundle --rate-hz 50 --deadline-ms 10
+      xfer bench cartpole.bundle --host user@robot
     """
 
     bundle: tyro.conf.Positional[Path]
@@ -48,14 +51,32 @@ class Args(Common):
     baseline eager-fp32 is always measured."""
     threads: int = 0
     """Threads inside an operation, for all variants alike. 0: as many as there are usable cores."""
+    cores: str = ""
+    """Comma list of the logical cores that all variants are bound to, as 0,1. Empty: the last ones, one a thread."""
     quick: bool = False
     """Measure at least 256 calls and 2 s a variant instead of 1,024 and 10 s; the figures are marked."""
-    rounds: int = LEAST_ROUNDS
-    """How often each variant takes its turn; at least 5."""
+    strict: bool = False
+    """Measure at least 6,700 calls and 600 s a variant, which gives p99.9 too."""
+    rounds: int = 0
+    """How often each variant takes its turn; at least 5. 0: 20, with --quick 10, with --strict 120."""
+    rate_hz: float | None = None
+    """Then run each variant in a control loop of this many ticks a second, alone."""
+    seconds: float | None = None
+    """How long the control loop runs. Default: 60, with --quick 10."""
+    deadline_ms: float | None = None
+    """How long after its scheduled moment a tick's action may come. Default: one period."""
+    batches: str = ""
+    """Comma list of batches, as 1,4,16: then measure each variant's throughput at each."""
     output: Path | None = None
     """Folder of the report. Default: the folder 'report' next to the bundle."""
     whole_backbone: bool = True
     """Also time the whole backbone, with random weights, where the policy taps an early stage of it."""
+    stream: bool = False
+    """Print the report so far as one line of JSON after each round, for programs."""
+    host: str | None = None
+    """Measure there instead, as user@robot: over ssh, on a machine that has xfer installed."""
+    remote_xfer: str = "xfer"
+    """The command there."""
 
 
 def main(args: Args) -> dict[str, Any]:
@@ -68,59 +89,105 @@ def main(args: Args) -> dict[str, Any]:
         UsageError: On an option that does not fit, or a variant that the bundle lacks.
         UnavailableError: If a library is missing, or no variant can run here.
         BundleError: If the bundle is damaged or cannot be written to.
+        XferError: If another machine was to measure, and could not.
     """
+    if args.host is not None:  # its options are checked against the cores there
+        from benchmarks import remote
+
+        return remote.main(args)
+    protocol, pace, batches = options.protocol(args), options.pace(args), options.batches(args)
     check_libraries()
     from benchmarks import report, terminal
+    from benchmarks.partial import Partial
 
-    protocol = _protocol(args)
     bundle = Bundle(args.bundle)
     golden = bundle.golden()
     output = _folder(args.output or bundle.path.resolve().parent / "report")
     names = choose(bundle, args.variants)
     idle = {name: reason for name in names if (reason := why_not(bundle, name)) is not None}
-    contestants = [Contestant(name, bundle.path, name) for name in names if name not in idle]
-    if not contestants:
+    own = [Contestant(name, bundle.path, name) for name in names if name not in idle]
+    if not own:
         raise UnavailableError(f"No variant of {bundle.path} can run here: {next(iter(idle.values()))}")
     notes = []
     if BASELINE in idle:
         notes.append(f"No speed-ups: the baseline {BASELINE} cannot run here ({idle[BASELINE]}).")
     provenances = [bundle.manifest.provenance]
+    contestants = [*own]
     with tempfile.TemporaryDirectory(prefix="xfer-bench-") as temporary:
         if args.whole_backbone:
-            present = [contestant.variant for contestant in contestants]
             path = Path(temporary, "whole.bundle")
-            sibling = whole_backbone.build_sibling(bundle, golden, present, path)
+            sibling = whole_backbone.build_sibling(bundle, golden, [c.variant for c in own], path)
             if isinstance(sibling, str):
                 notes.append(sibling)
             else:
                 contestants += whole_backbone.contestants(sibling)
                 provenances.append(sibling.manifest.provenance)
         del golden
-        measurements = _measure(contestants, protocol)
-        sizes = {c.name: Bundle(c.bundle).build(c.variant).size_bytes for c in contestants}
+        rows = Rows(bundle, names, idle, contestants, provenances[-1], protocol)
+        empty = report.Report(
+            machine=records.this_machine(),
+            measured=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            command=command_line(args),
+            task=bundle.spec.task,
+            control_hz=bundle.spec.control_hz,
+            reward=bundle.spec.reward,
+            provenances=tuple(provenances),
+            protocol=protocol,
+            notes=tuple(notes),
+            rows=(),
+            measurements=(),
+            bundle=str(args.bundle),
+        )
+        partial = Partial(output, stream=args.stream)
+        loops: list[ControlLoop] = []
 
-    figures = _summarise(contestants, measurements, protocol)
-    for name in names:
-        if (latency_ := figures.get(name)) is not None:
-            records.save(bundle, name, latency=latency_)
-    rows = _rows(bundle, names, idle, measurements, figures)
-    rows += [_whole_row(c, measurements, figures, sizes, provenances[-1]) for c in contestants if c.name not in names]
-    result = report.Report(
-        machine=records.this_machine(),
-        measured=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        command=command_line(args),
-        task=bundle.spec.task,
-        control_hz=bundle.spec.control_hz,
-        reward=bundle.spec.reward,
-        provenances=tuple(provenances),
-        protocol=protocol,
-        notes=tuple(notes),
-        rows=tuple(rows),
-        measurements=tuple(measurements.values()),
-    )
+        def so_far(measurements: dict[str, Measurement], why: str = "") -> report.Report:
+            given = tuple(measurements.values())
+            return replace(empty, rows=rows.all(measurements), measurements=given, loops=tuple(loops), partial=why)
+
+        def on_round(done: int, measurements: dict[str, Measurement]) -> None:
+            partial.publish(lambda: so_far(measurements, f"after round {done} of {protocol.rounds}"))
+
+        steps = len(contestants) * latency.steps_per_contestant(protocol) + len(own) * (pace is not None)
+        short = batch_sweep.short(protocol)
+        steps += len(own) * len(batches) * batch_sweep.steps(short)
+        with progress.bar(steps) as on_step:
+            measurements = latency.measure(contestants, protocol, on_step, on_round)
+            whole = [contestant for contestant in own if not measurements[contestant.name].error]
+            if pace is not None:
+                for loop in control_loop.run(whole, protocol, *pace, lambda name: on_step(name, "control loop")):
+                    loops.append(loop)
+                    why = f"after control loop {len(loops)} of {len(whole)}"
+                    partial.publish(lambda why=why: so_far(measurements, why))  # type: ignore[misc]
+            sweep, missing = batch_sweep.run(whole, batches, short, on_step)
+        result = replace(so_far(measurements), sweep=tuple(sweep), notes=(*notes, *missing))
+
+    for name, figures in rows.figures(measurements).items():
+        if figures is not None and name in names:
+            records.save(bundle, name, latency=figures)
     paths = report.write(result, output)
     terminal.show(result, paths)
-    return {"variants": rows, "machine": msgspec.to_builtins(result.machine), "report": paths}
+    return {
+        "variants": [*result.rows],
+        "machine": msgspec.to_builtins(result.machine),
+        "report": paths,
+        "loops": [_loop_row(loop) for loop in loops],
+        "sweep": msgspec.to_builtins(sweep),
+    }
+
+
+def _loop_row(loop: ControlLoop) -> dict[str, Any]:
+    done = bool(loop.latencies_ms)
+    return {
+        "variant": loop.name,
+        "rate_hz": loop.rate_hz,
+        "deadline_ms": loop.deadline_ms,
+        "ticks": len(loop.latencies_ms),
+        "missed": loop.missed,
+        "worst_ms": loop.worst_ms if done else None,
+        "jitter_ms": loop.jitter_ms if done else None,
+        "error": loop.error,
+    }
 
 
 def check_libraries() -> None:
@@ -129,19 +196,9 @@ def check_libraries() -> None:
     Raises:
         UnavailableError: With the command that installs it.
     """
-    missing = [name for name in ("scipy", "matplotlib", "jinja2") if not importlib.util.find_spec(name)]
+    missing = [name for name in ("scipy", "matplotlib", "jinja2", "psutil") if not importlib.util.find_spec(name)]
     if missing:
         raise UnavailableError(f"{', '.join(missing)} is not installed: pip install 'xfer-policy[bench]'")
-
-
-def _protocol(args: Args) -> Protocol:
-    cores = len(latency.usable_cores())
-    if args.rounds < LEAST_ROUNDS:
-        raise UsageError(f"--rounds {args.rounds} is too few to tell a spread. Use {LEAST_ROUNDS} or more.")
-    if not 0 <= args.threads <= cores:
-        raise UsageError(f"--threads {args.threads} does not fit {cores} usable cores. Use 1 to {cores}.")
-    form = latency.quick if args.quick else latency.full
-    return form(args.threads or cores, args.rounds)
 
 
 def _folder(path: Path) -> Path:
@@ -178,80 +235,13 @@ def why_not(bundle: Bundle, name: str) -> str | None:
     return target.load(variant.target).runnable(variant.place)
 
 
-def _measure(contestants: list[Contestant], protocol: Protocol) -> dict[str, Measurement]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        total = len(contestants) * latency.steps_per_contestant(protocol)
-        bar = progress.add_task("bench", total=total)
-        begun = 0
-
-        def on_step(name: str, stage: str) -> None:
-            nonlocal begun
-            progress.update(bar, completed=begun, description=f"{name}: {stage}")
-            begun += 1
-
-        return latency.measure(contestants, protocol, on_step)
-
-
-def _summarise(
-    contestants: list[Contestant], measurements: dict[str, Measurement], protocol: Protocol
-) -> dict[str, Latency | None]:
-    from benchmarks.summary import summarise
-
-    return {c.name: summarise(measurements[c.name], measurements.get(c.baseline), protocol) for c in contestants}
-
-
-def _rows(
-    bundle: Bundle,
-    names: list[str],
-    idle: dict[str, str],
-    measurements: dict[str, Measurement],
-    figures: dict[str, Latency | None],
-) -> list[dict[str, Any]]:
-    known = records.load(bundle)
-    rows = []
-    for name in names:
-        row = records.as_row(name, bundle.builds[name.partition("@")[0]], known.get(name))
-        measured = figures.get(name)
-        row |= msgspec.to_builtins(measured) if measured else NO_LATENCY
-        if name in idle and row["status"] == "built":
-            row["reason"] = bundle.builds[name.partition("@")[0]].not_run(idle[name])
-        elif name in measurements and measurements[name].error:
-            row["reason"] = f"not measured: {measurements[name].error}"
-        rows.append({**row, "whole_backbone": False})
-    return rows
-
-
-def _whole_row(
-    contestant: Contestant,
-    measurements: dict[str, Measurement],
-    figures: dict[str, Latency | None],
-    sizes: dict[str, int],
-    provenance: Provenance,
-) -> dict[str, Any]:
-    verification = msgspec.to_builtins(records.Verification("built"))
-    measured = figures[contestant.name]
-    error = measurements[contestant.name].error
-    return {
-        "variant": contestant.name,
-        **verification,
-        "reason": f"not measured: {error}" if error else provenance.run,
-        "size_bytes": sizes[contestant.name],
-        **(msgspec.to_builtins(measured) if measured else NO_LATENCY),
-        "whole_backbone": True,
-    }
-
-
 def command_line(args: Args) -> str:
     """Return the command that repeats this measurement."""
     words = ["xfer", "bench", str(args.bundle)]
-    words += ["--variants", args.variants] if args.variants else []
-    words += ["--threads", str(args.threads)] if args.threads else []
-    words += ["--quick"] if args.quick else []
-    words += ["--rounds", str(args.rounds)] if args.rounds != LEAST_ROUNDS else []
-    words += ["--output", str(args.output)] if args.output else []
-    words += [] if args.whole_backbone else ["--no-whole-backbone"]
+    for option in fields(args):
+        value = getattr(args, option.name)
+        if option.default is MISSING or value == option.default or option.name in PLUMBING:
+            continue
+        name = option.name.replace("_", "-")
+        words += [f"--{name}"] if value is True else [f"--no-{name}"] if value is False else [f"--{name}", str(value)]
     return shlex.join(words)

@@ -3,7 +3,8 @@
     warm up A, warm up B, warm up C,   A B C   A B C   A B C   A B C   A B C,   fresh start of A, of B, of C
 
 What is timed is ``Runner.act``: host observation in, host action out, batch 1, rotating through the bundle's
-golden observations. All samples are kept. Outside its turn a process is blocked on its pipe.
+golden observations. All samples are kept. Outside its turn a process is blocked on its pipe, and during a turn this
+one is: what else takes the machine's time is read before and after it (``disturbance.py``).
 """
 
 from __future__ import annotations
@@ -18,9 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.disturbance import Disturbance, Meter
 from benchmarks.process import WorkerError, WorkerProcess
 from benchmarks.summary import settled
 from benchmarks.worker import Assignment, Turn
+from export.target import Variant
+
+CAN_BIND = hasattr(os, "sched_setaffinity")
+"""Whether a process can be bound to cores here."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +45,12 @@ class Protocol:
         lead_in_calls: Untimed calls at the beginning of a turn: the first action after an idle gap is another
             question than back-to-back latency.
         pause_seconds: Pause between two turns, in which the threads of the previous process stop spinning.
+        strict: Whether this is the long form, which gives p99.9.
+        cores: Logical cores that the variants are bound to; empty takes the last ones, one a thread.
     """
 
     threads: int
-    rounds: int = 5
+    rounds: int = 20
     calls: int = 1024
     seconds: float = 10.0
     quick: bool = False
@@ -51,6 +59,8 @@ class Protocol:
     warmup_limit_seconds: float = 10.0
     lead_in_calls: int = 5
     pause_seconds: float = 0.1
+    strict: bool = False
+    cores: tuple[int, ...] = ()
 
     @property
     def turn(self) -> Turn:
@@ -58,14 +68,22 @@ class Protocol:
         return Turn(math.ceil(self.calls / self.rounds), self.seconds / self.rounds, self.lead_in_calls)
 
 
-def full(threads: int, rounds: int) -> Protocol:
-    """Return the protocol as the design has it: at least 1,024 calls and 10 s a variant."""
-    return Protocol(threads, rounds)
+def full(threads: int, rounds: int = 0, cores: tuple[int, ...] = ()) -> Protocol:
+    """Return the protocol as the design has it: at least 1,024 calls and 10 s a variant.
+
+    Many short rounds, so that what drifts over seconds meets all variants alike.
+    """
+    return Protocol(threads, rounds or 20, cores=cores)
 
 
-def quick(threads: int, rounds: int) -> Protocol:
+def quick(threads: int, rounds: int = 0, cores: tuple[int, ...] = ()) -> Protocol:
     """Return its short form: at least 256 calls and 2 s a variant, marked."""
-    return Protocol(threads, rounds, calls=256, seconds=2.0, quick=True, warmup_limit_seconds=4.0)
+    return Protocol(threads, rounds or 10, calls=256, seconds=2.0, quick=True, warmup_limit_seconds=4.0, cores=cores)
+
+
+def strict(threads: int, rounds: int = 0, cores: tuple[int, ...] = ()) -> Protocol:
+    """Return its long form: at least 600 s a variant, and enough calls for p99.9 and a bound above it."""
+    return Protocol(threads, rounds or 120, calls=6700, seconds=600.0, strict=True, cores=cores)
 
 
 @dataclass(frozen=True)
@@ -77,12 +95,26 @@ class Contestant:
         bundle: Folder of the bundle.
         variant: TARGET-PRECISION or TARGET-PRECISION@PLACE in that bundle.
         baseline: Name of the row that its speed-up is taken against.
+        batch: Observations in one step.
     """
 
     name: str
     bundle: Path
     variant: str
     baseline: str = "eager-fp32"
+    batch: int = 1
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it runs on a GPU."""
+        variant = Variant.parse(self.variant)
+        return variant.place == "cuda" or variant.target.startswith("tensorrt")
+
+    def assignment(self, protocol: Protocol) -> Assignment:
+        """Return what its worker is told."""
+        # Bound to as many cores as it has threads, so that a single thread does not wander.
+        cores = protocol.cores or usable_cores()[-protocol.threads :]
+        return Assignment(str(self.bundle.resolve()), self.variant, protocol.threads, cores, self.batch)
 
 
 @dataclass(frozen=True)
@@ -101,6 +133,8 @@ class Measurement:
         cold_start_s: From process start to first action, on a fresh process, in seconds.
         peak_memory_bytes: Largest resident memory of that fresh process.
         error: Why the measurement is missing or incomplete, or empty.
+        batch: Observations in one step.
+        disturbances: What else went on, one a round.
     """
 
     name: str
@@ -114,11 +148,13 @@ class Measurement:
     cold_start_s: float | None = None
     peak_memory_bytes: int | None = None
     error: str = ""
+    batch: int = 1
+    disturbances: tuple[Disturbance, ...] = ()
 
 
 def usable_cores() -> tuple[int, ...]:
     """Return the logical cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
+    if CAN_BIND:
         return tuple(sorted(os.sched_getaffinity(0)))
     return tuple(range(os.cpu_count() or 1))
 
@@ -132,6 +168,9 @@ def measure(
     contestants: Sequence[Contestant],
     protocol: Protocol,
     on_step: Callable[[str, str], None] = lambda name, stage: None,
+    on_round: Callable[[int, dict[str, Measurement]], None] = lambda done, measurements: None,
+    *,
+    cold_start: bool = True,
 ) -> dict[str, Measurement]:
     """Measure all contestants in interleaved rounds.
 
@@ -139,12 +178,18 @@ def measure(
         contestants: In the order of their turns.
         protocol: How much, with how many threads.
         on_step: Called with a row's name and what comes next: "warm-up", "round 2", "cold start".
+        on_round: Called after each round, in the pause, with the number of rounds done and what they gave.
+        cold_start: Whether to start each once more, for the time that takes and the memory it needs.
 
     Returns:
         One measurement for each contestant, by name. A contestant whose process fails keeps what it gave
         until then, and ``error`` says why it ended; the others go on.
     """
     runs = [_Run(contestant, protocol) for contestant in contestants]
+
+    def so_far() -> dict[str, Measurement]:
+        return {run.contestant.name: run.measurement() for run in runs}
+
     with ExitStack() as stack:
         for run in runs:
             on_step(run.contestant.name, "warm-up")
@@ -153,11 +198,12 @@ def measure(
             for run in runs:
                 on_step(run.contestant.name, f"round {index + 1}")
                 run.attempt(run.take_turn)
+            on_round(index + 1, so_far())
     # Now every file is in the page cache, for the last contestant as for the first.
-    for run in runs:
+    for run in runs if cold_start else ():
         on_step(run.contestant.name, "cold start")
         run.attempt(run.start_fresh)
-    return {run.contestant.name: run.measurement() for run in runs}
+    return so_far()
 
 
 class _Run:
@@ -165,20 +211,16 @@ class _Run:
 
     def __init__(self, contestant: Contestant, protocol: Protocol) -> None:
         self.contestant, self.protocol = contestant, protocol
-        # Bound to as many cores as it has threads, so that a single thread does not wander.
-        self.cores = usable_cores()[-protocol.threads :]
+        self.assignment = contestant.assignment(protocol)
+        self.cores = self.assignment.cores
         self.rounds: list[tuple[float, ...]] = []
+        self.disturbances: list[Disturbance] = []
         self.warmup: list[tuple[float, ...]] = []
         self.warmup_settled = False
         self.libraries: dict[str, str] = {}
         self.cold_start_s: float | None = None
         self.peak_memory_bytes: int | None = None
         self.error = ""
-
-    @property
-    def _assignment(self) -> Assignment:
-        bundle = str(self.contestant.bundle.resolve())
-        return Assignment(bundle, self.contestant.variant, self.protocol.threads, self.cores)
 
     def attempt(self, part: Callable[[], None]) -> None:
         """Do a part unless an earlier one failed; a failure ends this contestant, not the others."""
@@ -192,8 +234,9 @@ class _Run:
     def start(self, stack: ExitStack) -> None:
         """Start the process and let it call until its times settle."""
         protocol = self.protocol
-        self.worker = stack.enter_context(WorkerProcess(self._assignment))
+        self.worker = stack.enter_context(WorkerProcess(self.assignment))
         self.cores, self.libraries = self.worker.ready.cores, self.worker.ready.libraries
+        self.meter = Meter(self.worker.pid, usable_cores(), self.cores, gpu=self.contestant.on_gpu)
         window = Turn(math.ceil(protocol.warmup_calls / 5), protocol.warmup_seconds / 5)
         spent = 0.0
         while True:
@@ -207,12 +250,15 @@ class _Run:
 
     def take_turn(self) -> None:
         """Run this contestant's share of a round."""
-        self.rounds.append(self.worker.turn(self.protocol.turn).seconds)
+        self.meter.begin()
+        seconds = self.worker.turn(self.protocol.turn).seconds
+        self.disturbances.append(self.meter.end())
+        self.rounds.append(seconds)
         time.sleep(self.protocol.pause_seconds)
 
     def start_fresh(self) -> None:
         """Start a second process, which holds the policy and nothing else, for cold start and memory."""
-        with WorkerProcess(self._assignment) as worker:
+        with WorkerProcess(self.assignment) as worker:
             self.cold_start_s = worker.cold_start_s
             reply = worker.turn(Turn(self.protocol.warmup_calls, 0, recorded=False))
             self.peak_memory_bytes = reply.peak_memory_bytes
@@ -230,4 +276,6 @@ class _Run:
             self.cold_start_s,
             self.peak_memory_bytes,
             self.error,
+            self.contestant.batch,
+            tuple(self.disturbances),
         )

@@ -1,67 +1,110 @@
-"""The report's plots, as SVG that takes its colours from the page it is put into.
-
-The same figures give the same bytes. Text stays text, in the page's own font.
-"""
+"""The report's plots of latency and reward: each an ``<svg>`` element, or empty where there is nothing to draw."""
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from benchmarks import drawing
+from benchmarks.batch_sweep import BatchPoint
+from benchmarks.drawing import ACCENT, BAD, BASE, GOOD, INK, MUTED, PIXELS, WARN
+from benchmarks.figures import comparable, pareto_front, reward_change
 from benchmarks.latency import Measurement
+from benchmarks.reward_statistics import Interval, RewardSummary
 from benchmarks.summary import percentile
 from benchmarks.table import Row, milliseconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-WIDTH = 4.8
-"""Inches; small enough that 10-point text is still legible on a telephone."""
-
-ROW_HEIGHT = 0.62
 BINS = 90
+MARKERS = {"verified": ("o", GOOD), "provisional": ("D", WARN), "rejected": ("s", BAD)}
+"""Shape and colour of a status; whatever else can be drawn shares one."""
 
-# Colours that no plot uses by accident; in the page each becomes a variable that differs in light and dark.
-INK, MUTED, ACCENT, BASE, BAD = "#010203", "#010204", "#010205", "#010206", "#010207"
-VARIABLES = {INK: "--ink", MUTED: "--muted", ACCENT: "--accent", BASE: "--base", BAD: "--bad"}
+OTHER_MARKER = ("^", BASE)
+
+
+def pareto(rows: Sequence[Row], margin: float | None) -> str:
+    """Draw latency against the change in reward, each with its bounds, and the Pareto front.
+
+    Args:
+        rows: The report's rows; those without latency or reward are left out. They are numbered as ``comparable``
+            lists them.
+        margin: The allowed loss, in the task's units, or None.
+    """
+    known = comparable(rows)
+    if len(known) < 2:
+        return ""
+    figure, axes = drawing.area(3.0)
+    axes.axhline(0, color=MUTED, linewidth=1)
+    if margin is not None:
+        axes.axhline(-margin, color=BAD, linewidth=1.4, linestyle="dashed")
+    front = pareto_front(rows)
+    slowest = max(row["p99_upper_ms"] or row["p50_ms"] for row in known)
+    low, high = known[0]["p50_ms"] / 1.25, slowest * 1.25
+    if front:
+        # From one to the next there is nothing yet: a step, as seen from the fast side.
+        across = [row["p50_ms"] for row in front] + [high]
+        up = [reward_change(row) or 0.0 for row in front]
+        axes.step(across, [*up, up[-1]], where="post", color=ACCENT, linewidth=5, alpha=0.3)
+    for number, row in enumerate(known, 1):
+        marker, colour = MARKERS.get(row["status"], OTHER_MARKER)
+        x, y = row["p50_ms"], reward_change(row) or 0.0
+        if row["p99_upper_ms"] is not None:
+            axes.hlines([y], x, row["p99_upper_ms"], color=colour, linewidth=1.4)
+        if row["reward_interval"] is not None:
+            axes.vlines([x], *row["reward_interval"], color=colour, linewidth=1.4)
+        axes.plot([x], [y], marker, color=colour, markersize=8)
+        _number(axes, number, x, y)
+    drawing.logarithmic(axes, low, high)
+    axes.margins(y=0.12)
+    axes.set_xlabel("milliseconds from raw frame to action (logarithmic)", color=MUTED)
+    axes.set_ylabel("change in mean return", color=MUTED)
+    points = ", ".join(f"{row['variant']} {milliseconds(row['p50_ms'])} {reward_change(row):+.2f}" for row in known)
+    return drawing.svg(figure, "pareto", f"Median latency against change in mean return: {points}")
+
+
+def _number(axes: Axes, number: int, x: float, y: float) -> None:
+    """Write a point's number above it and to the right, the next one's below, so that neighbours stay legible."""
+    aside = (5, 6) if number % 2 else (5, -14)
+    axes.annotate(str(number), (x, y), aside, textcoords="offset points", color=INK, fontweight="bold")
 
 
 def latency(measurements: Sequence[Measurement]) -> str:
-    """Draw the distribution of all raw samples, one row a variant, on a logarithmic axis of milliseconds.
-
-    Returns:
-        An ``<svg>`` element, or an empty string if there is nothing to draw.
-    """
+    """Draw the distribution of all raw samples, one row a variant, on a logarithmic axis of milliseconds."""
     if not measurements:
         return ""
     samples = [1000 * np.concatenate([np.asarray(r) for r in m.rounds]) for m in measurements]
     low, high = min(map(np.min, samples)) / 1.15, max(map(np.max, samples)) * 1.15
     edges = np.geomspace(low, high, BINS + 1)
-    figure, axes = _rows(len(measurements))
+    figure, axes = drawing.rows(len(measurements))
+    said = []
     for row, (measurement, times) in enumerate(zip(measurements, samples, strict=True)):
         base = len(measurements) - 1 - row
         counts, _ = np.histogram(times, edges)
         colour = BASE if measurement.variant.startswith("eager") else ACCENT
         heights = base + 0.5 * counts / counts.max()
         axes.stairs(heights, edges, baseline=base, fill=True, color=colour, alpha=0.45, linewidth=0)
-        # A single slow call is a bin too low to see; a tick for each sample beyond p99 shows the tail.
+        # A single slow call is a bin too low to see; a tick for the samples beyond p99 shows the tail.
         tail = times[times > np.quantile(times, 0.99)]
-        axes.vlines(tail, base, base + 0.12, color=colour, linewidth=0.8)
-        median, p99 = percentile(list(times), 0.5), percentile(list(times), 0.99)
+        axes.vlines(_distinct(tail, low, high), base, base + 0.12, color=colour, linewidth=0.8)
+        median, p99 = percentile(times.tolist(), 0.5), percentile(times.tolist(), 0.99)
         assert median is not None
         axes.vlines([median], base, base + 0.5, color=INK, linewidth=1.6)
         figures = f"p50 {milliseconds(median)}" + (f", p99 {milliseconds(p99)}" if p99 else "")
-        _label(axes, base, measurement.name, f"{figures}")
-    axes.set_xscale("log")
-    axes.set_xlim(low, high)
-    _plain_ticks(axes, low, high)
+        drawing.label(axes, base, measurement.name, figures)
+        said.append(f"{measurement.name} {figures}")
+    drawing.logarithmic(axes, low, high)
     axes.set_xlabel("milliseconds from raw frame to action (logarithmic)", color=MUTED)
-    return _svg(figure, "latency", "Distribution of latency of each variant")
+    return drawing.svg(figure, "latency", f"Distribution of latency of each variant: {'; '.join(said)}")
+
+
+def _distinct(times: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Keep one of the times that would be drawn in the same place."""
+    places = np.round(PIXELS * np.log(times / low) / np.log(high / low))
+    return times[np.unique(places, return_index=True)[1]]
 
 
 def reward(rows: Sequence[Row], margin: float | None) -> str:
@@ -70,85 +113,76 @@ def reward(rows: Sequence[Row], margin: float | None) -> str:
     Args:
         rows: The report's rows; those without a measured reward are left out.
         margin: The allowed loss, in the task's units, or None.
-
-    Returns:
-        An ``<svg>`` element, or an empty string if no variant's reward was measured.
     """
     known = [row for row in rows if row["reward_delta"] is not None and row["reward_interval"] is not None]
     if not known:
         return ""
-    figure, axes = _rows(len(known))
+    figure, axes = drawing.rows(len(known))
+    said = []
     for index, row in enumerate(known):
         base = len(known) - 1 - index
         low, high = row["reward_interval"]
-        colour = ACCENT if margin is None or low >= -margin else BAD
-        axes.hlines([base + 0.2], low, high, color=colour, linewidth=3)
-        axes.vlines([low, high], base + 0.08, base + 0.32, color=colour, linewidth=1.6)
-        axes.plot([row["reward_delta"]], [base + 0.2], "o", color=colour, markersize=7)
+        short = WARN if row["status"] == "provisional" else BAD
+        colour = ACCENT if margin is None or low >= -margin else short
+        _interval(axes, base + 0.2, Interval(row["reward_delta"], low, high), colour)
         # Line by line, so that none runs through the labels.
         axes.vlines([0], base - 0.1, base + 0.5, color=MUTED, linewidth=1)
         if margin is not None:
             axes.vlines([-margin], base - 0.1, base + 0.5, color=BAD, linewidth=1.4, linestyles="dashed")
-        _label(axes, base, row["variant"], f"{row['reward_delta']:+.2f} [{low:+.2f}, {high:+.2f}]")
+        figures = f"{row['reward_delta']:+.2f} [{low:+.2f}, {high:+.2f}]"
+        drawing.label(axes, base, row["variant"], figures)
+        said.append(f"{row['variant']} {figures}")
     reach = [value for row in known for value in row["reward_interval"]] + [0.0]
-    if margin is not None:
-        reach.append(-margin)
-    pad = 0.08 * (max(reach) - min(reach) or 1.0)
-    axes.set_xlim(min(reach) - pad, max(reach) + pad)
+    _across(axes, reach if margin is None else [*reach, -margin])
     axes.set_xlabel("change in mean return against eager, one-sided 95 % bounds", color=MUTED)
-    return _svg(figure, "reward", "Change in reward of each variant with its bounds")
+    return drawing.svg(figure, "reward", f"Change in mean return of each variant with its bounds: {'; '.join(said)}")
 
 
-def _rows(count: int) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH, ROW_HEIGHT * count + 0.75))
-    height = ROW_HEIGHT * count + 0.75
-    axes = figure.add_axes((0.03, 0.6 / height, 0.94, 1 - 0.65 / height))
-    axes.set_ylim(-0.1, count)
-    axes.set_yticks([])
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(MUTED)
-    axes.tick_params(axis="x", which="both", colors=MUTED)
-    axes.grid(visible=True, axis="x", which="major", color=MUTED, alpha=0.25, linewidth=0.6)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def _label(axes: Axes, base: float, name: str, figures: str) -> None:
-    """Write above a row, so that no width is lost to a column of names."""
-    across = axes.get_yaxis_transform()
-    axes.text(0, base + 0.62, name, transform=across, color=INK, fontweight="bold", parse_math=False)
-    axes.text(1, base + 0.62, figures, transform=across, color=MUTED, ha="right", parse_math=False)
+def returns(summaries: Mapping[str, RewardSummary]) -> str:
+    """Draw mean and interquartile mean of each variant's returns with their intervals."""
+    if not summaries:
+        return ""
+    figure, axes = drawing.rows(len(summaries))
+    for index, (name, summary) in enumerate(summaries.items()):
+        base = len(summaries) - 1 - index
+        colour = BASE if name.startswith("eager") else ACCENT
+        _interval(axes, base + 0.36, summary.mean, colour)
+        _interval(axes, base + 0.1, summary.iqm, colour, "D")
+        drawing.label(axes, base, name, f"mean {summary.mean.value:.2f}, IQM {summary.iqm.value:.2f}")
+    _across(axes, [bound for s in summaries.values() for i in (s.mean, s.iqm) for bound in (i.low, i.high)])
+    axes.set_xlabel("return of an episode, 95 % bootstrap intervals", color=MUTED)
+    said = (f"{name} mean {s.mean.value:.2f}, interquartile mean {s.iqm.value:.2f}" for name, s in summaries.items())
+    return drawing.svg(figure, "returns", f"Returns of each variant: {'; '.join(said)}")
 
 
-def _plain_ticks(axes: Axes, low: float, high: float) -> None:
-    """Label a logarithmic axis with plain numbers: 1, 2, 5, 10 ..."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-    powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
-    ticks = np.outer(powers, (1, 2, 5) if high / low < 200 else (1,)).ravel()
-    axes.xaxis.set_major_locator(FixedLocator(ticks[(ticks >= low) & (ticks <= high)].tolist()))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
+def _interval(axes: Axes, y: float, interval: Interval, colour: str, marker: str = "o") -> None:
+    axes.hlines([y], interval.low, interval.high, color=colour, linewidth=3)
+    axes.vlines([interval.low, interval.high], y - 0.1, y + 0.1, color=colour, linewidth=1.6)
+    axes.plot([interval.value], [y], marker, color=colour, markersize=6)
 
 
-def _svg(figure: Figure, name: str, title: str) -> str:
-    import matplotlib
+def _across(axes: Axes, values: Sequence[float]) -> None:
+    """Let the x axis show all values, with some air."""
+    pad = 0.08 * (max(values) - min(values) or 1.0)
+    axes.set_xlim(min(values) - pad, max(values) + pad)
 
-    file = io.StringIO()
-    # Fixed identifiers, no date and no address of anybody: equal figures give equal bytes.
-    nobody = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": f"xfer-{name}", "font.size": 10}):
-        figure.savefig(file, format="svg", transparent=True, metadata=nobody)
-    svg = file.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # names of groups, equal in all plots; nothing refers to them
-    svg = re.sub(r"font(-family)?: ([^;\"]*?)'DejaVu Sans'[^;\"]*", r"font\1: \2var(--font)", svg)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
-    for colour, variable in VARIABLES.items():
-        svg = svg.replace(colour, f"var({variable})")
-    return svg
+
+def sweep(points: Sequence[BatchPoint]) -> str:
+    """Draw throughput against the median time of a step, one numbered line a variant, one point a batch."""
+    if not points:
+        return ""
+    figure, axes = drawing.area(3.0)
+    names = list(dict.fromkeys(point.name for point in points))
+    for number, name in enumerate(names, 1):
+        line = sorted((point for point in points if point.name == name), key=lambda point: point.batch)
+        times, frames = [point.p50_ms for point in line], [point.frames_per_second for point in line]
+        colour = BASE if name.startswith("eager") else ACCENT
+        axes.plot(times, frames, "o-", color=colour, markersize=5, linewidth=1.6)
+        _number(axes, number, times[-1], frames[-1])
+    times = [point.p50_ms for point in points]
+    drawing.logarithmic(axes, min(times) / 1.2, max(times) * 1.35)
+    axes.set_ylim(0, 1.15 * max(point.frames_per_second for point in points))
+    axes.set_xlabel("milliseconds a step (logarithmic)", color=MUTED)
+    axes.set_ylabel("observations a second", color=MUTED)
+    said = (f"{p.name} batch {p.batch}: {p.frames_per_second:,.0f} a second, {milliseconds(p.p50_ms)}" for p in points)
+    return drawing.svg(figure, "sweep", f"Throughput against latency: {'; '.join(said)}")

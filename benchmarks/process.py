@@ -13,7 +13,8 @@ from types import TracebackType
 
 import msgspec
 
-from benchmarks.worker import Assignment, Reply, Turn
+from benchmarks.pacing import Pace, Ticks
+from benchmarks.worker import Assignment, Reply, Request, Turn
 from xfer.files import from_json
 
 PATIENCE_SECONDS = 300.0
@@ -75,14 +76,32 @@ class WorkerProcess:
         Raises:
             WorkerError: If it died, hung, or reported an error.
         """
+        return self._ask(Request(turn=turn), turn.seconds)
+
+    def keep_pace(self, pace: Pace) -> Ticks:
+        """Let the worker act at a fixed rate, and wait for what that gave.
+
+        Raises:
+            WorkerError: If it died, hung, or reported an error.
+        """
+        ticks = self._ask(Request(pace=pace), pace.seconds + sum(gap * count for gap, count in pace.gaps)).ticks
+        assert ticks is not None
+        return ticks
+
+    @property
+    def pid(self) -> int:
+        """The worker's process, until it is closed."""
+        return self._process.pid
+
+    def _ask(self, request: Request, seconds: float) -> Reply:
         pipe = self._process.stdin
         assert pipe is not None
         try:
-            pipe.write(msgspec.json.encode(turn) + b"\n")
+            pipe.write(msgspec.json.encode(request) + b"\n")
             pipe.flush()
         except OSError:
             raise WorkerError(self._last_words()) from None
-        return self._read(PATIENCE_SECONDS + turn.seconds)
+        return self._read(PATIENCE_SECONDS + seconds)
 
     def close(self) -> None:
         """End the worker: closing its input is enough for a healthy one."""
@@ -104,6 +123,7 @@ class WorkerProcess:
         assert pipe is not None
         # Killing it ends the blocking read, so that a hung worker cannot hang the others.
         watchdog = threading.Timer(seconds, self._process.kill)
+        watchdog.daemon = True  # an interrupt before it is cancelled must not hold up the end for minutes
         watchdog.start()
         try:
             line = pipe.readline()

@@ -6,6 +6,7 @@ throttles or is shared makes neighbours alike, which is what ``is_stable`` looks
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -66,6 +67,16 @@ def is_stable(windows: Sequence[Sequence[float]]) -> bool:
     return _spread([float(np.median(window)) for window in windows[-WINDOWS:]]) <= TOLERANCE
 
 
+def windows(rounds: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Pool consecutive rounds into five windows of as many rounds each, or nearly; fewer rounds stay as they are.
+
+    Rounds are interleaved, so a window covers the same stretch of time for every variant.
+    """
+    count = min(WINDOWS, len(rounds))
+    edges = [len(rounds) * index // count for index in range(count + 1)] if count else []
+    return [list(itertools.chain.from_iterable(rounds[a:b])) for a, b in itertools.pairwise(edges)]
+
+
 def settled(means: Sequence[float], last: int = 3) -> bool:
     """Whether warm-up may end: the means of the last windows lie within 5 % of one another."""
     return len(means) >= last and _spread(means[-last:]) <= TOLERANCE
@@ -97,26 +108,34 @@ def summarise(measurement: Measurement, baseline: Measurement | None, protocol: 
     Returns:
         None if the variant's process failed: half a measurement is not published.
     """
-    if measurement.error:
+    if measurement.error or not measurement.rounds:
         return None
     samples = [sample for window in measurement.rounds for sample in window]
     ratios = speedups(baseline.rounds, measurement.rounds) if baseline and not baseline.error else []
-    p50, p90, p95, p99 = (_milliseconds(percentile(samples, share)) for share in (0.5, 0.9, 0.95, 0.99))
+    p50, p90, p95, p99, p999 = (_milliseconds(percentile(samples, share)) for share in FLOORS)
+    b50, b90, b95, b99, b999 = (_milliseconds(upper_bound(samples, share)) for share in FLOORS)
     return Latency(
         p50_ms=p50,
         p90_ms=p90,
         p95_ms=p95,
         p99_ms=p99,
-        p99_upper_ms=_milliseconds(upper_bound(samples, 0.99)),
+        p99_upper_ms=b99,
         max_ms=1000 * max(samples),
         speedup=float(np.median(ratios)) if ratios else None,
         speedup_spread=(min(ratios), max(ratios)) if ratios else None,
         samples=len(samples),
-        stable=is_stable(measurement.rounds),
+        stable=is_stable(windows(measurement.rounds)),
         quick=protocol.quick,
         cold_start_s=measurement.cold_start_s,
         peak_memory_bytes=measurement.peak_memory_bytes,
         threads=measurement.threads,
+        p50_upper_ms=b50,
+        p90_upper_ms=b90,
+        p95_upper_ms=b95,
+        p999_ms=p999,
+        p999_upper_ms=b999,
+        rounds=len(measurement.rounds),
+        disturbed_rounds=sum(disturbance.disturbed for disturbance in measurement.disturbances),
     )
 
 

@@ -1,12 +1,17 @@
-"""The nine columns that terminal, Markdown and HTML show of a row; each cell is written once, here."""
+"""The tables that terminal, Markdown and HTML show: their columns and cells; each cell is written once, here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from export.bundle import Provenance
 from export.records import Machine
+
+if TYPE_CHECKING:
+    from benchmarks.batch_sweep import BatchPoint
+    from benchmarks.figures import DisturbanceFigures, IdleFigures, LoopFigures
+    from benchmarks.reward_statistics import Interval, RewardSummary
 
 Row = Mapping[str, Any]
 
@@ -41,7 +46,8 @@ def cells(row: Row) -> list[str]:
 
 def marks(row: Row) -> list[str]:
     """Return the words that qualify a row's figures; that a whole run was quick is said once, above them."""
-    return ["unstable"] if row["stable"] is False else []
+    found = ["unstable"] if row["stable"] is False else []
+    return [*found, "disturbed"] if row["disturbed_rounds"] else found
 
 
 def size(count: int) -> str:
@@ -54,6 +60,16 @@ def milliseconds(value: float | None) -> str:
     if value is None:
         return NOTHING
     return f"{value:.2f} ms" if value < 10 else f"{value:.1f} ms"
+
+
+def share(value: float) -> str:
+    """Return a share in per cent.
+
+    Example:
+        >>> share(0.48), share(0.0012)
+        ('48 %', '0.12 %')
+    """
+    return f"{100 * value:.2g} %" if value < 0.995 else "100 %"
 
 
 def agreement(row: Row) -> str:
@@ -82,6 +98,110 @@ def speedup(row: Row) -> str:
 
 def _maybe(value: float | None, form: str) -> str:
     return NOTHING if value is None else form.format(value)
+
+
+def sentence(row: Row) -> str:
+    """Say what the table has no column for; the row was measured."""
+    bounds = [
+        f"p{name} at most {milliseconds(row[f'p{key}_upper_ms'])}"
+        for name, key in (("50", "50"), ("99", "99"), ("99.9", "999"))
+        if row[f"p{key}_upper_ms"] is not None
+    ]
+    parts = [
+        f"{row['samples']:,} calls",
+        f"p99.9 {milliseconds(row['p999_ms'])}" if row["p999_ms"] is not None else "",
+        f"slowest {milliseconds(row['max_ms'])}",
+        f"with 99 % confidence {', '.join(bounds)}" if bounds else "",
+        f"{row['cold_start_s']:.2f} s from process start to first action" if row["cold_start_s"] is not None else "",
+        f"{size(row['peak_memory_bytes'])} peak memory" if row["peak_memory_bytes"] is not None else "",
+    ]
+    return "; ".join(filter(None, parts))
+
+
+def loops(figures: Sequence[LoopFigures]) -> tuple[list[str], list[list[str]]]:
+    """Return the columns and rows of the control loops, with a column for each length of idle gap."""
+    gaps = list(dict.fromkeys(gap for loop in figures for gap in loop.after_idle))
+    columns = ["Variant", "Deadlines missed", "p50", "p99", "Worst", "Jitter", *(f"After {gap} s idle" for gap in gaps)]
+    rows = []
+    for loop in figures:
+        missed = f"{loop.missed:,} of {loop.ticks:,}" if loop.ticks else NOTHING
+        times = [milliseconds(value) for value in (loop.p50_ms, loop.p99_ms, loop.worst_ms, loop.jitter_ms)]
+        idle = [loop.after_idle.get(gap) for gap in gaps]
+        rows.append([loop.name, missed, *times, *map(_after_idle, idle)])
+    return columns, rows
+
+
+def _after_idle(figures: IdleFigures | None) -> str:
+    return f"{milliseconds(figures.median_ms)} [max {milliseconds(figures.worst_ms)}]" if figures else NOTHING
+
+
+def sweep(points: Sequence[BatchPoint]) -> tuple[list[str], list[list[str]]]:
+    """Return the columns and rows of the batch sweep: throughput and the median time of a step, by batch."""
+    batches = sorted({point.batch for point in points})
+    names = dict.fromkeys(point.name for point in points)
+    at = {(point.name, point.batch): point for point in points}
+    rows = [[name, *(_batch(at.get((name, batch))) for batch in batches)] for name in names]
+    return ["Variant", *(f"Batch {batch}" for batch in batches)], rows
+
+
+def _batch(point: BatchPoint | None) -> str:
+    return f"{point.frames_per_second:,.0f} a second [{milliseconds(point.p50_ms)}]" if point else NOTHING
+
+
+def divergence(row: Row) -> str:
+    """Say where a variant first chose another action than eager; the row has such a place."""
+    where = row["divergence"]
+    return (
+        f"{row['variant']} first chose another action at step {where['step']:,} of the episode with seed"
+        f" {where['seed']}: eager {action(where['reference_action'])}, {row['variant']}"
+        f" {action(where['variant_action'])}; in eager's own eyes that is worse by {where['margin']:.2g}."
+    )
+
+
+def action(values: Sequence[float]) -> str:
+    """Return an action as its number, or its elements.
+
+    Example:
+        >>> action((1.0,)), action((0.25, -1.0))
+        ('1', '(0.25, -1)')
+    """
+    text = ", ".join(f"{value:g}" for value in values)
+    return text if len(values) == 1 else f"({text})"
+
+
+def returns(summaries: Mapping[str, RewardSummary]) -> tuple[list[str], list[list[str]]]:
+    """Return the columns and rows of mean and interquartile mean of the returns."""
+    rows = [[name, f"{s.episodes:,}", _interval(s.mean), _interval(s.iqm)] for name, s in summaries.items()]
+    return ["Variant", "Episodes", "Mean [95 %]", "Interquartile mean [95 %]"], rows
+
+
+def _interval(interval: Interval) -> str:
+    return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+
+
+def disturbances(figures: Sequence[DisturbanceFigures]) -> tuple[list[str], list[list[str]]]:
+    """Return the columns and rows of what went on beside each variant; a column that nobody fills is left out."""
+    columns = ["Variant", "Rounds disturbed", "Other processes at most", "Hypervisor at most", "Clock", "GPU clock"]
+    rows = [
+        [
+            one.name,
+            f"{one.disturbed} of {one.rounds}",
+            share(one.others),
+            share(one.steal),
+            _clock(one.frequency_mhz),
+            _clock(one.gpu_clock_mhz),
+        ]
+        for one in figures
+    ]
+    filled = [index for index in range(len(columns)) if any(row[index] != NOTHING for row in rows)]
+    return [columns[index] for index in filled], [[row[index] for index in filled] for row in rows]
+
+
+def _clock(span: tuple[float, float] | None) -> str:
+    if span is None:
+        return NOTHING
+    low, high = (f"{value:,.0f}" for value in span)
+    return f"{low} MHz" if low == high else f"{low} to {high} MHz"
 
 
 def machine_line(machine: Machine, threads: int, cores: Sequence[int]) -> str:

@@ -1,22 +1,26 @@
 """The process that times one variant: ``python -m benchmarks.worker ASSIGNMENT``, started by ``process.py``.
 
 It loads the variant, acts once, says that it is ready, and then blocks on its standard input until its next
-turn. Requests and replies are one line of JSON each. What libraries print goes to standard error.
+request. Requests and replies are one line of JSON each. What libraries print goes to standard error.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
+import numpy as np
 
+from benchmarks.pacing import Pace, Ticks, keep_pace
 from export import target
 from export.bundle import Bundle
 from export.target import Variant
@@ -34,17 +38,19 @@ class Assignment:
         variant: TARGET-PRECISION or TARGET-PRECISION@PLACE.
         threads: Threads inside an operation.
         cores: Logical cores that the process is bound to; empty leaves it where it is.
+        batch: Observations in one step.
     """
 
     bundle: str
     variant: str
     threads: int
     cores: tuple[int, ...] = ()
+    batch: int = 1
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One request: call until both floors are reached.
+    """Call back to back until both floors are reached.
 
     Attributes:
         calls: Fewest timed calls.
@@ -60,12 +66,21 @@ class Turn:
 
 
 @dataclass(frozen=True)
+class Request:
+    """One line to a worker: exactly one of the two."""
+
+    turn: Turn | None = None
+    pace: Pace | None = None
+
+
+@dataclass(frozen=True)
 class Reply:
-    """One answer: to being started, or to a turn.
+    """One answer: to being started, or to a request.
 
     Attributes:
         error: Why there is no answer, or empty.
-        seconds: Duration of each timed call, in order.
+        seconds: Duration of each timed call of a turn, in order.
+        ticks: What a paced loop gave.
         peak_memory_bytes: Largest resident memory of this process so far.
         cores: Logical cores that the process may use.
         libraries: Versions of what runs the variant.
@@ -73,6 +88,7 @@ class Reply:
 
     error: str = ""
     seconds: tuple[float, ...] = ()
+    ticks: Ticks | None = None
     peak_memory_bytes: int | None = None
     cores: tuple[int, ...] = ()
     libraries: dict[str, str] = field(default_factory=dict)
@@ -92,55 +108,80 @@ def _cores() -> tuple[int, ...]:
     return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
 
 
-def _recorded(bundle: Bundle) -> Iterator[tuple[bool, Arrays]]:
-    """Rotate through the golden trajectories for ever."""
-    golden = bundle.golden()
+Steps = Iterator[tuple[np.ndarray, Arrays]]
+"""For each step: bool [B], in which rows an episode begins, and the observations."""
+
+
+def _recorded(bundle: Bundle, batch: int) -> Steps:
+    """Rotate through the golden trajectories for ever, ``batch`` consecutive observations at a time."""
+    golden = list(bundle.golden().steps())
+    steps: list[tuple[np.ndarray, Arrays]]
+    if batch == 1:
+        # Without a batch dimension, as an environment gives them.
+        steps = [(np.array([begins]), observations) for begins, observations in golden]
+    else:
+        # Stacked once and before the first call: copying frames is not the policy's work.
+        endless = itertools.cycle(golden)
+        parts = [[next(endless) for _ in range(batch)] for _ in range(math.ceil(len(golden) / batch))]
+        steps = [(np.array([begins for begins, _ in part]), _stacked([o for _, o in part])) for part in parts]
     while True:
-        yield from golden.steps()
+        yield from steps
 
 
-def _zeros(bundle: Bundle) -> Iterator[tuple[bool, Arrays]]:
-    blank = {tensor.name: tensor.zeros(1)[0] for tensor in bundle.spec.observations}
+def _stacked(observations: Sequence[Arrays]) -> Arrays:
+    return {name: np.stack([part[name] for part in observations]) for name in observations[0]}
+
+
+def _zeros(bundle: Bundle, batch: int) -> Steps:
+    blank = {tensor.name: tensor.zeros(batch) for tensor in bundle.spec.observations}
     while True:
-        yield False, blank
+        yield np.zeros(batch, bool), blank
 
 
-def take_turn(runner: Runner, steps: Iterator[tuple[bool, Arrays]], turn: Turn) -> tuple[float, ...]:
+def step(runner: Runner, steps: Steps) -> int:
+    """Act on the next observations, and return how long the action took, in nanoseconds."""
+    begins, observations = next(steps)
+    if begins.any():
+        runner.reset(begins)
+    start = time.perf_counter_ns()
+    runner.act(observations)
+    return time.perf_counter_ns() - start
+
+
+def take_turn(runner: Runner, steps: Steps, turn: Turn) -> tuple[float, ...]:
     """Act on the coming observations, and return how long each timed call took, in seconds."""
     samples: list[int] = []
     spent, enough = 0, int(turn.seconds * 1e9)
-    lead_in = turn.lead_in
+    for _ in range(turn.lead_in):
+        step(runner, steps)
     while len(samples) < turn.calls or spent < enough:
-        begins, observations = next(steps)
-        if begins:
-            runner.reset()
-        start = time.perf_counter_ns()
-        runner.act(observations)
-        elapsed = time.perf_counter_ns() - start
-        if lead_in:
-            lead_in -= 1
-            continue
-        samples.append(elapsed)
-        spent += elapsed
+        samples.append(step(runner, steps))
+        spent += samples[-1]
     return tuple(sample / 1e9 for sample in samples)
 
 
 def serve(assignment: Assignment, requests: BinaryIO, replies: BinaryIO) -> None:
-    """Answer turns until the other side closes ``requests``."""
+    """Answer requests until the other side closes ``requests``."""
     if assignment.cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, assignment.cores)
     bundle = Bundle(assignment.bundle)
+    batch = assignment.batch
     # Spinning threads are the faster setting, and what a robot's own process would use.
-    with bundle.runner(assignment.variant, threads=assignment.threads, spin=True) as runner:
-        blank = _zeros(bundle)
+    with bundle.runner(assignment.variant, batch=batch, threads=assignment.threads, spin=True) as runner:
+        blank = _zeros(bundle, batch)
         take_turn(runner, blank, Turn(calls=1, seconds=0))
         libraries = target.load(Variant.parse(assignment.variant).target).libraries()
         _send(replies, Reply(peak_memory_bytes=peak_memory_bytes(), cores=_cores(), libraries=libraries))
-        recorded = _recorded(bundle)
+        recorded = _recorded(bundle, batch)
         for line in requests:
-            turn = from_json(line, Turn)
-            seconds = take_turn(runner, recorded if turn.recorded else blank, turn)
-            _send(replies, Reply(seconds=seconds, peak_memory_bytes=peak_memory_bytes(), cores=_cores()))
+            request = from_json(line, Request)
+            seconds: tuple[float, ...] = ()
+            ticks = None
+            if request.turn is not None:
+                seconds = take_turn(runner, recorded if request.turn.recorded else blank, request.turn)
+            if request.pace is not None:
+                ticks = keep_pace(lambda: step(runner, recorded), request.pace)
+            _send(replies, Reply("", seconds, ticks, peak_memory_bytes(), _cores()))
 
 
 def _send(replies: BinaryIO, reply: Reply) -> None:

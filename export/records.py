@@ -61,6 +61,27 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class Divergence:
+    """Where a variant first chose another action than eager: the first such pair in the order of seeds.
+
+    Attributes:
+        seed: Seed of the pair.
+        step: Step of the episode, counted from 0.
+        reference_action: What eager chose there, in the environment's units.
+        variant_action: What the variant chose.
+        margin: Regret of the variant's action in eager's own eyes, as the actions rung counts it.
+        picture: What both were shown at that moment, as PNG in base64; empty where the task has no image.
+    """
+
+    seed: int
+    step: int
+    reference_action: tuple[float, ...]
+    variant_action: tuple[float, ...]
+    margin: float
+    picture: str = ""
+
+
+@dataclass(frozen=True)
 class Verification:
     """The verdict on one variant: see ``export/verify.py``.
 
@@ -80,6 +101,8 @@ class Verification:
         reward_delta: Its mean return minus eager's, in the task's own units.
         reward_interval: One-sided 95 % bounds below and above of that difference.
         worst: The worst disagreements, as sentences.
+        returns: (seed, eager's return, the variant's return) of each pair, in the order of seeds.
+        divergence: Where the variant first chose another action than eager, or None if it never did.
     """
 
     status: Status
@@ -97,6 +120,8 @@ class Verification:
     reward_delta: float | None = None
     reward_interval: tuple[float, float] | None = None
     worst: tuple[str, ...] = ()
+    returns: tuple[tuple[int, float, float], ...] = ()
+    divergence: Divergence | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +139,10 @@ class Latency:
         cold_start_s: Process start to first action, in seconds.
         peak_memory_bytes: Largest resident memory of the variant's own process.
         threads: Threads inside an operation.
+        p50_upper_ms: 99 % confidence bound above p50, and likewise p90_upper_ms and p95_upper_ms.
+        p999_ms: p99.9, with p999_upper_ms above it.
+        rounds: How many rounds the samples come from.
+        disturbed_rounds: In how many of them something else took time; see ``benchmarks/disturbance.py``.
     """
 
     p50_ms: float | None
@@ -130,6 +159,13 @@ class Latency:
     cold_start_s: float | None
     peak_memory_bytes: int | None
     threads: int
+    p50_upper_ms: float | None = None
+    p90_upper_ms: float | None = None
+    p95_upper_ms: float | None = None
+    p999_ms: float | None = None
+    p999_upper_ms: float | None = None
+    rounds: int = 0
+    disturbed_rounds: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,21 @@
-"""The third rung: pairs of episodes from the same seeds, variant against eager, in parallel processes."""
+"""The third rung: pairs of episodes from the same seeds, variant against eager, until each verdict is clear."""
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from export import target
 from export.bundle import Bundle
+from export.pairs import Outcome, PairProcesses
 from export.records import Verification
 from export.verdict import MARGIN, Verdict, judge
 from export.verify import REFERENCE
 from xfer import tasks
-from xfer.evaluate import PAIR_SEED, Pair, paired_episode
+from xfer.errors import UsageError
+from xfer.evaluate import PAIR_SEED
 
 LOOK_EVERY = 10
 """Verdicts are looked at after so many pairs; the bound stays valid however often that is."""
@@ -50,6 +47,8 @@ def climb(
 ) -> dict[str, Verification]:
     """Take the variants that nothing speaks against up the last rung, until each verdict is clear.
 
+    A variant whose verdict is clear at a look runs no more pairs; the bound allows for all the looks before.
+
     Args:
         bundle: The bundle.
         found: What the first two rungs found.
@@ -59,48 +58,65 @@ def climb(
 
     Returns:
         ``found`` with verdicts. The result depends on the seeds only, not on the number of workers.
+
+    Raises:
+        UsageError: If there is nothing to run, or nobody to run it.
+        XferError: If a pair fails, or processes keep dying.
     """
+    if most_pairs < 1 or workers < 1:
+        raise UsageError(f"--pairs {most_pairs} and --workers {workers}: both must be at least 1.")
     assert bundle.spec.reward is not None
     scale = bundle.spec.reward.span
-    climbing = [name for name, v in found.items() if v.status == "provisional" and name != REFERENCE]
-    pairs: dict[str, list[Pair]] = {name: [] for name in climbing}
+    outcomes: dict[str, list[Outcome]] = {
+        name: [] for name, v in found.items() if v.status == "provisional" and name != REFERENCE
+    }
     verdicts: dict[str, Verdict] = {}
-    if climbing:
-        with _pool(bundle.path, climbing, workers) as run:
-            done = 0
-            while done < most_pairs and not _all_clear(verdicts, climbing):
-                step = min(LOOK_EVERY, most_pairs - done)
-                for results in run(range(PAIR_SEED + done, PAIR_SEED + done + step)):
-                    for name, pair in results.items():
-                        pairs[name].append(pair)
-                done += step
-                verdicts = {name: judge(losses(pairs[name], scale)) for name in climbing}
-                on_pairs(done, verdicts)
+
+    def unclear() -> tuple[str, ...]:
+        return tuple(name for name in outcomes if name not in verdicts or not is_clear(verdicts[name]))
+
+    if outcomes:
+        with PairProcesses(bundle, workers) as processes:
+            seeds = range(PAIR_SEED, PAIR_SEED + most_pairs)
+            for done, results in enumerate(processes.run(seeds, unclear), start=1):
+                for name in unclear():
+                    outcomes[name].append(results[name])
+                if done % LOOK_EVERY == 0 or done == most_pairs:
+                    verdicts |= {name: judge(losses(outcomes[name], scale)) for name in unclear()}
+                    on_pairs(done, dict(verdicts))
+                if not unclear():
+                    break
     result = dict(found)
-    for name in climbing:
-        result[name] = conclude(found[name], pairs[name], verdicts[name], scale)
-    reference = [pair.reference for pair in next(iter(pairs.values()), [])]
-    for name, verification in found.items():
-        if name == REFERENCE and verification.status == "provisional":
-            result[name] = replace(
-                verification,
-                status="verified",
-                rung="reward",
-                pairs=len(reference),
-                reward_mean=float(np.mean(reference)) if reference else None,
-                reward_delta=0.0,
-                reward_interval=(0.0, 0.0),
-                reason="the reference itself",
-            )
+    for name, verdict in verdicts.items():
+        result[name] = conclude(found[name], outcomes[name], verdict, scale)
+    if REFERENCE in found and found[REFERENCE].status == "provisional":
+        # Variants whose verdict was clear early have fewer pairs, the first ones of the same seeds.
+        longest = max(outcomes.values(), key=len, default=[])
+        result[REFERENCE] = replace(
+            found[REFERENCE],
+            status="verified",
+            rung="reward",
+            pairs=len(longest),
+            reward_mean=float(np.mean([pair.reference for pair in longest])) if longest else None,
+            reward_delta=0.0,
+            reward_interval=(0.0, 0.0),
+            reason="the reference itself",
+            returns=tuple((pair.seed, pair.reference, pair.reference) for pair in longest),
+        )
     return result
 
 
-def losses(pairs: list[Pair], scale: float) -> np.ndarray:
+def losses(pairs: Sequence[Outcome], scale: float) -> np.ndarray:
     """Return what the variant lost in each pair, as a share of the scale: float [n]."""
     return np.array([(pair.reference - pair.variant) / scale for pair in pairs])
 
 
-def conclude(so_far: Verification, pairs: list[Pair], verdict: Verdict, scale: float) -> Verification:
+def is_clear(verdict: Verdict) -> bool:
+    """Whether more pairs would change nothing: verified, or surely worse."""
+    return verdict.status == "verified" or verdict.lower > MARGIN
+
+
+def conclude(so_far: Verification, pairs: Sequence[Outcome], verdict: Verdict, scale: float) -> Verification:
     """Write a verdict down in the task's own units."""
     variant = float(np.mean([pair.variant for pair in pairs]))
     reason = {
@@ -108,6 +124,7 @@ def conclude(so_far: Verification, pairs: list[Pair], verdict: Verdict, scale: f
         "provisional": f"reward: {verdict.needed} more clean pairs needed (xfer verify --full)",
         "rejected": f"reward: mean loss {verdict.mean:.2%} of the scale over {len(pairs)} pairs, allowed {MARGIN:.0%}",
     }[verdict.status]
+    divergences = [pair.divergence for pair in pairs if pair.divergence is not None]
     return replace(
         so_far,
         status=verdict.status,
@@ -115,42 +132,10 @@ def conclude(so_far: Verification, pairs: list[Pair], verdict: Verdict, scale: f
         reason=reason,
         pairs=len(pairs),
         pairs_needed=verdict.needed,
-        forked=sum(pair.forked_at is not None for pair in pairs),
+        forked=len(divergences),
         reward_mean=variant,
         reward_delta=0.0 - verdict.mean * scale,
         reward_interval=(-verdict.upper * scale, -verdict.lower * scale),
+        returns=tuple((pair.seed, pair.reference, pair.variant) for pair in pairs),
+        divergence=divergences[0] if divergences else None,
     )
-
-
-def _all_clear(verdicts: dict[str, Verdict], names: list[str]) -> bool:
-    """Whether more pairs would change nothing: verified, or surely worse."""
-    return bool(verdicts) and all(
-        verdicts[name].status == "verified" or verdicts[name].lower > MARGIN for name in names
-    )
-
-
-@contextmanager
-def _pool(
-    path: Path, variants: list[str], workers: int
-) -> Iterator[Callable[[Iterable[int]], Iterator[dict[str, Pair]]]]:
-    """Give a function that runs the pairs of some seeds, in their order, on several processes."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_open, initargs=(path, variants)) as executor:
-        yield lambda seeds: executor.map(_run_pair, seeds)
-
-
-_worker: dict[str, Any] = {}
-"""What a worker process keeps open between pairs."""
-
-
-def _open(path: Path, variants: list[str]) -> None:
-    bundle = Bundle(path)
-    stack = ExitStack()
-    runners = {name: stack.enter_context(bundle.runner(name)) for name in (REFERENCE, *variants)}
-    _worker.update(task=tasks.load(bundle.spec.task), runners=runners, stack=stack)
-
-
-def _run_pair(seed: int) -> dict[str, Pair]:
-    runners = dict(_worker["runners"])
-    reference = runners.pop(REFERENCE)
-    return paired_episode(_worker["task"], reference, runners, seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +16,7 @@ from export.records import Verification
 from export.target import Variant
 from export.verify import first_rungs
 from xfer.arguments import Common
-from xfer.errors import RunError, check_choice
+from xfer.errors import RunError, UnavailableError, UsageError, check_choice
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,6 +37,7 @@ class Args(Common):
       xfer verify runs/cartpole.bundle
       xfer verify runs/cartpole.bundle --full
       xfer verify robot.bundle --variants onnx-int8 --pairs 0      (numbers and actions only)
+      xfer verify runs/cartpole.bundle --self-test                 (does it catch planted mistakes?)
     """
 
     bundle: Annotated[Path, tyro.conf.Positional]
@@ -50,6 +52,8 @@ class Args(Common):
     """Run pairs until each verdict is clear, up to 1,000."""
     workers: int = 0
     """Processes that run pairs, one thread each (default: one for each core)."""
+    self_test: bool = False
+    """Damage copies of the bundle in ways that happen in practice, and show which rung catches each."""
 
 
 def main(args: Args) -> dict[str, Any]:
@@ -57,6 +61,8 @@ def main(args: Args) -> dict[str, Any]:
     from rich.console import Console
 
     bundle = Bundle(args.bundle)
+    if args.self_test:
+        return self_test(args, bundle, Console())
     names = [name.strip() for name in args.variants.split(",") if name.strip()] or list(bundle.builds)
     for name in names:
         Variant.parse(name)
@@ -75,6 +81,44 @@ def main(args: Args) -> dict[str, Any]:
             records.save(bundle, name, verification=verification)
         console.print(describe(name, verification))
     return {"variants": [{"variant": name, **msgspec.to_builtins(v)} for name, v in found.items()]}
+
+
+def self_test(args: Args, bundle: Bundle, console: Console) -> dict[str, Any]:
+    """Test the rungs themselves with planted mistakes, and return the object that ``--json`` prints.
+
+    Raises:
+        UnavailableError: Without PyTorch, in which the mistakes are made.
+        RunError: Without the run's held-out observations.
+    """
+    if args.variants:
+        raise UsageError("--self-test chooses the variants that it damages: leave --variants out.")
+    if (reason := target.load("eager").runnable("")) is not None:
+        raise UnavailableError(f"The self-test makes its mistakes in PyTorch. {reason}")
+    held_out, why = held_out_observations(bundle, args.run)
+    if held_out is None:
+        raise RunError(f"The self-test needs the held-out observations of the run: {why}.")
+    from export import self_test as rungs
+
+    workers, start = args.workers or records.this_machine().cores, time.perf_counter()
+    with console.status("") as status:
+        result = rungs.run(
+            bundle,
+            held_out,
+            min(args.pairs, rungs.PAIRS),
+            workers,
+            on_step=lambda text: status.update(f"self-test: {text}"),
+            on_finding=lambda finding: console.print(f"  {finding.caught_by or 'nothing':<8} {finding.mistake}"),
+        )
+    console.print(rungs.table(result))
+    for name, verification in result.untouched.items():
+        console.print(describe(name, verification))
+    console.print(rungs.summary(result))
+    return {
+        "self_test": msgspec.to_builtins(result.findings),
+        "untouched": [{"variant": name, **msgspec.to_builtins(v)} for name, v in result.untouched.items()],
+        "passed": result.passed,
+        "seconds": round(time.perf_counter() - start, 1),
+    }
 
 
 def with_reward(

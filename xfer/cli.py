@@ -18,9 +18,11 @@ COMMANDS = {
     "export": ("export.command", "make a bundle of a trained run"),
     "verify": ("export.verify_command", "prove that each variant acts as eager PyTorch does"),
     "bench": ("benchmarks.command", "measure latency against eager PyTorch, and write a report"),
+    "compare": ("benchmarks.compare", "say which variants became faster or slower between two reports"),
     "recommend": ("benchmarks.recommend", "name the fastest variant that is proven not to act worse"),
     "run": ("export.run", "drive the environment with one variant"),
     "doctor": ("export.doctor", "say which targets work here, and what to install"),
+    "evidence": ("benchmarks.evidence", "repeat the simulations and checks behind the figures"),
     "demo": ("benchmarks.demo", "all of it on CartPole, in minutes"),
 }
 """Name -> module and what it is for."""

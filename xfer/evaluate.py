@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from xfer.runner import Runner
+from xfer.runner import Arrays, Runner
 from xfer.tasks import Task
 
 EVALUATION_SEED = 1_000_000
@@ -76,6 +76,25 @@ class _Row:
         return bool(terminated or truncated)
 
 
+@dataclass(frozen=True, eq=False)
+class Fork:
+    """The moment at which a variant first chose another action than the reference.
+
+    Attributes:
+        step: Step of the episode, counted from 0.
+        observations: What both were shown, without a batch dimension; a copy.
+        scores: The reference's scores there, float32 [A].
+        reference_action: What it chose, in the environment's units.
+        variant_action: What the variant chose.
+    """
+
+    step: int
+    observations: Arrays
+    scores: np.ndarray
+    reference_action: np.ndarray
+    variant_action: np.ndarray
+
+
 @dataclass(frozen=True)
 class Pair:
     """Two episodes from the same seed.
@@ -84,13 +103,13 @@ class Pair:
         seed: The seed.
         reference: Return of the reference (eager).
         variant: Return of the variant.
-        forked_at: First step at which their actions differed, or None if they never did.
+        fork: Where their actions first differed, or None if they never did.
     """
 
     seed: int
     reference: float
     variant: float
-    forked_at: int | None
+    fork: Fork | None
 
 
 def paired_episode(task: Task, reference: Runner, variants: Mapping[str, Runner], seed: int) -> dict[str, Pair]:
@@ -110,18 +129,20 @@ def paired_episode(task: Task, reference: Runner, variants: Mapping[str, Runner]
     for runner in (reference, *variants.values()):
         runner.reset()
     together = dict(variants)
-    forks: dict[str, tuple[int, np.ndarray]] = {}
+    forks: dict[str, Fork] = {}
     actions: list[np.ndarray] = []
     total, over = 0.0, False
     env = task.make()
     try:
         observations, _ = env.reset(seed=seed)
         while not over:
-            action = reference.act(observations).action
+            action, scores = reference.act(observations)
             for name in list(together):
                 other = together[name].act(observations).action
                 if not np.array_equal(other, action):
-                    forks[name] = (len(actions), other)
+                    # Copies: the environment may draw the next frame into the same array.
+                    shown = {key: array.copy() for key, array in observations.items()}
+                    forks[name] = Fork(len(actions), shown, scores, action, other)
                     del together[name]
             actions.append(action)
             observations, reward, terminated, truncated, _ = env.step(native(env, action))
@@ -130,9 +151,9 @@ def paired_episode(task: Task, reference: Runner, variants: Mapping[str, Runner]
     finally:
         env.close()
     pairs = {name: Pair(seed, total, total, None) for name in together}
-    for name, (step, action) in forks.items():
-        variant = _finish_fork(task, variants[name], seed, actions[:step], action)
-        pairs[name] = Pair(seed, total, variant, step)
+    for name, fork in forks.items():
+        variant = _finish_fork(task, variants[name], seed, actions[: fork.step], fork.variant_action)
+        pairs[name] = Pair(seed, total, variant, fork)
     return {name: pairs[name] for name in variants}
 
 

@@ -2,12 +2,13 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import msgspec
 import pytest
 import tyro
 
-from benchmarks import command, latency, whole_backbone
+from benchmarks import command, latency, options, whole_backbone
 from benchmarks.latency import Protocol
 from export import records
 from export.bundle import Build, Bundle
@@ -36,6 +37,11 @@ BENCH_KEYS = [
     "peak_memory_bytes",
     "cold_start_s",
     "stable",
+    "p99_upper_ms",
+    "p999_ms",
+    "p999_upper_ms",
+    "rounds",
+    "disturbed_rounds",
 ]
 
 
@@ -47,12 +53,21 @@ def bundle(small_bundle, tmp_path):
 
 def test_bench_measures_saves_and_reports_and_a_damaged_build_is_a_row_with_its_reason(bundle, monkeypatch, capsys):
     # The protocol's own counts would take minutes; everything else is the real thing.
-    short = Protocol(1, calls=70, seconds=0, quick=True, warmup_calls=5, warmup_seconds=0, pause_seconds=0.01)
-    monkeypatch.setattr(latency, "quick", lambda threads, rounds: short)
+    short = Protocol(1, rounds=5, calls=70, seconds=0, quick=True, warmup_calls=5, warmup_seconds=0, pause_seconds=0.01)
+    monkeypatch.setattr(latency, "quick", lambda threads, rounds, cores: short)
     monkeypatch.setattr(whole_backbone, "VARIANTS", ("eager-fp32", "onnx-fp32"))
     BundleWriter(bundle.path).add(Build("tensorrt-fp16", "unavailable", "tensorrt is not installed"))
     next(bundle.path.glob("variants/torchscript-fp32-*/policy.pt")).write_bytes(b"")
-    args = command.Args(bundle=bundle.path, variants="onnx-fp32,torchscript,tensorrt", quick=True)
+    monkeypatch.setattr(options, "QUICK_GAPS", ((0.01, 2),))
+    args = command.Args(
+        bundle=bundle.path,
+        variants="onnx-fp32,torchscript,tensorrt",
+        quick=True,
+        rate_hz=50,
+        seconds=0.5,
+        batches="2",
+        stream=True,
+    )
     result = command.main(args)
     rows = {row["variant"]: row for row in result["variants"]}
     own = ["eager-fp32", "onnx-fp32"]
@@ -78,11 +93,23 @@ def test_bench_measures_saves_and_reports_and_a_damaged_build_is_a_row_with_its_
     assert saved["onnx-fp32"].latency.p50_ms == rows["onnx-fp32"]["p50_ms"]
     assert saved["onnx-fp32"].latency.quick
 
+    # The broken build is left out of what comes after the rounds.
+    assert [(loop["variant"], loop["ticks"], loop["deadline_ms"]) for loop in result["loops"]] == [
+        (name, 25, 20.0) for name in own
+    ]
+    assert [(point["name"], point["batch"]) for point in result["sweep"]] == [(name, 2) for name in own]
     json.dumps(result)
     report = msgspec.json.decode((bundle.path.parent / "report" / "report.json").read_bytes())
     assert [p["tap"] for p in report["provenances"]] == ["stem", "layer4"]
     assert len(report["measurements"]) == len(own + whole) + 1
-    assert "truncated or exchanged" in " ".join(capsys.readouterr().out.split())
+    assert report["partial"] == ""
+    assert [len(loop["latencies_ms"]) for loop in report["loops"]] == [25, 25]
+    assert len(report["sweep"]) == 2
+    out = capsys.readouterr().out
+    assert "truncated or exchanged" in " ".join(out.split())
+    streamed = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    assert streamed[0]["partial"] == "after round 1 of 5"
+    assert [len(m["rounds"]) for m in streamed[0]["measurements"]] == [1, 1, 0, 1, 1]
 
 
 def test_by_default_every_build_takes_part_and_eager_channels_last_beside_the_baseline(bundle):
@@ -101,9 +128,24 @@ def test_a_variant_that_does_not_exist_is_refused_with_the_closest(bundle, text,
         command.choose(bundle, text)
 
 
-@pytest.mark.parametrize("wrong", [{"rounds": 4}, {"threads": 4096}, {"threads": -1}])
-def test_options_that_do_not_fit_are_refused_before_anything_runs(bundle, wrong):
-    with pytest.raises(UsageError):
+@pytest.mark.parametrize(
+    ("wrong", "line"),
+    [
+        ({"rounds": 4}, "--rounds 4 is too few"),
+        ({"threads": 4096}, "--threads 4096 does not fit"),
+        ({"threads": -1}, "--threads -1 does not fit"),
+        ({"quick": True, "strict": True}, "--quick and --strict contradict"),
+        ({"cores": "4095"}, "core 4095 cannot be used here. Choose from"),
+        ({"cores": "one"}, "'one' is not a number from 0 on"),
+        ({"cores": str(latency.usable_cores()[0]), "threads": 2}, "does not fit 1 chosen cores"),
+        ({"batches": "1,0"}, "'0' is not a number from 1 on"),
+        ({"rate_hz": 0.0}, "--rate-hz 0 is not a positive number"),
+        ({"rate_hz": 50.0, "deadline_ms": float("nan")}, "--deadline-ms nan is not a positive number"),
+        ({"seconds": 5.0}, "Give its --rate-hz too"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_before_anything_runs(bundle, wrong, line):
+    with pytest.raises(UsageError, match=line):
         command.main(command.Args(bundle=bundle.path, **wrong))
     assert not (bundle.path.parent / "report").exists()
 
@@ -114,23 +156,42 @@ def test_an_output_that_is_a_file_is_refused(bundle, tmp_path):
         command.main(command.Args(bundle=bundle.path, output=tmp_path / "file"))
 
 
+def test_options_say_how_much_is_measured(bundle):
+    core = latency.usable_cores()[0]
+    args = command.Args(bundle=bundle.path, strict=True, cores=str(core), rate_hz=20, batches="1, 4,1")
+    protocol = options.protocol(args)
+    assert (protocol.strict, protocol.cores, protocol.threads) == (True, (core,), 1)
+    pace, deadline = options.pace(args)
+    assert (pace.seconds, deadline) == (60, 50)
+    assert options.pace(replace(args, strict=False, quick=True))[0].seconds == 10
+    assert options.batches(args) == (1, 4)
+    assert options.pace(command.Args(bundle=bundle.path)) is None
+
+
 def test_the_command_in_the_report_gives_the_same_arguments():
-    words = [
-        "x.bundle",
-        "--variants",
-        "onnx",
-        "--threads",
-        "1",
-        "--quick",
-        "--rounds",
-        "7",
-        "--output",
-        "a/b",
-        "--no-whole-backbone",
-    ]
+    words = ["x.bundle", "--variants", "onnx", "--threads", "1", "--cores", "0,1", "--quick", "--rounds", "7"]
+    words += ["--rate-hz", "50.0", "--seconds", "5.0", "--deadline-ms", "20.0", "--batches", "1,4"]
+    words += ["--output", "a/b", "--no-whole-backbone", "--host", "user@robot", "--remote-xfer", "./bin/xfer"]
     args = tyro.cli(command.Args, args=words)
     assert command.command_line(args) == "xfer bench " + " ".join(words)
     assert tyro.cli(command.Args, args=command.command_line(args).split()[2:]) == args
+
+
+def test_what_is_only_printed_is_no_part_of_the_command_in_the_report():
+    args = tyro.cli(command.Args, args=["x.bundle", "--strict", "--stream", "--json", "--debug"])
+    assert command.command_line(args) == "xfer bench x.bundle --strict"
+
+
+def test_a_bench_that_is_killed_leaves_what_it_measured(bundle):
+    words = ["bench", str(bundle.path), "--variants", "onnx-int8", "--quick", "--stream", "--no-whole-backbone"]
+    with subprocess.Popen([sys.executable, "-m", "xfer.cli", *words], stdout=subprocess.PIPE) as process:
+        first = json.loads(process.stdout.readline())
+        process.kill()
+    assert first["partial"] == "after round 1 of 10"
+    left = json.loads((bundle.path.parent / "report" / "report.json").read_bytes())
+    assert left["partial"].startswith("after round")
+    assert {m["name"]: len(m["rounds"]) >= 1 for m in left["measurements"]} == {"eager-fp32": True, "onnx-int8": True}
+    assert all(row["p50_ms"] > 0 for row in left["rows"])
 
 
 def test_importing_the_commands_imports_no_heavy_library():

@@ -1,28 +1,39 @@
 import shutil
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
 import psutil
 import pytest
 
-from benchmarks.latency import Contestant, Protocol, full, measure, quick, steps_per_contestant
+from benchmarks.latency import Contestant, Protocol, full, measure, quick, steps_per_contestant, strict, usable_cores
 from benchmarks.process import WorkerError, WorkerProcess
 from benchmarks.worker import Assignment, Turn
 
-SHORT = Protocol(1, calls=20, seconds=0.01, warmup_calls=5, warmup_seconds=0.01, pause_seconds=0.01)
+SHORT = Protocol(1, rounds=5, calls=20, seconds=0.01, warmup_calls=5, warmup_seconds=0.01, pause_seconds=0.01)
 
 
 def test_the_full_protocol_is_the_design_s():
-    protocol = full(2, 5)
-    assert (protocol.calls, protocol.seconds, protocol.quick) == (1024, 10.0, False)
+    protocol = full(2)
+    assert (protocol.calls, protocol.seconds, protocol.rounds) == (1024, 10.0, 20)
+    assert (protocol.quick, protocol.strict) == (False, False)
     assert (protocol.warmup_calls, protocol.warmup_seconds) == (50, 2.0)
     # Rounded up, so that the rounds together never fall short.
-    assert protocol.turn.calls * 5 >= 1024
+    assert protocol.turn.calls * 20 >= 1024
     assert full(2, 7).turn.calls * 7 >= 1024
 
 
 def test_the_quick_protocol_is_marked():
     assert (quick(2, 5).calls, quick(2, 5).seconds, quick(2, 5).quick) == (256, 2.0, True)
+
+
+def test_the_strict_protocol_runs_600_s_and_gives_the_999th_permille():
+    protocol = strict(2)
+    assert protocol.strict
+    assert not protocol.quick
+    assert protocol.turn.seconds * protocol.rounds >= 600
+    assert protocol.turn.calls * protocol.rounds >= 6636
+    assert protocol.rounds > full(2).rounds
 
 
 def test_variants_take_turns_in_rounds_and_a_dead_one_leaves_the_others_their_samples(small_bundle, tmp_path):
@@ -37,7 +48,10 @@ def test_variants_take_turns_in_rounds_and_a_dead_one_leaves_the_others_their_sa
         Contestant("onnx-fp32", small_bundle.path, "onnx-fp32"),
     ]
     before = set(psutil.Process().children())
-    steps = []
+    steps, whole_rounds = [], []
+
+    def on_round(done, measurements):
+        whole_rounds.append((done, len(measurements["onnx-fp32"].rounds), len(measurements["killed"].rounds)))
 
     def on_step(name, stage):
         steps.append((stage, name))
@@ -46,7 +60,7 @@ def test_variants_take_turns_in_rounds_and_a_dead_one_leaves_the_others_their_sa
             assert len(children) == 1
             children[0].kill()
 
-    found = measure(contestants, SHORT, on_step)
+    found = measure(contestants, SHORT, on_step, on_round)
     names = [contestant.name for contestant in contestants]
 
     stages = ["warm-up", *(f"round {i}" for i in range(1, 6)), "cold start"]
@@ -59,13 +73,15 @@ def test_variants_take_turns_in_rounds_and_a_dead_one_leaves_the_others_their_sa
         assert min(min(r) for r in found[name].rounds) > 1e-5
         assert found[name].warmup_calls >= SHORT.warmup_calls
         assert len(found[name].cores) == 1
+        assert len(found[name].disturbances) == 5
     assert found["eager-fp32"].libraries["torch"]
     assert found["onnx-fp32"].libraries["onnxruntime"]
     # PyTorch alone is larger than ONNX Runtime with a policy.
     assert found["eager-fp32"].peak_memory_bytes > found["onnx-fp32"].peak_memory_bytes > 20e6
     assert found["eager-fp32"].cold_start_s > 0.2
 
-    assert len(found["killed"].rounds) == 2
+    assert whole_rounds == [(1, 1, 1), (2, 2, 2), (3, 3, 2), (4, 4, 2), (5, 5, 2)]
+    assert len(found["killed"].rounds) == len(found["killed"].disturbances) == 2
     assert "killed by SIGKILL" in found["killed"].error
     assert found["truncated"].rounds == ()
     assert "truncated or exchanged" in found["truncated"].error
@@ -76,6 +92,21 @@ def test_a_worker_calls_until_both_floors_are_reached(small_bundle):
     with WorkerProcess(Assignment(str(small_bundle.path), "onnx-int8", 1)) as worker:
         assert len(worker.turn(Turn(calls=30, seconds=0, lead_in=3)).seconds) == 30
         assert sum(worker.turn(Turn(calls=1, seconds=0.2)).seconds) >= 0.2
+
+
+@pytest.mark.skipif(len(usable_cores()) < 2, reason="there is one core only")
+def test_a_variant_is_bound_to_the_cores_that_were_chosen(small_bundle):
+    contestant = Contestant("onnx-int8", small_bundle.path, "onnx-int8")
+    first, *_, last = usable_cores()
+    assert contestant.assignment(Protocol(1)).cores == (last,)
+    found = measure([contestant], replace(SHORT, cores=(first,)), cold_start=False)
+    assert found["onnx-int8"].cores == (first,)
+    assert found["onnx-int8"].cold_start_s is None
+
+
+def test_what_runs_on_a_gpu_is_known_by_its_name(tmp_path):
+    names = ("onnx-fp32", "onnx-fp32@cuda", "eager-fp32@cuda", "tensorrt-fp16", "eager-fp32@channels_last")
+    assert [Contestant(name, tmp_path, name).on_gpu for name in names] == [False, True, True, True, False]
 
 
 def test_a_worker_uses_no_processor_time_outside_its_turn(small_bundle):

@@ -1,188 +1,111 @@
 import io
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pytest
 from rich.console import Console
+from sample_report import PROTOCOL, sample_report
 
-from benchmarks import plots, report, table, terminal
-from benchmarks.latency import Measurement, Protocol
-from benchmarks.summary import summarise
-from export.bundle import Provenance
-from export.records import Machine, Verification
-from xfer.spec import RewardScale
-
-PROTOCOL = Protocol(threads=2, quick=True)
+from benchmarks import report, table, terminal
+from benchmarks.control_loop import ControlLoop
+from benchmarks.markdown import to_markdown
+from export.records import Divergence
 
 
-def _measured(name, milliseconds, seed):
-    random = np.random.default_rng(seed)
-    rounds = [tuple((milliseconds / 1000 * random.lognormal(0, 0.1, 200)).tolist()) for _ in range(5)]
-    return Measurement(name, name, tuple(rounds), 2, (0, 1), {"torch": "2"}, 50, True, 1.5, 300_000_000)
-
-
-def _row(variant, verification, latency, whole=False):
-    figures = msgspec.to_builtins(latency) if latency else dict.fromkeys(report_keys())
-    return {
-        "variant": variant,
-        **msgspec.to_builtins(verification),
-        "size_bytes": 44_700_000,
-        **figures,
-        "whole_backbone": whole,
-    }
-
-
-def report_keys():
-    from export.records import Latency
-
-    return Latency.__dataclass_fields__
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def sample():
-    eager, onnx = _measured("eager-fp32", 15, 1), _measured("onnx-int8", 3, 2)
-    verified = Verification("verified", "reward", "160 pairs", 0.12, None, 0.98, 0.002)
-    verified = replace(verified, reward_delta=-1.5, reward_interval=(-4.0, 1.0))
-    rows = (
-        _row("eager-fp32", Verification("verified"), summarise(eager, eager, PROTOCOL)),
-        _row("onnx-int8", verified, summarise(onnx, eager, PROTOCOL)),
-        _row("tensorrt-fp16", Verification("built", reason="<script>alert(1)</script> & no GPU"), None),
-    )
-    provenance = Provenance("runs/<b>x</b>", "a" * 64, "resnet18", "layer2", "flatten", 683_072, 250_000_000, "1")
-    return report.Report(
-        machine=Machine("Some <CPU>", 2, "avx2", 2**34, "Linux 6", "3.11"),
-        measured="2026-01-02T03:04:05+00:00",
-        command="xfer bench x.bundle --quick",
-        task="cartpole",
-        control_hz=50.0,
-        reward=RewardScale(22, 500),
-        provenances=(provenance,),
-        protocol=PROTOCOL,
-        notes=("A note.",),
-        rows=rows,
-        measurements=(eager, onnx),
-    )
+    return sample_report()
 
 
-class Page(HTMLParser):
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.attributes, self.text = [], [], ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_data(self, data):
-        self.text += data
-
-
-def test_the_page_asks_the_network_for_nothing(sample):
-    text = report.to_html(sample)
-    page = Page(text)
-    assert not {"script", "img", "iframe", "object", "embed", "image"} & set(page.tags)
-    loading = [(k, v) for k, v in page.attributes if k in ("src", "href", "xlink:href", "srcset", "data")]
-    assert [v for _, v in loading if not v.startswith(("#", "data:"))] == []
-    without_namespaces = re.sub(r'xmlns(:\w+)?="[^"]*"', "", text)
-    assert "http:" not in without_namespaces
-    assert "https:" not in without_namespaces
-    assert re.findall(r"@import|url\((?!#)", text) == []
-
-
-def test_the_page_shows_every_variant_status_and_plot_and_escapes_what_it_was_given(sample):
-    text = report.to_html(sample)
-    page = Page(text)
-    assert page.tags.count("svg") == 2
-    for row in sample.rows:
-        assert row["variant"] in page.text
-        assert f'<span class="pill {row["status"]}">{row["status"]}</span>' in text
-    assert "<script>alert(1)</script> & no GPU" in page.text
-    assert "Some <CPU>" in page.text
-    assert "683,072 executed parameters" in page.text
-    assert sample.command in page.text
-
-
-def test_status_colours_and_plot_colours_are_the_page_s_own(sample):
-    text = report.to_html(sample)
-    svg = text[text.index("<svg") :]
-    assert "var(--ink)" in svg
-    assert [colour for colour in plots.VARIABLES if colour in svg] == []
-    defined = set(re.findall(r"(--[\w-]+):", text))
-    assert set(re.findall(r"var\((--[\w-]+)\)", text)) <= defined
-
-
-def test_equal_measurements_give_equal_bytes(sample):
-    assert report.to_html(sample) == report.to_html(sample)
-
-
-def test_plots_keep_their_text_as_text(sample):
-    svg = plots.latency(sample.measurements)
-    assert ">onnx-int8</text>" in svg
-    assert ">onnx-int8</text>" in plots.reward(sample.rows, 9.56)
-
-
-def test_nothing_to_draw_gives_no_plot(sample):
-    assert plots.latency([]) == ""
-    assert plots.reward(sample.rows[:1], 9.56) == ""
-
-
-def test_an_interval_below_the_margin_is_drawn_in_the_colour_of_failure(sample):
-    row = sample.rows[1]
-    assert "var(--bad)" not in plots.reward([row], None)
-    assert plots.reward([row], 3.0).count("var(--bad)") > plots.reward([row], 5.0).count("var(--bad)")
+def shown(sample, width):
+    out = io.StringIO()
+    terminal.show(sample, {"html": "out/report.html"}, Console(file=out, width=width))
+    return out.getvalue()
 
 
 def test_json_keeps_every_raw_sample(sample):
     plain = msgspec.json.decode(report.to_json(sample))
-    assert plain["schema"] == [1, 0]
-    kept = plain["measurements"][1]["rounds"]
-    assert kept == [list(window) for window in sample.measurements[1].rounds]
+    assert plain["schema"] == [1, 1]
+    assert plain["measurements"][1]["rounds"] == [list(window) for window in sample.measurements[1].rounds]
+    assert plain["loops"][4]["latencies_ms"] == list(sample.loops[4].latencies_ms)
+    assert len(plain["sweep"]) == len(sample.sweep)
 
 
-def test_markdown_has_one_row_a_variant_and_no_raw_html(sample):
-    text = report.to_markdown(sample)
-    rows = [line for line in text.splitlines() if line.startswith("| ")]
-    assert len(rows) == 2 + len(sample.rows)
-    assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
+def test_json_holds_what_the_page_shows(sample):
+    plain = msgspec.json.decode(report.to_json(sample))
+    findings = plain["findings"]
+    assert findings["loops"][4]["missed"] == 3
+    assert findings["disturbances"][3]["disturbed"] == 4
+    assert findings["pareto_front"] == ["onnx-int8", "onnx-fp32"]
+    assert list(findings["reward_summaries"]) == [row["variant"] for row in sample.rows[:5]]
+    assert plain["verdict"] == f"{findings['headline']} {' '.join(findings['misses'])}"
+    assert plain["rows"][4]["divergence"]["picture"]
+
+
+def test_a_report_can_be_read_back(sample):
+    again = msgspec.json.decode(report.to_json(sample), type=report.Report)
+    assert again.findings == sample.findings
+
+
+def test_the_explanation_tells_the_figures_of_the_protocol(sample):
+    told = replace(sample, protocol=replace(PROTOCOL, rounds=23, calls=6_700, seconds=600.0)).explanation
+    for text in ("23 interleaved rounds", "6,700 calls and 600 s", "p99: 662 calls", "more than 5 %"):
+        assert text in told
+
+
+def test_markdown_has_tables_of_equal_rows_and_no_raw_html(sample):
+    text = to_markdown(sample)
+    tables = re.split(r"\n\n", text)
+    widths = [
+        {len(re.findall(r"(?<!\\)\|", line)) for line in part.splitlines()} for part in tables if part.startswith("| ")
+    ]
+    assert len(widths) == 4
+    assert all(len(width) == 1 for width in widths)
     assert "<script>" not in text
-    assert "quick" in text
+    for words in ("quick", "disturbed", "3 of 3,000", "step 117", "xfer verify x.bundle --full", sample.command):
+        assert words in text
 
 
-def test_the_terminal_shows_all_cells_in_a_narrow_window(sample):
-    out = io.StringIO()
-    terminal.show(sample, {"html": "out/report.html"}, Console(file=out, width=80))
-    for text in ("onnx-int8", "verified", "tensorrt-fp16", "out/report.html", "layer2", "quick"):
-        assert text in out.getvalue()
-    assert max(map(len, out.getvalue().splitlines())) <= 80
+def test_markdown_leaves_out_what_was_not_measured(sample):
+    rows = tuple({**row, "returns": (), "divergence": None} for row in sample.rows)
+    text = to_markdown(replace(sample, loops=(), sweep=(), rows=rows))
+    for words in ("Control loop", "Returns", "Batch sweep", "first chose"):
+        assert words in to_markdown(sample)
+        assert words not in text
 
 
-def test_the_verdict_names_the_fastest_proven_variant(sample):
-    text = report.verdict(sample.rows)
-    assert re.match(r"onnx-int8 is the fastest variant that is verified: (4\.9|5\.0) times as fast", text)
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_terminal_shows_all_of_it_in_its_width(sample, width):
+    out = shown(sample, width)
+    for text in ("onnx-int8", "provisional", "tensorrt-fp16", "out/report.html", "layer2", "quick", "disturbed"):
+        assert text in out
+    assert "3 of 3,000" in out
+    assert "onnx-int8 missed 3 of 3,000 deadlines of 5 ms." in out
+    assert max(map(len, out.splitlines())) <= width
 
 
-def test_the_verdict_is_careful_where_nothing_is_proven(sample):
-    rows = [{**row, "status": "built"} for row in sample.rows]
-    assert "nothing is verified on this machine yet" in report.verdict(rows)
-    assert report.verdict(sample.rows[2:]) == "No variant could be measured on this machine."
-    assert "Nothing that is verified here beats eager" in report.verdict(sample.rows[:1])
+def test_the_terminal_says_that_a_report_is_partial_and_that_a_loop_did_not_run(sample):
+    broken = ControlLoop("onnx-int8", 50.0, 5.0, error="its process ended")
+    out = shown(replace(sample, partial="the connection was lost", loops=(broken,)), 100)
+    assert "This report is not whole: the connection was lost." in out
+    assert "not run" in out
+    assert "onnx-int8 did not finish its control loop: its process ended." in out
 
 
-def test_a_whole_backbone_is_never_the_verdict(sample):
-    whole = {**sample.rows[1], "variant": "onnx-int8 (whole resnet18)", "p50_ms": 0.1, "whole_backbone": True}
-    assert report.verdict([*sample.rows, whole]).startswith("onnx-int8 is")
+def test_a_row_carries_its_marks(sample):
+    assert table.marks({"stable": False, "disturbed_rounds": 2}) == ["unstable", "disturbed"]
+    assert table.marks({"stable": True, "disturbed_rounds": 0}) == []
+    assert table.marks({"stable": None, "disturbed_rounds": None}) == []
+    assert "provisional, disturbed" in to_markdown(sample)
 
 
-def test_an_unstable_run_is_published_with_its_mark(sample):
-    row = {**sample.rows[1], "stable": False}
-    assert table.marks(row) == ["unstable"]
-    assert 'class="pill unstable"' in report.to_html(replace(sample, rows=(row,)))
-    assert "unstable" in report.to_markdown(replace(sample, rows=(row,)))
+def test_a_divergence_is_told_with_both_actions(sample):
+    where = Divergence(7, 12, (0.5, -1.0), (0.25, -1.0), 0.031)
+    text = table.divergence({"variant": "onnx-int8", "divergence": msgspec.to_builtins(where)})
+    for words in ("step 12", "seed 7", "eager (0.5, -1)", "onnx-int8 (0.25, -1)", "0.031"):
+        assert words in text
 
 
 def test_three_whole_files_are_written(sample, tmp_path):

@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.disturbance import Disturbance
 from benchmarks.latency import Measurement, Protocol
-from benchmarks.summary import FLOORS, is_stable, percentile, settled, speedups, summarise, upper_bound
+from benchmarks.summary import FLOORS, is_stable, percentile, settled, speedups, summarise, upper_bound, windows
 
 
 def test_percentile_is_the_smallest_sample_that_enough_samples_do_not_exceed():
@@ -73,6 +76,22 @@ def test_four_windows_are_no_proof_of_stability():
     assert not is_stable([[1.0] * 9] * 4)
 
 
+def test_a_window_pools_consecutive_rounds_and_every_round_is_in_one():
+    rounds = [[float(index)] for index in range(20)]
+    assert windows(rounds) == [[float(4 * window + part) for part in range(4)] for window in range(5)]
+    uneven = windows(rounds[:7])
+    assert [len(window) for window in uneven] == [1, 1, 2, 1, 2]
+    assert [sample for window in uneven for sample in window] == [float(index) for index in range(7)]
+    assert windows(rounds[:3]) == rounds[:3]
+    assert windows([]) == []
+
+
+def test_a_drift_over_the_rounds_is_unstable_and_one_slow_round_of_twenty_is_not():
+    drift = tuple((1.0 + 0.01 * index,) * 9 for index in range(20))
+    assert not is_stable(windows(drift))
+    assert is_stable(windows([(1.0,) * 9] * 19 + [(1.2,) * 9]))
+
+
 def test_warm_up_settles_when_its_last_windows_agree():
     assert not settled([1.0, 1.0])
     assert not settled([3.0, 2.0, 1.0])
@@ -107,6 +126,22 @@ def test_a_summary_of_too_few_samples_leaves_p99_open():
     assert latency.p95_ms == pytest.approx(2)
     assert (latency.p99_ms, latency.p99_upper_ms, latency.speedup) == (None, None, None)
     assert latency.quick
+
+
+def test_every_percentile_has_its_bound_and_p999_only_with_enough_calls():
+    samples = tuple(np.random.default_rng(0).exponential(size=(20, 332)).tolist())
+    latency = summarise(Measurement("x", "onnx-fp32", tuple(map(tuple, samples))), None, Protocol(threads=1))
+    assert latency.samples == 6640
+    for name in ("p50", "p90", "p95", "p99", "p999"):
+        assert getattr(latency, f"{name}_ms") < getattr(latency, f"{name}_upper_ms") <= latency.max_ms
+    fewer = summarise(_measurement(0.002), None, Protocol(threads=1))
+    assert (fewer.p999_ms, fewer.p999_upper_ms) == (None, None)
+
+
+def test_disturbed_rounds_are_counted_and_stay():
+    noise = tuple(Disturbance(others=0.3 if index < 2 else 0.0, steal=0.0) for index in range(5))
+    latency = summarise(replace(_measurement(0.002), disturbances=noise), None, Protocol(threads=1))
+    assert (latency.rounds, latency.disturbed_rounds, latency.samples) == (5, 2, 1000)
 
 
 def test_a_failed_variant_has_no_figures_and_a_failed_baseline_no_speed_up():

@@ -36,7 +36,7 @@ def test_a_variant_that_never_differs_has_the_references_return(task, policy):
         {"same": Runner(Scripted(left_right), policy.spec)},
         seed=3,
     )
-    assert pairs["same"].forked_at is None
+    assert pairs["same"].fork is None
     assert pairs["same"].reference == pairs["same"].variant == returns_alone(task, policy.spec, left_right, 3)
 
 
@@ -45,10 +45,40 @@ def test_a_fork_is_the_episode_that_the_variant_would_have_had_alone(task, polic
     pairs = paired_episode(
         task, Runner(Scripted(reference), policy.spec), {"v": Runner(Scripted(variant), policy.spec)}, seed=3
     )
-    assert pairs["v"].forked_at == 6
+    assert pairs["v"].fork.step == 6
     assert pairs["v"].variant == returns_alone(task, policy.spec, variant, 3)
     assert pairs["v"].reference == returns_alone(task, policy.spec, reference, 3)
     assert pairs["v"].variant != pairs["v"].reference
+
+
+def test_a_fork_keeps_what_both_were_shown_at_that_moment(task, policy):
+    reference, variant = [0, 1] * 500, [0, 1, 0, 0] + [1, 0] * 500
+    pairs = paired_episode(
+        task, Runner(Scripted(reference), policy.spec), {"v": Runner(Scripted(variant), policy.spec)}, seed=3
+    )
+    fork = pairs["v"].fork
+    assert (fork.step, int(fork.reference_action), int(fork.variant_action)) == (3, 1, 0)
+    env = task.make()
+    observations, _ = env.reset(seed=3)
+    for action in reference[:3]:
+        observations = env.step(action)[0]
+    env.close()
+    np.testing.assert_array_equal(fork.observations["frame"], observations["frame"])
+
+
+def test_a_fork_keeps_the_references_scores_of_that_frame(task, shared_bundle):
+    bundle = Bundle(shared_bundle)
+    with bundle.runner("eager-fp32") as eager:
+        other = Runner(Scripted([0, 0, 0, 0, 1] * 200), bundle.spec)
+        fork = paired_episode(task, eager, {"v": other}, seed=3)["v"].fork
+        eager.reset()
+        env = task.make()
+        observations, _ = env.reset(seed=3)
+        for _ in range(fork.step):
+            observations = env.step(int(eager.act(observations).action))[0]
+        env.close()
+        np.testing.assert_array_equal(fork.scores, eager.act(observations).scores)
+    assert int(fork.scores.argmax()) == int(fork.reference_action) != int(fork.variant_action)
 
 
 def test_a_real_variant_forks_to_the_same_return_as_alone(task, shared_bundle):

@@ -1,0 +1,165 @@
+"""What else went on while one variant had its turn: other processes, the hypervisor, the clocks.
+
+All readings are taken by the parent, before and after the turn: nothing of ours runs beside the variant.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
+
+OTHERS_LIMIT = 0.05
+"""Share of the cores' time. A quiet machine's daemons take 1 to 2 %; one busy process beside a variant on two
+cores takes 25 to 50 %. What takes less than 5 % moves a median by less than what counts as unstable."""
+
+STEAL_LIMIT = 0.05
+"""Likewise for what the hypervisor takes away."""
+
+RESOLUTION_SECONDS = 0.02
+"""The kernel counts in ticks of 10 ms, and rounds at both ends of a turn: less than this is no evidence."""
+
+WORKING = ("user", "nice", "system", "irq", "softirq")
+"""Fields of a core's times in which it did something, as psutil calls them."""
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """What else went on during one turn.
+
+    Attributes:
+        others: Share of the cores' time that other processes took, 0 to 1: of all usable cores, or of those that
+            the variant was bound to, whichever is larger.
+        steal: Share that the hypervisor gave to other machines, likewise; 0.0 where the system does not tell.
+        frequency_mhz: Mean clock of the variant's cores at the turn's end, or None where the system does not tell.
+        gpu_clock_mhz: The GPU's clock (SM) at the turn's end, or None where the variant does not run on one.
+    """
+
+    others: float
+    steal: float
+    frequency_mhz: float | None = None
+    gpu_clock_mhz: float | None = None
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether the turn's times are not the variant's alone."""
+        return self.others > OTHERS_LIMIT or self.steal > STEAL_LIMIT
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Counters at one moment, in seconds.
+
+    Attributes:
+        moment: When.
+        working: How long each core has worked, in the order of their numbers.
+        stolen: How long each core was kept from working by the hypervisor.
+        ours: Processor time of the worker with its children, and of this process.
+    """
+
+    moment: float
+    working: list[float]
+    stolen: list[float]
+    ours: float
+
+
+class Meter:
+    """Measures what else goes on while a worker has its turn.
+
+    Args:
+        pid: The worker's process.
+        usable: Logical cores that this machine gives us.
+        bound: Those of them that the worker is bound to.
+        gpu: Whether the worker runs on a GPU, whose clock is then asked for.
+    """
+
+    def __init__(self, pid: int, usable: Sequence[int], bound: Sequence[int], *, gpu: bool = False) -> None:
+        import psutil
+
+        self._worker, self._gpu = psutil.Process(pid), gpu
+        online = range(psutil.cpu_count() or 1)
+        # Where some cores are switched off, the system's list no longer says which line is which core.
+        if max(usable) not in online:
+            usable = bound = online
+        self._usable, self._bound = usable, bound or usable
+        self._begin = self._read()
+
+    def begin(self) -> None:
+        """Note where the counters stand before a turn."""
+        self._begin = self._read()
+
+    def end(self) -> Disturbance:
+        """Return what happened since ``begin``."""
+        now = self._read()
+        # Only now the clocks: asking for them takes processor time itself.
+        frequency, gpu_clock = _frequency_mhz(self._bound), _gpu_clock_mhz() if self._gpu else None
+        (others, steal), (others_bound, steal_bound) = (
+            shares(self._begin, now, cores) for cores in (self._usable, self._bound)
+        )
+        return Disturbance(max(others, others_bound), max(steal, steal_bound), frequency, gpu_clock)
+
+    def _read(self) -> Reading:
+        import psutil
+
+        # The worker sleeps while this is read, so it does not matter that looking for its children takes a moment.
+        ours = _processor_seconds(self._worker) + time.process_time()
+        cores = psutil.cpu_times(percpu=True)
+        return Reading(
+            time.monotonic(),
+            [sum(getattr(times, name, 0.0) for name in WORKING) for times in cores],
+            [getattr(times, "steal", 0.0) for times in cores],
+            ours,
+        )
+
+
+def shares(begin: Reading, end: Reading, cores: Sequence[int]) -> tuple[float, float]:
+    """Return which shares of the cores' time other processes and the hypervisor took between two readings."""
+    available = (end.moment - begin.moment) * len(cores)
+    worked = sum(end.working[core] - begin.working[core] for core in cores)
+    stolen = sum(end.stolen[core] - begin.stolen[core] for core in cores)
+
+    def share(seconds: float) -> float:
+        return min(1.0, max(0.0, seconds - RESOLUTION_SECONDS) / available)
+
+    return share(worked - (end.ours - begin.ours)), share(stolen)
+
+
+def _processor_seconds(process: psutil.Process) -> float:
+    """Processor time of a process, its threads and its children, living and ended."""
+    import psutil
+
+    times = process.cpu_times()
+    seconds = times.user + times.system + getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
+    for child in process.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # ended meanwhile: its parent counts it from here on
+            seconds += sum(child.cpu_times()[:2])
+    return seconds
+
+
+def _frequency_mhz(cores: Sequence[int]) -> float | None:
+    import psutil
+
+    try:
+        clocks = [clock.current for clock in psutil.cpu_freq(percpu=True)]
+    except (AttributeError, NotImplementedError, OSError):  # psutil's answers where a system does not tell
+        return None
+    chosen = [clocks[core] for core in cores if core < len(clocks)] or clocks
+    return sum(chosen) / len(chosen) if chosen else None
+
+
+def _gpu_clock_mhz() -> float | None:
+    """Ask the driver's own tool for the clock of the first GPU."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    query = [tool, "--query-gpu=clocks.sm", "--format=csv,noheader,nounits"]
+    answer = subprocess.run(query, capture_output=True, text=True, check=False, timeout=30)
+    first = answer.stdout.partition("\n")[0].strip()
+    return float(first) if answer.returncode == 0 and first.replace(".", "").isdigit() else None

@@ -1,0 +1,197 @@
+"""Our figures against tools that know nothing of xfer: the same model file, the same recorded frames, the same threads.
+
+In each round every side is a fresh process, and who goes first alternates. What is compared is the ratio of the two
+medians within a round: what slows both down does not count.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.command import check_libraries
+from benchmarks.disturbance import Disturbance, Meter
+from benchmarks.evidence import Args, Evidence
+from benchmarks.latency import CAN_BIND, usable_cores
+from benchmarks.process import WorkerError, WorkerProcess
+from benchmarks.worker import Assignment, Turn
+from export import target
+from export.bundle import Bundle
+from export.target import Variant
+from xfer.errors import UnavailableError, UsageError
+
+ROUNDS, SECONDS, ALLOWED = 6, 1.5, 0.05
+CLAIM = (
+    f"xfer's medians agree within {ALLOWED:.0%} with a loop on bare ONNX Runtime and with OpenVINO's benchmark_app"
+    " (-hint latency -nireq 1 -api sync) on the same model file and input."
+)
+BARE_LOOP = Path(__file__).parent.parent / "bare_onnxruntime.py"
+BENCHMARK_APP = "from openvino.tools.benchmark.main import main; main()"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What both sides are given.
+
+    Attributes:
+        bundle: The bundle.
+        folder: Where the recorded frames lie as NumPy files.
+        cores: Logical cores that both are bound to; one thread each.
+    """
+
+    bundle: Bundle
+    folder: Path
+    cores: tuple[int, ...]
+
+
+def collect(args: Args) -> Evidence:
+    """Measure in interleaved rounds.
+
+    Raises:
+        UsageError: If no bundle is named, or the options do not fit.
+        UnavailableError: If none of the variants can run here, or a process fails.
+    """
+    check_libraries()
+    if args.bundle is None:
+        raise UsageError("crosscheck measures a bundle: xfer evidence crosscheck runs/cartpole.bundle")
+    threads = args.threads or len(usable_cores())
+    if not 1 <= threads <= len(usable_cores()):
+        raise UsageError(f"--threads {threads} does not fit {len(usable_cores())} usable cores.")
+    bundle, rounds = Bundle(args.bundle), args.runs or ROUNDS
+    notes, rows = [f"Threads: {threads}; rounds: {rounds}; times are medians over rounds of a round's median."], []
+    with tempfile.TemporaryDirectory(prefix="xfer-crosscheck-") as temporary, _bound(usable_cores()[-threads:]):
+        setup = Setup(bundle, Path(temporary), usable_cores())
+        save_frames(bundle, setup.folder)
+        for variant, tool in TOOLS.items():
+            if (reason := why_not(bundle, variant)) is not None:
+                notes.append(f"{variant} was left out: {reason}")
+            else:
+                rows.append(_compare(setup, variant, tool, rounds))
+    if not rows:
+        raise UnavailableError(f"Nothing to compare. {' '.join(notes[1:])}")
+    if any(row["disturbed_rounds"] for row in rows):
+        notes.append("Something else ran beside it: repeat this on a quiet machine before believing it.")
+    return Evidence(tuple(rows), tuple(notes))
+
+
+def why_not(bundle: Bundle, variant: str) -> str | None:
+    """Return why a variant cannot be compared here, or None if it can."""
+    name = Variant.parse(variant).target
+    if variant not in bundle.builds:
+        return f"the bundle has no {variant}: xfer export RUN --targets {name}"
+    return bundle.builds[variant].reason or target.load(name).runnable("")
+
+
+def save_frames(bundle: Bundle, folder: Path) -> None:
+    """Write the golden observations as NumPy files: all frames of an input in one, and each in a file of its own."""
+    observations = bundle.golden().observations
+    (folder / "each").mkdir()
+    for name, array in observations.items():
+        np.save(folder / f"{name}.npy", array)
+        for index in range(len(array)):
+            np.save(folder / "each" / f"{name}.{index}.npy", array[index : index + 1])
+    for state in bundle.spec.states:
+        np.save(folder / "each" / f"{state.name}.0.npy", state.zeros(1))
+
+
+def ours(setup: Setup, variant: str) -> tuple[float, Disturbance]:
+    """Return the median of xfer's own worker, in seconds, and what else went on meanwhile."""
+    try:
+        with WorkerProcess(Assignment(str(setup.bundle.path.resolve()), variant, len(setup.cores))) as worker:
+            worker.turn(Turn(1, SECONDS))
+            meter = Meter(worker.pid, setup.cores, setup.cores)
+            meter.begin()
+            median = float(np.median(worker.turn(Turn(1, SECONDS)).seconds))
+            return median, meter.end()
+    except WorkerError as error:
+        raise UnavailableError(f"{variant}: {error}") from error
+
+
+def bare_loop(setup: Setup, variant: str) -> float:
+    """Return the median of a loop on bare ONNX Runtime, in seconds."""
+    model = setup.bundle.check(setup.bundle.build(variant)) / "policy.onnx"
+    output = _run([str(BARE_LOOP), str(model), str(setup.folder), str(len(setup.cores)), str(SECONDS)])
+    return float(np.median(json.loads(output)))
+
+
+def benchmark_app(setup: Setup, variant: str) -> float:
+    """Return the median that OpenVINO's own tool reports, in seconds; it rounds to 0.01 ms.
+
+    It has to be told that inputs change between calls (``-inference_only False``), and it takes the number of threads
+    together with a performance hint only from a file.
+    """
+    folder, inputs = setup.folder, setup.bundle.spec.inputs
+    model = setup.bundle.check(setup.bundle.build(variant)) / "policy.xml"
+    shapes = ",".join(f"{i.name}[{','.join(map(str, (1, *i.shape)))}]" for i in inputs)
+    files = {i.name: sorted((folder / "each").glob(f"{i.name}.*.npy")) for i in inputs}
+    config = folder / "config.json"
+    config.write_text(json.dumps({"CPU": {"INFERENCE_NUM_THREADS": str(len(setup.cores))}}))
+    words = ["-m", str(model), "-d", "CPU", "-hint", "latency", "-nireq", "1", "-api", "sync"]
+    words += ["-t", f"{max(1, 2 * SECONDS):.0f}", "-shape", shapes, "-inference_only", "False"]
+    words += ["-i", *(f"{name}:{','.join(map(str, paths))}" for name, paths in files.items())]
+    words += ["-infer_precision", "f32", "-load_config", str(config)]
+    words += ["-report_type", "no_counters", "-report_folder", str(folder), "-json_stats"]
+    _run(["-c", BENCHMARK_APP, *words])
+    found = json.loads((folder / "benchmark_report.json").read_text())
+    return float(found["execution_results"]["latency (ms)"]) / 1000
+
+
+Tool = Callable[[Setup, str], float]
+TOOLS: dict[str, Tool] = {"onnx-fp32": bare_loop, "onnx-int8": bare_loop, "openvino-fp32": benchmark_app}
+"""Which tool each variant is compared with."""
+
+
+def _compare(setup: Setup, variant: str, tool: Tool, rounds: int) -> dict[str, Any]:
+    own, theirs, disturbances = [], [], []
+    for index in range(rounds):
+        if index % 2:
+            theirs.append(tool(setup, variant))
+        seconds, disturbance = ours(setup, variant)
+        own.append(seconds)
+        disturbances.append(disturbance)
+        if not index % 2:
+            theirs.append(tool(setup, variant))
+    differences = np.array(own) / np.array(theirs) - 1
+    difference = float(np.median(differences))
+    return {
+        "variant": variant,
+        "tool": tool.__name__,
+        "xfer_ms": 1000 * float(np.median(own)),
+        "tool_ms": 1000 * float(np.median(theirs)),
+        "difference": difference,
+        "spread": (float(differences.min()), float(differences.max())),
+        "disturbed_rounds": sum(disturbance.disturbed for disturbance in disturbances),
+        "holds": abs(difference) <= ALLOWED,
+    }
+
+
+def _run(words: list[str]) -> str:
+    """Run Python with these arguments, and return what it printed."""
+    done = subprocess.run([sys.executable, "-P", *words], capture_output=True, text=True, check=False, timeout=600)
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
+        raise UnavailableError(f"{Path(words[0]).name} failed: {lines[-1]}")
+    return done.stdout
+
+
+@contextmanager
+def _bound(cores: tuple[int, ...]) -> Iterator[None]:
+    """Bind this process, and so all that it starts, to some cores."""
+    before = usable_cores()
+    if CAN_BIND:
+        os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        if CAN_BIND:
+            os.sched_setaffinity(0, before)

@@ -1,0 +1,168 @@
+"""What the report works out from raw data: one small record a variant, for every form of the report alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.control_loop import ControlLoop
+from benchmarks.latency import Measurement
+from benchmarks.reward_statistics import RewardSummary, summarise
+from benchmarks.summary import percentile
+from benchmarks.table import Row
+
+BASELINE = "eager-fp32"
+PROVEN = ("verified", "provisional")
+
+
+@dataclass(frozen=True)
+class IdleFigures:
+    """First actions after gaps of one length, in milliseconds.
+
+    Attributes:
+        median_ms: Their median.
+        worst_ms: Their largest.
+    """
+
+    median_ms: float
+    worst_ms: float
+
+
+@dataclass(frozen=True)
+class LoopFigures:
+    """One variant's control loop; times in milliseconds, each from the tick's scheduled moment.
+
+    Attributes:
+        name: Name of its row.
+        rate_hz: Ticks a second.
+        deadline_ms: When a tick's action is due.
+        ticks: How many ticks there were.
+        missed: How many of them acted after their deadline.
+        p50_ms: Median, or None without ticks.
+        p99_ms: 99th percentile, or None below its sample floor.
+        worst_ms: The latest action, or None without ticks.
+        jitter_ms: Standard deviation, or None without ticks.
+        after_idle: Seconds idle, as text, and the first actions after such gaps.
+        error: Why there are no ticks, or fewer, or empty.
+    """
+
+    name: str
+    rate_hz: float
+    deadline_ms: float
+    ticks: int
+    missed: int
+    p50_ms: float | None
+    p99_ms: float | None
+    worst_ms: float | None
+    jitter_ms: float | None
+    after_idle: dict[str, IdleFigures]
+    error: str
+
+    @property
+    def kept(self) -> bool:
+        """Whether it ran, and every action came before its deadline."""
+        return self.ticks > 0 and not self.missed and not self.error
+
+
+def loop_figures(loop: ControlLoop) -> LoopFigures:
+    """Return the figures of one variant's control loop."""
+    ticks = loop.latencies_ms
+    return LoopFigures(
+        name=loop.name,
+        rate_hz=loop.rate_hz,
+        deadline_ms=loop.deadline_ms,
+        ticks=len(ticks),
+        missed=loop.missed,
+        p50_ms=percentile(ticks, 0.5),
+        p99_ms=percentile(ticks, 0.99),
+        worst_ms=loop.worst_ms if ticks else None,
+        jitter_ms=loop.jitter_ms if ticks else None,
+        after_idle={
+            gap: IdleFigures(float(np.median(times)), max(times)) for gap, times in loop.after_idle_ms.items() if times
+        },
+        error=loop.error,
+    )
+
+
+@dataclass(frozen=True)
+class DisturbanceFigures:
+    """What went on beside one variant, over all of its rounds.
+
+    Attributes:
+        name: Name of its row.
+        rounds: How many rounds were watched.
+        disturbed: In how many of them something else took time.
+        others: Largest share of the cores' time that other processes took in a round, 0 to 1; see ``Disturbance``.
+        steal: Largest share that the hypervisor gave to other machines, 0 to 1.
+        frequency_mhz: Lowest and highest clock of the cores, or None where the system does not tell.
+        gpu_clock_mhz: Lowest and highest clock of the GPU, or None where none ran or it does not tell.
+    """
+
+    name: str
+    rounds: int
+    disturbed: int
+    others: float
+    steal: float
+    frequency_mhz: tuple[float, float] | None
+    gpu_clock_mhz: tuple[float, float] | None
+
+
+def disturbance_figures(measurement: Measurement) -> DisturbanceFigures:
+    """Return what disturbed one variant; at least one of its rounds was watched."""
+    watched = measurement.disturbances
+    return DisturbanceFigures(
+        name=measurement.name,
+        rounds=len(watched),
+        disturbed=sum(one.disturbed for one in watched),
+        others=max(one.others for one in watched),
+        steal=max(one.steal for one in watched),
+        frequency_mhz=_range(one.frequency_mhz for one in watched),
+        gpu_clock_mhz=_range(one.gpu_clock_mhz for one in watched),
+    )
+
+
+def _range(values: Iterable[float | None]) -> tuple[float, float] | None:
+    known = [value for value in values if value is not None]
+    return (min(known), max(known)) if known else None
+
+
+def reward_summaries(rows: Sequence[Row]) -> dict[str, RewardSummary]:
+    """Return the returns of eager and of each variant that was compared with it, by row.
+
+    Eager's are those of every seed that some variant was compared on; a seed counts once.
+    """
+    compared = {row["variant"]: row["returns"] for row in rows if row["returns"] and row["variant"] != BASELINE}
+    if not compared:
+        return {}
+    eager = {seed: reference for pairs in compared.values() for seed, reference, _ in pairs}
+    returns = {BASELINE: [eager[seed] for seed in sorted(eager)]}
+    returns |= {name: [own for _, _, own in pairs] for name, pairs in compared.items()}
+    return {name: summarise(values) for name, values in returns.items()}
+
+
+def reward_change(row: Row) -> float | None:
+    """Return a row's change in mean return against eager; eager's own is 0, where it counts as proven."""
+    if row["variant"] == BASELINE and row["status"] in PROVEN:
+        return 0.0
+    change: float | None = row["reward_delta"]
+    return change
+
+
+def comparable(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows that have both a latency and a change in reward, the fastest first."""
+    both = [r for r in rows if r["p50_ms"] is not None and reward_change(r) is not None and not r["whole_backbone"]]
+    return sorted(both, key=lambda row: (row["p50_ms"], -(reward_change(row) or 0.0)))
+
+
+def pareto_front(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows that no other one beats in both latency and reward, the fastest first; rejected ones left out."""
+    front: list[Row] = []
+    best = -np.inf
+    for row in comparable(rows):
+        change = reward_change(row) or 0.0
+        if row["status"] in PROVEN and change > best:
+            front.append(row)
+            best = change
+    return front

@@ -1,0 +1,77 @@
+"""The loop of a robot: act at a fixed rate, and time each action from the moment it was scheduled for.
+
+A loop that is timed from the moment it happened to begin hides its own delays: after one slow action the next
+ones begin late, and would look as fast as ever (Tene 2015 calls this coordinated omission).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What is asked of a loop.
+
+    Attributes:
+        rate_hz: Ticks a second.
+        seconds: How long.
+        gaps: After the ticks: seconds idle, and how often to act once after them.
+    """
+
+    rate_hz: float
+    seconds: float
+    gaps: tuple[tuple[float, int], ...] = ()
+
+    @property
+    def ticks(self) -> int:
+        """How many ticks there are, at least one."""
+        return max(1, round(self.rate_hz * self.seconds))
+
+
+@dataclass(frozen=True)
+class Ticks:
+    """What a loop gave, in seconds, nothing left out.
+
+    Attributes:
+        latencies: Of each tick, the moment of its action less the moment it was scheduled for.
+        starts: Of each tick, the moment it began less the moment it was scheduled for.
+        after_idle: Seconds idle, as text, and the latency of the first action after each such gap.
+    """
+
+    latencies: tuple[float, ...] = ()
+    starts: tuple[float, ...] = ()
+    after_idle: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+def keep_pace(act: Callable[[], object], pace: Pace) -> Ticks:
+    """Act at a fixed rate, then after each idle gap.
+
+    Tick k is due ``k / rate_hz`` after the first. Between ticks the process sleeps; a tick that is late already
+    begins at once, so a slow action makes the following ones late until they have caught up.
+
+    Args:
+        act: Does all that a tick does, and returns when the action is there.
+        pace: Rate, duration and gaps.
+    """
+    latencies, starts = [], []
+    first = time.perf_counter() + 1 / pace.rate_hz
+    for tick in range(pace.ticks):
+        start, latency = _act_at(first + tick / pace.rate_hz, act)
+        starts.append(start)
+        latencies.append(latency)
+    after_idle = {
+        f"{gap:g}": tuple(_act_at(time.perf_counter() + gap, act)[1] for _ in range(count)) for gap, count in pace.gaps
+    }
+    return Ticks(tuple(latencies), tuple(starts), after_idle)
+
+
+def _act_at(due: float, act: Callable[[], object]) -> tuple[float, float]:
+    """Act at a moment, or at once if it has passed; return how long after it the action began and was there."""
+    if (early := due - time.perf_counter()) > 0:
+        time.sleep(early)
+    began = time.perf_counter()
+    act()
+    return began - due, time.perf_counter() - due

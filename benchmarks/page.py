@@ -1,0 +1,42 @@
+"""``report.html``: one file with its styles and plots inside, which asks the network for nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks import figures, plots, table
+from benchmarks.report import Report
+from benchmarks.timeline import timeline
+from export.verdict import MARGIN
+
+
+def to_html(report: Report) -> str:
+    """Return the page; everything that comes from a bundle is escaped. What was not measured is left out."""
+    import jinja2
+    from markupsafe import Markup
+
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
+    margin = MARGIN * report.reward.span if report.reward else None
+    drawn = {
+        "pareto": plots.pareto(report.rows, margin),
+        "latency": plots.latency([m for m in report.measurements if m.rounds and not m.error and m.batch == 1]),
+        "timeline": timeline(report.loops),
+        "reward": plots.reward(report.rows, margin),
+        "returns": plots.returns(report.findings.reward_summaries),
+        "sweep": plots.sweep(report.sweep),
+    }
+    page: str = environment.get_template("report.html.j2").render(
+        report=report,
+        findings=report.findings,
+        rows=[(row, table.cells(row), table.marks(row)) for row in report.rows],
+        points=figures.comparable(report.rows),
+        diverged=[row for row in report.rows if row["divergence"]],
+        agreed=[row for row in report.rows if row["returns"] and not row["divergence"]],
+        margin=MARGIN,
+        # matplotlib has escaped the text inside its own drawings.
+        plots={name: Markup(svg) for name, svg in drawn.items()},
+        table=table,
+    )
+    return page

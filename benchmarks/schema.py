@@ -1,0 +1,80 @@
+"""The JSON schema of ``report.json``, from the dataclasses that write it and their docstrings.
+
+``python -m benchmarks.schema docs/report.schema.json`` writes it.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import fields, make_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import msgspec
+
+from benchmarks.conclusion import Findings
+from benchmarks.report import SCHEMA, Report
+from export.records import Latency, Verification
+
+
+def schema() -> dict[str, Any]:
+    """Return the schema, as JSON Schema 2020-12."""
+    row = _row_type()
+    references, components = msgspec.json.schema_components([Report, Findings, row], ref_template="#/$defs/{name}")
+    for component in components.values():
+        _describe(component)
+    report = components.pop("Report")
+    report["properties"]["rows"]["items"] = references[2]
+    first = {
+        "schema": {"const": list(SCHEMA), "description": "Major and minor version; a minor one only adds keys."},
+        "verdict": {"type": "string", "description": "Which variant to ship and why, and the deadlines missed."},
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **report,
+        "title": "report.json",
+        "properties": {**first, **report["properties"], "findings": references[1]},
+        "required": [*first, *report["properties"], "findings"],
+        "$defs": components,
+    }
+
+
+def _row_type() -> type:
+    """A row as ``--json`` prints it: a verdict and a latency in one, where the latency may be missing."""
+    names: list[tuple[str, Any]] = [("variant", str)]
+    names += [(field.name, get_type_hints(Verification)[field.name]) for field in fields(Verification)]
+    names += [("size_bytes", int)]
+    names += [(field.name, get_type_hints(Latency)[field.name] | None) for field in fields(Latency)]
+    row = make_dataclass("Row", [*names, ("whole_backbone", bool)], frozen=True)
+    attributes = [
+        "\n    variant: Name of the row.\n    size_bytes: Size of its files on disk.",
+        "\n    whole_backbone: Whether this is the whole backbone, timed beside the policy's own graph.",
+        *((kind.__doc__ or "").partition("Attributes:")[2] for kind in (Verification, Latency)),
+    ]
+    summary = "One variant: its verdict, and its latency, null where it was not measured."
+    row.__doc__ = f"{summary} Attributes:{''.join(attributes)}"
+    return row
+
+
+def _describe(component: dict[str, Any]) -> None:
+    """Give a class and its properties the descriptions that its docstring has of them."""
+    text, _, attributes = component.get("description", "").partition("Attributes:")
+    component["description"] = _line(text)
+    described = re.findall(r"^ *(\w+): (.*(?:\n(?! *\w+: ).*)*)", attributes, re.MULTILINE)
+    for name, description in described:
+        if name in component.get("properties", {}):
+            component["properties"][name]["description"] = _line(description)
+
+
+def _line(text: str) -> str:
+    return re.sub(r"\bNone\b", "null", " ".join(text.replace("``", "").split()))
+
+
+def text() -> str:
+    """Return the schema as the file has it."""
+    return msgspec.json.format(msgspec.json.encode(schema())).decode() + "\n"
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(text())

@@ -1,0 +1,235 @@
+"""Mistakes that happen between training and the robot; ``xfer verify --self-test`` plants them into copies of a bundle.
+
+Most are a graph of ``export/mistaken_graphs.py``, exported the ordinary way, hashes and all. Some are a way of
+quantising. The rest damage files after their hashes were taken. A new mistake is a class there or a function here,
+and its line in ``MISTAKES``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from export import mistaken_graphs as graphs
+from export import target
+from export.bundle import GOLDEN, MANIFEST, Build, Bundle, FileFact
+from export.quantize import quantize_int8
+from export.target import ExportOptions, ExportRequest
+from export.targets.onnx import FILE as ONNX_FILE
+from export.verify import REFERENCE
+from export.writer import BundleWriter, content_key
+from xfer.checkpoint import WEIGHTS, load_policy, weights_bytes
+from xfer.files import sha256, write_atomically
+from xfer.policy import Deployed, Policy
+from xfer.runner import Runner
+from xfer.torch_session import TorchSession
+from xfer.trajectories import Trajectories
+
+HISTORY = ("history",)
+"""What a mistake in the history needs."""
+FLOAT = ("onnx-fp32",)
+"""What is quantised."""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One mistake.
+
+    Attributes:
+        name: What went wrong, in a few words.
+        what: How that happens, as a sentence.
+        damage: Plants it into a copy of a bundle that holds eager and what the mistake needs.
+        variant: The variant that is damaged.
+        needs: What the bundle must have besides eager: variants that it starts from, or a state.
+    """
+
+    name: str
+    what: str
+    damage: Callable[[Path], None]
+    variant: str = "torchscript-fp32"
+    needs: tuple[str, ...] = ()
+
+
+def put(path: Path, variant: str, write: Callable[[Path], Any]) -> None:
+    """Enter what ``write`` leaves in a folder as a build of the bundle at ``path``, with its hashes."""
+    writer = BundleWriter(path)
+    with writer.temporary_folder() as folder:
+        write(folder)
+        writer.add(Build(variant, "built", key=content_key({"mistake": variant})), folder)
+
+
+def policy_of(path: Path) -> Policy:
+    """Return the policy that the bundle was made from."""
+    bundle = Bundle(path)
+    return load_policy(bundle.check(bundle.build(REFERENCE)))
+
+
+def in_graph(kind: type[Deployed]) -> Callable[[Path], None]:
+    """Return what exports ``kind`` in the place of the deployed policy."""
+
+    class Mistaken(Policy):
+        def deploy(self, precision: str = "fp32") -> Deployed:
+            return kind(self, torch.float32).eval()
+
+    def damage(path: Path) -> None:
+        policy = policy_of(path)
+        mistaken = Mistaken(policy.config, policy.spec)
+        mistaken.load_state_dict(policy.state_dict())
+        request = ExportRequest(mistaken, policy.spec, Bundle(path).golden(), ExportOptions())
+        put(path, "torchscript-fp32", lambda folder: target.load("torchscript").export(request, folder, "fp32"))
+
+    return damage
+
+
+# int8: its scores are not judged, so what it does must be.
+
+
+def calibrated_on(draw: Callable[[tuple[int, ...]], np.ndarray]) -> Callable[[Path], None]:
+    """Return what takes int8's value ranges from eight frames that ``draw`` makes up, given their shape."""
+
+    def damage(path: Path) -> None:
+        bundle = Bundle(path)
+        made_up = {o.name: draw((8, *o.shape)).astype(o.dtype) for o in bundle.spec.observations}
+        frames = Trajectories(made_up, np.ones(8, bool))
+        source = bundle.check(bundle.build("onnx-fp32")) / ONNX_FILE
+        put(
+            path,
+            "onnx-int8",
+            lambda folder: quantize_int8(source, folder / ONNX_FILE, bundle.spec, frames, symmetric=False),
+        )
+
+    return damage
+
+
+def noise(shape: tuple[int, ...]) -> np.ndarray:
+    """Return random pixels."""
+    return np.random.default_rng(0).integers(0, 256, shape)
+
+
+def scales_of_half_the_range(path: Path) -> None:
+    """Halve the scale of every activation, so that large values are cut off."""
+    import onnx
+    from onnx import numpy_helper
+
+    bundle = Bundle(path)
+    model = onnx.load(str(bundle.check(bundle.build("onnx-int8")) / ONNX_FILE))
+    scales = {node.input[1] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    for tensor in model.graph.initializer:
+        if tensor.name in scales:
+            halved = (numpy_helper.to_array(tensor) / 2).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(halved, tensor.name))
+    put(path, "onnx-int8", lambda folder: onnx.save(model, str(folder / ONNX_FILE)))
+
+
+# Files.
+
+
+def weights_file(path: Path) -> Path:
+    """Return the file that eager's weights are in."""
+    bundle = Bundle(path)
+    return bundle.check(bundle.build(REFERENCE)) / WEIGHTS
+
+
+def truncated(path: Path) -> None:
+    """Cut off the last thousand bytes."""
+    file = weights_file(path)
+    write_atomically(file, file.read_bytes()[:-1000])
+
+
+def exchanged(path: Path) -> None:
+    """Put a file of the same size in another's place."""
+    write_atomically(weights_file(path), weights_bytes(graphs.neighbour(policy_of(path))))
+
+
+def edited(path: Path) -> None:
+    """Halve the control rate by hand."""
+    text = (path / MANIFEST).read_text()
+    halved = re.sub(r'("control_hz": )([0-9.]+)', lambda found: f"{found[1]}{float(found[2]) / 2}", text)
+    write_atomically(path / MANIFEST, halved.encode())
+
+
+def golden_of_another(path: Path) -> None:
+    """Record golden with other weights."""
+    bundle, other = Bundle(path), graphs.neighbour(policy_of(path))
+    runner = Runner(TorchSession(other.deploy(), bundle.spec), bundle.spec)
+    bundle.golden().acted_by(runner).save(path / GOLDEN)
+    fact = FileFact((path / GOLDEN).stat().st_size, sha256(path / GOLDEN))
+    write_atomically(path / MANIFEST, replace(bundle.manifest, golden=fact).encode())
+
+
+MISTAKES = (
+    Mistake("red and blue swapped", "The camera's BGR was taken for RGB.", in_graph(graphs.RedAndBlueSwapped)),
+    Mistake("picture upside down", "OpenGL's first row is the lowest one.", in_graph(graphs.UpsideDown)),
+    Mistake("axes transposed", "The frame's bytes were read as [3, H, W].", in_graph(graphs.AxesTransposed)),
+    Mistake("crop shifted", "The crop begins three pixels beside its place.", in_graph(graphs.CropShifted)),
+    Mistake("another resize", "Bilinear as OpenCV does it, where areas were averaged.", in_graph(graphs.AnotherResize)),
+    Mistake("normalisation left out", "Mean and deviation are not taken out.", in_graph(graphs.NotNormalised)),
+    Mistake("wrong value range", "The frame comes as 0..1 and is divided by 255 again.", in_graph(graphs.ValueRange)),
+    Mistake(
+        "history never updated",
+        "The policy gets the first history for ever.",
+        in_graph(graphs.HistoryStale),
+        needs=HISTORY,
+    ),
+    Mistake(
+        "history one step late",
+        "The newest frame enters the history a step late.",
+        in_graph(graphs.HistoryLate),
+        needs=HISTORY,
+    ),
+    Mistake(
+        "history newest first",
+        "Frames are stacked in the other order.",
+        in_graph(graphs.HistoryNewestFirst),
+        needs=HISTORY,
+    ),
+    Mistake(
+        "history not reset",
+        "An episode begins with the last one's history.",
+        in_graph(graphs.HistoryKept),
+        needs=HISTORY,
+    ),
+    Mistake(
+        "batch rows mixed up",
+        "A row of a batch goes on with another's history.",
+        in_graph(graphs.RowsMixed),
+        needs=HISTORY,
+    ),
+    Mistake(
+        "frame buffer full",
+        f"After {graphs.SLOTS} frames of an episode no more are stored.",
+        in_graph(graphs.FrameBufferFull),
+        needs=HISTORY,
+    ),
+    Mistake(
+        "normaliser goes on learning", "Its mean and deviation move when deployed.", in_graph(graphs.StatisticsMove)
+    ),
+    Mistake(
+        "batch norm in training mode", "Statistics come from the frame at hand.", in_graph(graphs.BatchNormTraining)
+    ),
+    Mistake("half precision as fp32", "bfloat16 under a name that says fp32.", in_graph(graphs.HalfPrecision)),
+    Mistake("other checkpoint", "The weights of a few updates earlier.", in_graph(graphs.NeighbouringCheckpoint)),
+    Mistake("non-finite weights", "One weight is not a number.", in_graph(graphs.NotFinite)),
+    Mistake("two actions swapped", "The actions' order was reversed.", in_graph(graphs.ActionsSwapped)),
+    Mistake("scores rescaled", "Same actions, but scores 5 % too large.", in_graph(graphs.ScoresRescaled)),
+    Mistake("exploration left on", "One action in twenty is random.", in_graph(graphs.ExplorationLeftOn)),
+    Mistake("int8 calibrated on noise", "Ranges from random pixels.", calibrated_on(noise), "onnx-int8", FLOAT),
+    Mistake("int8 calibrated in the dark", "Ranges from black frames.", calibrated_on(np.zeros), "onnx-int8", FLOAT),
+    Mistake(
+        "int8 with wrong scales",
+        "Activations are cut off at half of their range.",
+        scales_of_half_the_range,
+        "onnx-int8",
+        ("onnx-int8",),
+    ),
+    Mistake("golden of another policy", "Golden was recorded with other weights.", golden_of_another, REFERENCE),
+    Mistake("file truncated", "A copy over the network stopped early.", truncated, REFERENCE),
+    Mistake("file exchanged", "Other weights were copied over a build's.", exchanged, REFERENCE),
+    Mistake("manifest edited", "The control rate was changed by hand.", edited, REFERENCE),
+)

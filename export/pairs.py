@@ -1,0 +1,208 @@
+"""Pairs of episodes in parallel processes: what runs them, and what is kept of each.
+
+Processes take pairs as they become free, some ahead of the one that is waited for, but outcomes are given in the order
+of their seeds. So figures depend on the seeds alone: not on how many processes there are, on which is faster,
+or on whether one died and its pairs were run again.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from export.bundle import Bundle
+from export.records import Divergence
+from export.verify import REFERENCE, regret
+from xfer import tasks
+from xfer.errors import XferError
+from xfer.evaluate import Fork, paired_episode
+from xfer.runner import Arrays, Runner
+from xfer.spec import PolicySpec
+
+AHEAD = 2
+"""How many pairs for each process are handed out at once, so that none waits for a slower one."""
+
+MOST_DEATHS = 3
+"""How often dead processes are replaced before that is called an error."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is kept of one pair of episodes: its seed, both returns, and where the actions first differed."""
+
+    seed: int
+    reference: float
+    variant: float
+    divergence: Divergence | None
+
+
+class PairProcesses:
+    """Processes that run pairs of episodes, one thread each; if one dies, new ones run what it left undone.
+
+    Args:
+        bundle: Whose variants they run.
+        count: How many processes.
+    """
+
+    def __init__(self, bundle: Bundle, count: int) -> None:
+        golden = bundle.golden().scores
+        assert golden is not None
+        self.path, self.count, self.golden_scores = bundle.path, count, golden
+
+    def __enter__(self) -> PairProcesses:
+        self._others = multiprocessing.active_children()
+        self._pool = self._start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end()
+
+    def run(self, seeds: range, variants: Callable[[], tuple[str, ...]]) -> Iterator[dict[str, Outcome]]:
+        """Yield the outcomes of each seed by variant, in the order of seeds, as soon as they are known.
+
+        Args:
+            seeds: One for each pair.
+            variants: Gives the variants that pairs are still wanted of, when a pair is handed out.
+
+        Raises:
+            XferError: If a pair fails, or processes keep dying.
+        """
+        pending: dict[int, Future[dict[str, Outcome]]] = {}
+        deaths = 0
+        for i, seed in enumerate(seeds):
+            while True:
+                try:
+                    for ahead in seeds[i : i + AHEAD * self.count]:
+                        if ahead not in pending:
+                            work = (self.path, variants(), self.golden_scores, ahead)
+                            pending[ahead] = self._pool.submit(_run_pair, *work)
+                    outcomes = pending.pop(seed).result()
+                    break
+                except BrokenProcessPool as error:
+                    deaths += 1
+                    if deaths > MOST_DEATHS:
+                        raise XferError(
+                            f"Processes that run pairs of episodes died {deaths} times, perhaps for want of memory."
+                            f" Use fewer --workers than {self.count}, or fewer --variants at once."
+                        ) from error
+                    self._end()
+                    self._pool = self._start()
+                    pending = {s: future for s, future in pending.items() if _succeeded(future)}
+            yield outcomes
+
+    def _start(self) -> ProcessPoolExecutor:
+        # Not forked: neither torch nor a CUDA context survives that.
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(self.count, context, initializer=_begin_process)
+
+    def _end(self) -> None:
+        """End the processes at once: nobody waits for the pairs that they are at."""
+        for process in multiprocessing.active_children():
+            if process not in self._others:
+                process.terminate()
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _succeeded(future: Future[dict[str, Outcome]]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
+
+
+def _begin_process() -> None:
+    """Leave Ctrl-C, which reaches all processes of a terminal, to the parent; end when the parent is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+_open_variants = ExitStack()
+"""Closed when the process ends."""
+
+
+@cache
+def _runner(path: Path, variant: str) -> Runner:
+    """Open a variant once in each process."""
+    return _open_variants.enter_context(Bundle(path).runner(variant))
+
+
+def _run_pair(path: Path, variants: tuple[str, ...], golden_scores: np.ndarray, seed: int) -> dict[str, Outcome]:
+    """Run in a worker process: eager and the variants from one seed."""
+    try:
+        reference = _runner(path, REFERENCE)
+        task = tasks.load(reference.spec.task)
+        pairs = paired_episode(task, reference, {name: _runner(path, name) for name in variants}, seed)
+        return {
+            name: Outcome(
+                seed,
+                pair.reference,
+                pair.variant,
+                None if pair.fork is None else _divergence(seed, pair.fork, golden_scores, reference.spec),
+            )
+            for name, pair in pairs.items()
+        }
+    except XferError:
+        raise
+    except Exception as error:  # of whatever class an environment or a runtime raises, perhaps one that cannot be sent
+        raise XferError(
+            f"The pair of episodes with seed {seed} failed: {type(error).__name__}: {error}. If that is the"
+            f" environment's fault, mend it; --pairs 0 leaves the reward rung out."
+        ) from error
+
+
+def _divergence(seed: int, fork: Fork, golden_scores: np.ndarray, spec: PolicySpec) -> Divergence:
+    return Divergence(
+        seed,
+        fork.step,
+        tuple(np.atleast_1d(fork.reference_action).astype(float).tolist()),
+        tuple(np.atleast_1d(fork.variant_action).astype(float).tolist()),
+        margin(fork, golden_scores, spec),
+        picture(fork.observations, spec),
+    )
+
+
+def margin(fork: Fork, golden_scores: np.ndarray, spec: PolicySpec) -> float:
+    """Return by how much eager likes the variant's action less than its own, as the actions rung counts it.
+
+    Args:
+        fork: Where they parted.
+        golden_scores: Eager's scores on the golden trajectories, [T, A]: one frame alone has no spread of scores.
+        spec: Says how to count.
+    """
+    if spec.action.kind == "continuous":
+        span = np.array(spec.action.high) - np.array(spec.action.low)
+        return float((np.abs(fork.variant_action - fork.reference_action) / span).mean())
+    scores = np.concatenate([golden_scores, fork.scores[None]])
+    chosen = np.append(golden_scores.argmax(axis=1), fork.variant_action)
+    return float(regret(scores, chosen, spec)[-1])
+
+
+def picture(observations: Arrays, spec: PolicySpec) -> str:
+    """Return the first image among some observations as PNG in base64, or an empty string if there is none."""
+    for tensor in spec.observations:
+        if tensor.color_order and tensor.dtype == "uint8":
+            from PIL import Image
+
+            pixels = observations[tensor.name]
+            pixels = pixels[..., ::-1] if tensor.color_order == "BGR" else pixels.squeeze()
+            file = io.BytesIO()
+            Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG")
+            return base64.b64encode(file.getvalue()).decode()
+    return ""

@@ -1,0 +1,126 @@
+"""OpenVINO's own format (IR), run on the CPU. Neither loading nor running it needs torch."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from export.target import Exported, ExportRequest, Place
+from xfer.errors import BundleError, UnavailableError
+from xfer.runner import Arrays, Session, Step
+from xfer.spec import PolicySpec
+
+if TYPE_CHECKING:
+    from openvino import Core, InferRequest, Model
+
+PRECISIONS = ("fp32",)
+PLACES = ()
+FILE = "policy.xml"
+"""The graph; its weights lie beside it in ``policy.bin``."""
+DEVICE = "CPU"
+
+
+def available() -> str | None:
+    """Torch's ONNX exporter, and OpenVINO."""
+    from export import onnx_graph
+
+    return onnx_graph.available() or runnable("")
+
+
+def runnable(place: str) -> str | None:
+    """OpenVINO, whose CPU device is part of the package."""
+    if not importlib.util.find_spec("openvino"):
+        return "openvino is not installed: pip install 'xfer-policy[openvino]'"
+    return None
+
+
+def libraries() -> dict[str, str]:
+    """Versions of the exporter's libraries, where they are installed, and of OpenVINO."""
+    found = {}
+    for name in ("torch", "torchvision", "onnx", "onnxscript", "openvino"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
+    """Write ``policy.xml`` and ``policy.bin``, read from the one ONNX graph."""
+    import openvino
+
+    from export.onnx_graph import export_onnx
+
+    float_graph = folder / "policy.onnx"
+    export_onnx(request.policy.deploy("fp32"), float_graph)
+    # Not ``convert_model``: that one reports its use over the network.
+    model = openvino.Core().read_model(float_graph)
+    openvino.save_model(model, folder / FILE, compress_to_fp16=False)
+    float_graph.unlink()
+    return Exported()
+
+
+class OpenVinoSession:
+    """OpenVINO behind the session protocol: one compiled graph and one request a batch size, made on first use.
+
+    A graph whose shapes are all known runs faster than one with a free batch dimension.
+    """
+
+    def __init__(self, core: Core, model: Model, spec: PolicySpec, config: dict[str, str | int]) -> None:
+        self._core, self._model, self._spec, self._config = core, model, spec, config
+        self._state_names = [state.name for state in spec.states]
+        self._requests: dict[int, InferRequest] = {}
+
+    def step(self, observations: Arrays, states: Arrays) -> Step:
+        """Run the graph once. Inputs are read where they lie; outputs are copied, since the request reuses its own."""
+        inputs = {name: np.ascontiguousarray(array) for name, array in (*observations.items(), *states.items())}
+        request = self.request(len(next(iter(inputs.values()))))
+        outputs = request.infer(inputs, share_inputs=True, share_outputs=True)
+        action, scores, *next_states = (outputs[index].copy() for index in range(len(self._spec.output_names)))
+        return Step(action, scores, dict(zip(self._state_names, next_states, strict=True)))
+
+    def request(self, batch: int) -> InferRequest:
+        """Return the request for a batch size.
+
+        Raises:
+            UnavailableError: If another device than the one that was asked for would run it.
+        """
+        if batch not in self._requests:
+            model = self._model.clone()
+            model.reshape({tensor.name: [batch, *tensor.shape] for tensor in self._spec.inputs})
+            compiled = self._core.compile_model(model, DEVICE, self._config)
+            if (devices := compiled.get_property("EXECUTION_DEVICES")) != [DEVICE]:
+                raise UnavailableError(f"openvino: {DEVICE} was asked for, but {devices} runs.")
+            self._requests[batch] = compiled.create_infer_request()
+        return self._requests[batch]
+
+
+@contextmanager
+def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
+    """Open the graph on the CPU, for the shortest time of one call."""
+    if (reason := runnable(place.name)) is not None:
+        raise UnavailableError(f"openvino: {reason}")
+    import openvino
+
+    config: dict[str, str | int] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": place.threads,
+        # fp32 means fp32: where the processor has bfloat16, that would be the default.
+        "INFERENCE_PRECISION_HINT": "f32",
+        # Else each process binds its threads to the first cores, and several share them while others idle.
+        "ENABLE_CPU_PINNING": "NO",
+    }
+    core = openvino.Core()
+    try:
+        session = OpenVinoSession(core, core.read_model(folder / FILE), spec, config)
+        session.request(1)
+    except RuntimeError as error:
+        raise BundleError(f"{folder / FILE}: OpenVINO cannot load it: {error}") from error
+    yield session

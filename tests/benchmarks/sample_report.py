@@ -1,0 +1,138 @@
+"""A whole report of made-up, plausible figures: everything that a page can show."""
+
+import base64
+import io
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+
+from benchmarks import report
+from benchmarks.batch_sweep import BatchPoint
+from benchmarks.control_loop import ControlLoop
+from benchmarks.disturbance import Disturbance
+from benchmarks.latency import Measurement, Protocol
+from benchmarks.summary import summarise
+from export.bundle import Provenance
+from export.records import Divergence, Latency, Machine, Verification
+from xfer.spec import RewardScale
+
+PROTOCOL = Protocol(threads=2, rounds=10, quick=True)
+TYPICAL_MS = {
+    "eager-fp32": 3.8,
+    "eager-fp32@channels_last": 3.9,
+    "torchscript-fp32": 2.4,
+    "onnx-fp32": 1.4,
+    "onnx-int8": 0.78,
+}
+
+
+def measured(name, milliseconds=None, seed=0, disturbed=0):
+    random = np.random.default_rng(seed)
+    typical = (milliseconds or TYPICAL_MS[name]) / 1000
+    rounds = [tuple((typical * (0.8 + random.gamma(2, 0.1, 100))).tolist()) for _ in range(PROTOCOL.rounds)]
+    watched = [Disturbance(0.9 if i < disturbed else 0.01, 0.0, 2450.0 + i) for i in range(PROTOCOL.rounds)]
+    return Measurement(
+        name,
+        name,
+        tuple(rounds),
+        2,
+        (0, 1),
+        {"torch": "2"},
+        50,
+        True,
+        1.5,
+        300_000_000,
+        disturbances=tuple(watched),
+    )
+
+
+def row(variant, verification, latency, whole=False):
+    figures = msgspec.to_builtins(latency) if latency else dict.fromkeys(Latency.__dataclass_fields__)
+    verdict = msgspec.to_builtins(verification)
+    return {"variant": variant, **verdict, "size_bytes": 44_700_000, **figures, "whole_backbone": whole}
+
+
+def looped(name, missed=0, ticks=3000, seed=0):
+    random = np.random.default_rng(seed)
+    latencies = 0.15 + TYPICAL_MS[name] * (0.9 + random.gamma(2, 0.05, ticks)).clip(max=1.25)
+    latencies[random.permutation(ticks)[:missed]] = 7.5
+    starts = random.gamma(2, 0.03, ticks)
+    idle = {gap: tuple((TYPICAL_MS[name] * random.uniform(1.2, 2.0, 5)).tolist()) for gap in ("0.1", "1", "10")}
+    return ControlLoop(name, 50.0, 5.0, tuple(latencies.tolist()), tuple(starts.tolist()), idle)
+
+
+def picture():
+    from PIL import Image, ImageDraw
+
+    image = Image.new("RGB", (600, 400), "white")
+    draw = ImageDraw.Draw(image)
+    draw.line((0, 300, 600, 300), "black", 2)
+    draw.rectangle((270, 285, 330, 315), "black")
+    draw.line((300, 295, 318, 200), (202, 152, 101), 10)
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def verified(seed=0, pairs=160, **changes):
+    random = np.random.default_rng(seed)
+    eager = random.normal(480, 15, pairs).clip(max=500).round()
+    losses = 8 * (random.random(pairs) < 0.1) if "divergence" in changes else np.zeros(pairs)
+    own = (eager - losses).tolist()
+    return Verification(
+        **{
+            "status": "verified",
+            "rung": "reward",
+            "reason": f"{pairs} pairs",
+            "max_abs_diff": 0.12,
+            "agreement": 0.98,
+            "regret": 0.002,
+            "pairs": pairs,
+            "reward_delta": -0.8,
+            "reward_interval": (-4.0, 1.0),
+            "returns": tuple(zip(range(pairs), eager.tolist(), own, strict=True)),
+            **changes,
+        }
+    )
+
+
+def sample_report(**changes):
+    measurements = {
+        name: measured(name, seed=i, disturbed=4 if name == "onnx-fp32" else 0) for i, name in enumerate(TYPICAL_MS)
+    }
+    eager = measurements["eager-fp32"]
+    figures = {name: summarise(one, eager, PROTOCOL) for name, one in measurements.items()}
+    divergence = Divergence(1003, 117, (1.0,), (0.0,), 0.0123, picture())
+    verdicts = {
+        "eager-fp32": Verification("verified"),
+        "eager-fp32@channels_last": verified(1, reward_delta=0.0, reward_interval=(-3.1, 3.1)),
+        "torchscript-fp32": verified(2, reward_delta=0.0, reward_interval=(-3.1, 3.1)),
+        "onnx-fp32": verified(3, 20, status="provisional", reward_delta=0.0, reward_interval=(-12.0, 12.5)),
+        "onnx-int8": verified(4, divergence=divergence),
+    }
+    rows = [row(name, verdicts[name], figures[name]) for name in TYPICAL_MS]
+    rows.append(row("tensorrt-fp16", Verification("built", reason="<script>alert(1)</script> & no GPU"), None))
+    sweep = [
+        BatchPoint(name, batch, typical * batch**0.8, 1000 * batch**0.2 / typical)
+        for name, typical in TYPICAL_MS.items()
+        for batch in (1, 2, 4, 8, 16)
+    ]
+    provenance = Provenance("runs/<b>x</b>", "a" * 64, "resnet18", "layer2", "flatten", 683_072, 250_000_000, "1")
+    whole = report.Report(
+        machine=Machine("Some <CPU>", 2, "avx2", 2**34, "Linux 6", "3.11"),
+        measured="2026-01-02T03:04:05+00:00",
+        command="xfer bench x.bundle --quick --rate-hz 50 --deadline-ms 5",
+        task="cartpole",
+        control_hz=50.0,
+        reward=RewardScale(22, 500),
+        provenances=(provenance,),
+        protocol=PROTOCOL,
+        notes=("A note.",),
+        rows=tuple(rows),
+        measurements=tuple(measurements.values()),
+        loops=tuple(looped(name, 3 if name == "onnx-int8" else 0, seed=i) for i, name in enumerate(TYPICAL_MS)),
+        sweep=tuple(sweep),
+        bundle="x.bundle",
+    )
+    return replace(whole, **changes)

@@ -1,0 +1,86 @@
+import subprocess
+import sys
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.disturbance import OTHERS_LIMIT, RESOLUTION_SECONDS, STEAL_LIMIT, Disturbance, Meter, Reading, shares
+from benchmarks.latency import Contestant, measure, quick, usable_cores
+from benchmarks.process import WorkerProcess
+from benchmarks.summary import summarise
+from benchmarks.worker import Assignment, Turn
+
+THREADS = min(2, len(usable_cores()))
+
+
+@contextmanager
+def half_of_the_cores_loaded():
+    """One of two cores, as somebody's forgotten process would load it: the system decides where it runs."""
+    with ExitStack() as stack:
+        for _ in range(max(1, len(usable_cores()) // 2)):
+            process = stack.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
+            stack.callback(process.kill)
+        yield
+
+
+def test_what_is_neither_the_worker_s_nor_ours_is_others():
+    begin = Reading(10.0, working=[5.0, 7.0], stolen=[0.0, 1.0], ours=3.0)
+    end = Reading(20.0, working=[13.0, 13.0], stolen=[0.5, 1.5], ours=11.0)
+    others, steal = shares(begin, end, (0, 1))
+    # Of 20 s on two cores 14 were worked, 8 of them by us; 1 s was stolen.
+    assert others == pytest.approx((6 - RESOLUTION_SECONDS) / 20)
+    assert steal == pytest.approx((1 - RESOLUTION_SECONDS) / 20)
+
+
+def test_of_the_bound_cores_alone_the_others_share_is_their_own():
+    begin = Reading(0.0, working=[0.0, 0.0], stolen=[0.0, 0.0], ours=0.0)
+    end = Reading(1.0, working=[0.0, 1.0], stolen=[0.0, 0.0], ours=0.6)
+    assert shares(begin, end, (1,))[0] == pytest.approx(0.4 - RESOLUTION_SECONDS)
+
+
+def test_less_than_the_kernel_resolves_is_no_evidence():
+    begin = Reading(0.0, working=[0.0], stolen=[0.0], ours=0.0)
+    assert shares(begin, Reading(0.05, [0.03], [0.02], ours=0.02), (0,)) == (0.0, 0.0)
+
+
+def test_daemons_do_not_disturb_and_a_busy_process_or_a_greedy_neighbour_does():
+    assert not Disturbance(others=0.02, steal=0.01).disturbed
+    assert not Disturbance(OTHERS_LIMIT, STEAL_LIMIT).disturbed
+    assert Disturbance(others=0.25, steal=0.0).disturbed
+    assert Disturbance(others=0.0, steal=0.1).disturbed
+
+
+def test_the_worker_s_own_work_is_not_others(small_bundle):
+    with WorkerProcess(Assignment(str(small_bundle.path), "onnx-fp32", THREADS)) as worker:
+        worker.turn(Turn(20, 0.2))
+        meter = Meter(worker.pid, usable_cores(), worker.ready.cores)
+        quiet = []
+        for _ in range(5):
+            meter.begin()
+            worker.turn(Turn(20, 0.5))
+            quiet.append(meter.end())
+        with half_of_the_cores_loaded():
+            meter.begin()
+            worker.turn(Turn(20, 1.0))
+            loaded = meter.end()
+    # It works on its cores all the time: counted as others', that would be nearly all. How much others really take
+    # depends on who else uses this machine.
+    assert min(d.others for d in quiet) < 0.6
+    assert loaded.others > 0.2
+    assert loaded.frequency_mhz is None or loaded.frequency_mhz > 100
+    assert loaded.gpu_clock_mhz is None
+
+
+def test_with_half_of_the_cores_loaded_every_round_of_every_variant_is_marked_and_none_is_dropped(small_bundle):
+    contestants = [Contestant(name, small_bundle.path, name) for name in ("eager-fp32", "onnx-int8")]
+    # The shortest turns that a bench has, after less of a warm-up.
+    protocol = replace(quick(THREADS), warmup_seconds=0.1, warmup_limit_seconds=0.2)
+    with half_of_the_cores_loaded():
+        found = measure(contestants, protocol, cold_start=False)
+    for measurement in found.values():
+        assert measurement.error == ""
+        assert len(measurement.rounds) == len(measurement.disturbances) == protocol.rounds
+        latency = summarise(measurement, None, protocol)
+        assert latency.rounds == latency.disturbed_rounds == protocol.rounds, measurement.disturbances
+        assert latency.samples >= protocol.calls

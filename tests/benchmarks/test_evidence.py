@@ -1,0 +1,144 @@
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import evidence
+from benchmarks.evidence import Args, Evidence
+from benchmarks.evidences import crosscheck, protocol_simulation, verdict_simulation
+from export.verdict import MARGIN, judge, upper_bound
+from xfer import cli
+from xfer.errors import UnavailableError, UsageError
+
+
+def test_every_evidence_is_listed_with_what_it_proves(capsys):
+    assert cli.main(["evidence", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out.splitlines()[-1])["evidence"]
+    assert [one["name"] for one in listed] == evidence.names()
+    assert {"crosscheck", "protocol-simulation", "verdict-simulation"} <= set(evidence.names())
+    assert all(one["claim"].endswith(".") for one in listed)
+
+
+def test_an_unknown_name_says_what_was_meant(capsys):
+    assert cli.main(["evidence", "crosschek"]) == 2
+    assert "Unknown evidence 'crosschek'. Did you mean 'crosscheck'?" in capsys.readouterr().err
+
+
+def test_a_claim_that_does_not_hold_exits_non_zero_and_prints_its_object_all_the_same(monkeypatch, capsys):
+    """Of runs whose bound is the 50 % one, half do not cover the truth."""
+    bound = protocol_simulation.upper_bound
+    monkeypatch.setattr(protocol_simulation, "upper_bound", lambda samples, share: bound(samples, share, 0.5))
+    assert cli.main(["evidence", "protocol-simulation", "--runs", "30", "--json"]) == 1
+    captured = capsys.readouterr()
+    answer = json.loads(captured.out.splitlines()[-1])
+    assert answer["holds"] is False
+    assert all(row["covered"] < 0.9 for row in answer["rows"])
+    assert captured.err.splitlines() == ["xfer: The claim does not hold: 15 of 15 cases failed."]
+
+
+def test_bounds_of_percentiles_cover_the_truth(capsys):
+    assert cli.main(["evidence", "protocol-simulation", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert answer["holds"] is True
+    assert {row["percentile"] for row in answer["rows"]} == {"p50", "p90", "p95", "p99", "p99.9"}
+    assert len({row["latencies"] for row in answer["rows"]}) == 3
+
+
+@pytest.mark.parametrize("kind", protocol_simulation.QUANTILES)
+def test_simulated_latencies_have_the_quantiles_that_are_taken_for_the_truth(kind):
+    quantile = protocol_simulation.QUANTILES[kind]
+    samples = quantile(np.random.default_rng(0).random(200_000))
+    for share in (0.5, 0.9, 0.95, 0.99):
+        assert np.mean(samples <= quantile(np.array(share))) == pytest.approx(share, abs=0.002)
+
+
+def test_a_policy_worse_by_the_margin_is_seldom_verified():
+    found = verdict_simulation.collect(Args(runs=100))
+    assert [row["comparisons"] for row in found.rows] == [100, 100]
+    # 5 % is promised; so few comparisons of exactly 5 % stay below 12 % in 99 of 100 cases.
+    assert all(row["share"] <= 0.12 for row in found.rows)
+    assert all(row["holds"] == (row["share"] <= 0.06) for row in found.rows)
+
+
+@pytest.mark.parametrize("kind", verdict_simulation.WORSE_BY_THE_MARGIN)
+def test_simulated_losses_are_worse_by_exactly_the_margin(kind):
+    losses = verdict_simulation.WORSE_BY_THE_MARGIN[kind](np.random.default_rng(0), 1_000_000)
+    assert losses.mean() == pytest.approx(MARGIN, abs=0.001)
+    assert np.abs(losses).max() <= 1  # what judge would otherwise clip
+
+
+def test_the_simulation_notices_a_bound_that_is_too_sure_of_itself(monkeypatch):
+    """With 50 % confidence instead of 95 %, too many are verified."""
+    from export import verdict
+
+    for module in (verdict, verdict_simulation):
+        monkeypatch.setattr(module, "CONFIDENCE", 0.5)
+    monkeypatch.setattr(verdict.upper_bound, "__defaults__", (0.5,))
+    kind = next(iter(verdict_simulation.WORSE_BY_THE_MARGIN))
+    assert sum(verdict_simulation.is_verified(kind, (0, index)) for index in range(60)) > 0.1 * 60
+
+
+def test_the_short_way_to_a_decision_is_the_decision():
+    rng = np.random.default_rng(0)
+    clear = 0
+    for mean in (-0.1, 0.0, 0.01, MARGIN, 0.05, 0.1):
+        for spread in (0.0, 0.02, 0.3):
+            for pairs in (10, 160, 400):
+                losses = np.clip(mean + spread * rng.uniform(-1, 1, pairs), -1, 1)
+                assert verdict_simulation.is_below(losses, MARGIN) == (upper_bound(losses) < MARGIN)
+                verdict = judge(losses)
+                is_clear = verdict.status == "verified" or verdict.lower > MARGIN
+                assert verdict_simulation.may_be_clear(losses) == is_clear
+                clear += is_clear
+    assert 10 < clear < 50
+
+
+def test_crosscheck_needs_a_bundle_and_threads_that_fit(bundle_path):
+    with pytest.raises(UsageError, match="xfer evidence crosscheck runs"):
+        crosscheck.collect(Args(name="crosscheck"))
+    with pytest.raises(UsageError, match="--threads 1000"):
+        crosscheck.collect(Args(name="crosscheck", bundle=bundle_path, threads=1000))
+
+
+def test_crosscheck_runs_the_same_model_in_both_ways(monkeypatch, bundle_path):
+    """Whether they agree is for a quiet machine to say; here both sides must measure the same order of time."""
+    monkeypatch.setattr(crosscheck, "SECONDS", 0.2)
+    found = crosscheck.collect(Args(name="crosscheck", bundle=bundle_path, runs=2))
+    rows = {row["variant"]: row for row in found.rows}
+    assert set(rows) == {"onnx-fp32", "onnx-int8"}
+    assert all(0.3 < row["xfer_ms"] / row["tool_ms"] < 3 for row in rows.values())
+    assert (
+        "openvino-fp32 was left out: the bundle has no openvino-fp32: xfer export RUN --targets openvino" in found.notes
+    )
+
+
+def test_crosscheck_says_which_tool_failed(bundle_path, monkeypatch, tmp_path):
+    monkeypatch.setattr(crosscheck, "BARE_LOOP", tmp_path / "gone.py")
+    monkeypatch.setattr(crosscheck, "SECONDS", 0.1)
+    with pytest.raises(UnavailableError, match=r"gone\.py failed"):
+        crosscheck.collect(Args(name="crosscheck", bundle=bundle_path, runs=1))
+
+
+def test_a_bundle_without_any_of_the_variants_is_an_error(bundle_path, monkeypatch):
+    monkeypatch.setattr(crosscheck, "TOOLS", {"openvino-fp32": crosscheck.benchmark_app})
+    with pytest.raises(UnavailableError, match=r"Nothing to compare\. openvino-fp32 was left out"):
+        crosscheck.collect(Args(name="crosscheck", bundle=bundle_path))
+
+
+@pytest.mark.slow
+def test_crosscheck_against_openvino_s_own_tool(monkeypatch, policy, met, golden, tmp_path):
+    pytest.importorskip("openvino")
+    from export.build import export_policy
+    from export.target import expand
+
+    path = tmp_path / "openvino.bundle"
+    export_policy(policy, policy.spec, met, golden, expand("eager,openvino"), path, run="nowhere")
+    monkeypatch.setattr(crosscheck, "SECONDS", 1.0)
+    found = crosscheck.collect(Args(name="crosscheck", bundle=path, runs=2))
+    assert [row["variant"] for row in found.rows] == ["openvino-fp32"]
+    assert 0.3 < found.rows[0]["xfer_ms"] / found.rows[0]["tool_ms"] < 3
+
+
+def test_one_case_that_fails_fails_the_claim():
+    assert Evidence(({"holds": True}, {"holds": True})).holds
+    assert not Evidence(({"holds": True}, {"holds": False})).holds

@@ -1,0 +1,107 @@
+import re
+from dataclasses import replace
+
+import pytest
+from sample_report import looped, sample_report
+
+from benchmarks import plots
+from benchmarks.drawing import PIXELS, VARIABLES
+from benchmarks.timeline import timeline
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return sample_report()
+
+
+def draw(sample):
+    return {
+        "pareto": plots.pareto(sample.rows, 9.56),
+        "latency": plots.latency(sample.measurements),
+        "timeline": timeline(sample.loops),
+        "reward": plots.reward(sample.rows, 9.56),
+        "returns": plots.returns(sample.findings.reward_summaries),
+        "sweep": plots.sweep(sample.sweep),
+    }
+
+
+@pytest.fixture(scope="module")
+def drawn(sample):
+    return draw(sample)
+
+
+def test_every_plot_says_its_figures_to_those_who_do_not_see_it(drawn):
+    for svg in drawn.values():
+        label = re.match(r'<svg role="img" aria-label="([^"]*)"', svg)[1]
+        assert "onnx-int8" in label
+        assert re.search(r"\d\.\d", label)
+
+
+def test_plots_take_their_colours_from_the_page(drawn):
+    for svg in drawn.values():
+        assert "var(--ink)" in svg or "var(--muted)" in svg
+        assert [colour for colour in VARIABLES if colour in svg] == []
+
+
+def test_plots_keep_their_text_as_text(drawn):
+    for name in ("latency", "timeline", "reward", "returns"):
+        assert ">onnx-int8</text>" in drawn[name]
+
+
+def test_no_two_plots_share_an_identifier(drawn):
+    found = [identifier for svg in drawn.values() for identifier in set(re.findall(r' id="([^"]+)"', svg))]
+    assert found
+    assert len(found) == len(set(found))
+
+
+def test_equal_figures_give_equal_bytes(sample, drawn):
+    assert draw(sample) == drawn
+
+
+def test_nothing_to_draw_gives_no_plot(sample):
+    assert plots.latency([]) == ""
+    assert plots.reward(sample.rows[:1], 9.56) == ""
+    assert plots.pareto(sample.rows[:1], 9.56) == ""
+    assert plots.returns({}) == ""
+    assert plots.sweep([]) == ""
+    assert timeline([]) == ""
+    assert timeline([replace(looped("onnx-int8"), latencies_ms=(), error="no")]) == ""
+
+
+def test_an_interval_below_the_margin_is_drawn_in_the_colour_of_failure(sample):
+    row = sample.rows[4]
+    assert "var(--bad)" not in plots.reward([row], None)
+    assert plots.reward([row], 3.0).count("var(--bad)") > plots.reward([row], 5.0).count("var(--bad)")
+
+
+def test_the_pareto_plot_shows_status_by_colour_and_numbers_every_point(sample):
+    svg = plots.pareto(sample.rows, None)
+    assert "var(--good)" in svg
+    assert "var(--warn)" in svg
+    assert "var(--bad)" not in svg
+    assert [n for n in "123456" if f">{n}</text>" in svg] == ["1", "2", "3", "4", "5"]
+    rejected = [{**row, "status": "rejected"} for row in sample.rows]
+    assert "var(--bad)" in plots.pareto(rejected, None)
+
+
+def test_a_point_without_bounds_is_drawn_all_the_same(sample):
+    rows = [{**row, "p99_upper_ms": None, "reward_interval": None} for row in sample.rows]
+    assert plots.pareto(rows, None).startswith("<svg")
+
+
+@pytest.mark.parametrize("missed", [0, 3, 250])
+def test_every_missed_tick_is_drawn_however_many_ticks_there_are(missed):
+    ticks = 20 * PIXELS
+    svg = timeline([looped("onnx-int8", missed, ticks)])
+    dots = re.findall(r"<use [^>]*fill: var\(--bad\)", svg)
+    assert len(dots) == missed
+
+
+def test_a_long_loop_gives_no_larger_plot():
+    assert len(timeline([looped("onnx-int8", 3, 60_000)])) < 1.2 * len(timeline([looped("onnx-int8", 3, 6_000)]))
+
+
+def test_a_long_tail_gives_no_larger_plot(sample):
+    one = sample.measurements[4]
+    long = replace(one, rounds=one.rounds * 500)
+    assert len(plots.latency([long])) < 3 * len(plots.latency([one]))

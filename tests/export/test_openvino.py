@@ -1,0 +1,71 @@
+"""What is OpenVINO's own; the contract that it shares with the other targets is in ``test_targets.py``."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from export import target
+from export.target import ExportOptions, ExportRequest, Place
+from xfer.errors import BundleError
+
+openvino = target.load("openvino")
+if (reason := openvino.available()) is not None:
+    pytest.skip(reason, allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def folder(policy, met, tmp_path_factory):
+    path = tmp_path_factory.mktemp("openvino")
+    openvino.export(ExportRequest(policy, policy.spec, met, ExportOptions()), path, "fp32")
+    return path
+
+
+def test_the_files_are_the_graph_and_its_weights_in_full_precision(folder):
+    assert sorted(file.name for file in folder.iterdir()) == ["policy.bin", "policy.xml"]
+    graph = (folder / "policy.xml").read_text()
+    assert 'element_type="f32"' in graph
+    assert 'element_type="f16"' not in graph
+
+
+def test_it_runs_with_the_threads_the_device_and_the_precision_that_were_asked_for(folder, policy):
+    for threads in (1, 2):
+        with openvino.load(folder, policy.spec, Place(threads=threads)) as session:
+            compiled = session.request(1).get_compiled_model()
+            assert compiled.get_property("EXECUTION_DEVICES") == ["CPU"]
+            assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
+            assert compiled.get_property("NUM_STREAMS") == 1
+            assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
+
+
+def test_each_batch_size_is_compiled_once(folder, policy, met):
+    with openvino.load(folder, policy.spec, Place()) as session:
+        assert session.request(3) is session.request(3)
+        frames = met.observations["frame"]
+        batched = session.step({"frame": frames[:3]}, {s.name: s.zeros(3) for s in policy.spec.states})
+        single = session.step({"frame": frames[1:2]}, {s.name: s.zeros(1) for s in policy.spec.states})
+        np.testing.assert_allclose(batched.scores[1:2], single.scores, atol=1e-4)
+
+
+def test_observations_that_are_read_only_or_not_contiguous_are_understood(folder, policy, met):
+    states = {state.name: state.zeros(1) for state in policy.spec.states}
+    frame = met.observations["frame"][:1].copy()
+    mirrored = np.ascontiguousarray(frame[:, :, ::-1])
+    locked = mirrored.copy()
+    locked.flags.writeable = False
+    with openvino.load(folder, policy.spec, Place()) as session:
+        wanted = session.step({"frame": mirrored}, states).scores
+        assert not np.array_equal(wanted, session.step({"frame": frame}, states).scores)
+        for form in (frame[:, :, ::-1], locked):
+            np.testing.assert_array_equal(session.step({"frame": form}, states).scores, wanted)
+
+
+@pytest.mark.parametrize("name", ["policy.xml", "policy.bin"])
+def test_a_damaged_file_is_refused_with_its_name(folder, policy, tmp_path, name):
+    damaged = shutil.copytree(folder, tmp_path / "damaged")
+    (damaged / name).write_bytes((damaged / name).read_bytes()[:100])
+    with (
+        pytest.raises(BundleError, match=r"policy\.xml: OpenVINO cannot load it"),
+        openvino.load(damaged, policy.spec, Place()),
+    ):
+        pass
