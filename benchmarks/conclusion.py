@@ -138,7 +138,7 @@ def _none_kept(proven: Sequence[Row], loops: Sequence[LoopFigures]) -> str:
         return "Ship nothing yet: no verified variant has run in the control loop."
     nearest = min(ran, key=lambda loop: (loop.missed / loop.ticks, names.index(loop.name)))
     return (
-        f"Ship nothing at {nearest.rate_hz:g} Hz yet: no verified variant kept every deadline of"
+        f"Ship nothing at {nearest.rate_hz:g} Hz yet: no verified variant that ran kept every deadline of"
         f" {nearest.deadline_ms:g} ms, and {nearest.name} came closest."
     )
 

@@ -50,7 +50,7 @@ class Protocol:
     """
 
     threads: int
-    rounds: int = 20
+    rounds: int = 40
     calls: int = 1024
     seconds: float = 10.0
     quick: bool = False
@@ -73,17 +73,17 @@ def full(threads: int, rounds: int = 0, cores: tuple[int, ...] = ()) -> Protocol
 
     Many short rounds, so that what drifts over seconds meets all variants alike.
     """
-    return Protocol(threads, rounds or 20, cores=cores)
+    return Protocol(threads, rounds or 40, cores=cores)
 
 
 def quick(threads: int, rounds: int = 0, cores: tuple[int, ...] = ()) -> Protocol:
     """Return its short form: at least 256 calls and 2 s a variant, marked."""
-    return Protocol(threads, rounds or 10, calls=256, seconds=2.0, quick=True, warmup_limit_seconds=4.0, cores=cores)
+    return Protocol(threads, rounds or 20, calls=256, seconds=2.0, quick=True, warmup_limit_seconds=4.0, cores=cores)
 
 
 def strict(threads: int, rounds: int = 0, cores: tuple[int, ...] = ()) -> Protocol:
     """Return its long form: at least 600 s a variant, and enough calls for p99.9 and a bound above it."""
-    return Protocol(threads, rounds or 120, calls=6700, seconds=600.0, strict=True, cores=cores)
+    return Protocol(threads, rounds or 240, calls=6700, seconds=600.0, strict=True, cores=cores)
 
 
 @dataclass(frozen=True)

@@ -163,8 +163,9 @@ def _interval(axes: Axes, y: float, interval: Interval, colour: str, marker: str
 
 def _across(axes: Axes, values: Sequence[float]) -> None:
     """Let the x axis show all values, with some air."""
-    pad = 0.08 * (max(values) - min(values) or 1.0)
+    pad = 0.08 * (max(values) - min(values)) or 1.0
     axes.set_xlim(min(values) - pad, max(values) + pad)
+    axes.ticklabel_format(axis="x", useOffset=False)
 
 
 def sweep(points: Sequence[BatchPoint]) -> str:

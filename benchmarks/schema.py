@@ -62,6 +62,8 @@ def _describe(component: dict[str, Any]) -> None:
     text, _, attributes = component.get("description", "").partition("Attributes:")
     component["description"] = _line(text)
     described = re.findall(r"^ *(\w+): (.*(?:\n(?! *\w+: ).*)*)", attributes, re.MULTILINE)
+    for value in component.get("properties", {}).values():
+        value.pop("default", None)  # of the class; a report holds every key
     for name, description in described:
         if name in component.get("properties", {}):
             component["properties"][name]["description"] = _line(description)

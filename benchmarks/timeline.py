@@ -16,10 +16,10 @@ HEIGHT = 0.66
 
 
 def timeline(loops: Sequence[ControlLoop]) -> str:
-    """Draw the latency of each tick against time, the deadline, and every tick that missed it; one row a variant.
+    """Draw the latency of each tick against time, the deadline, and where it was missed; one row a variant.
 
-    Where there are more ticks than places across the plot, the smallest and largest of those in one place are drawn.
-    A missed tick is always drawn. All rows have the same logarithmic scale.
+    Where there are more ticks than places across the plot, the smallest and largest of those in one place are drawn,
+    so no miss can be overlooked. All rows have the same logarithmic scale.
 
     Returns:
         An ``<svg>`` element, or an empty string if there are no ticks.
@@ -45,9 +45,9 @@ def timeline(loops: Sequence[ControlLoop]) -> str:
         axes.fill_between(seconds[starts], base, base + up(highest), color=colour, alpha=0.25, linewidth=0, step="post")
         axes.step(seconds[starts], base + up(lowest), color=colour, linewidth=0.8, where="post")
         axes.hlines([deadline], 0, len(ticks) / loop.rate_hz, color=BAD, linewidth=1, linestyles="dashed")
-        missed = ticks > loop.deadline_ms
-        axes.vlines(seconds[missed], deadline, base + up(ticks[missed]), color=BAD, linewidth=1.2)
-        axes.plot(seconds[missed], base + up(ticks[missed]), "o", color=BAD, markersize=3)
+        late = highest > loop.deadline_ms
+        axes.vlines(seconds[starts][late], deadline, base + up(highest[late]), color=BAD, linewidth=1.2)
+        axes.plot(seconds[starts][late], base + up(highest[late]), "o", color=BAD, markersize=3)
         figures = f"missed {loop.missed:,} of {len(ticks):,}, worst {milliseconds(loop.worst_ms)}"
         drawing.label(axes, base, loop.name, figures, TALL)
         said.append(f"{loop.name} {figures}")

@@ -25,7 +25,7 @@ import numpy as np
 
 from export.bundle import Bundle
 from export.records import Divergence
-from export.verify import REFERENCE, regret
+from export.verify import REFERENCE, difference, regret
 from xfer import tasks
 from xfer.errors import XferError
 from xfer.evaluate import Fork, paired_episode
@@ -187,8 +187,7 @@ def margin(fork: Fork, golden_scores: np.ndarray, spec: PolicySpec) -> float:
         spec: Says how to count.
     """
     if spec.action.kind == "continuous":
-        span = np.array(spec.action.high) - np.array(spec.action.low)
-        return float((np.abs(fork.variant_action - fork.reference_action) / span).mean())
+        return float(difference(fork.reference_action[None], fork.variant_action[None], spec)[0])
     scores = np.concatenate([golden_scores, fork.scores[None]])
     chosen = np.append(golden_scores.argmax(axis=1), fork.variant_action)
     return float(regret(scores, chosen, spec)[-1])

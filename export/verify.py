@@ -124,8 +124,7 @@ def actions(reference: Trajectories, variant: Trajectories, spec: PolicySpec, pr
         allowed, what = REGRET_TOLERANCE.get(precision, 0.005), "mean regret"
         same = variant.actions == reference.actions
     else:
-        span = np.array(spec.action.high) - np.array(spec.action.low)
-        loss = (np.abs(variant.actions - reference.actions) / span).mean(axis=1)
+        loss = difference(reference.actions, variant.actions, spec)
         allowed, what = ACTION_TOLERANCE.get(precision, 0.02), "mean difference (share of the action range)"
         same = loss <= allowed
     worst = tuple(
@@ -137,6 +136,13 @@ def actions(reference: Trajectories, variant: Trajectories, spec: PolicySpec, pr
     mean = float(loss.mean())
     failure = f"actions: {what} {mean:.3g} over {len(loss)} observations, allowed {allowed:g}" if mean > allowed else ""
     return Actions(float(same.mean()), mean, len(loss), worst, failure)
+
+
+def difference(reference: np.ndarray, variant: np.ndarray, spec: PolicySpec) -> np.ndarray:
+    """Return how far continuous actions [T, A] lie apart, as a share of their range: float [T]."""
+    span = np.array(spec.action.high) - np.array(spec.action.low)
+    result: np.ndarray = (np.abs(variant - reference) / span).mean(axis=1)
+    return result
 
 
 def regret(scores: np.ndarray, chosen: np.ndarray, spec: PolicySpec) -> np.ndarray:

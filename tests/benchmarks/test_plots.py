@@ -6,6 +6,7 @@ from sample_report import looped, sample_report
 
 from benchmarks import plots
 from benchmarks.drawing import PIXELS, VARIABLES
+from benchmarks.figures import reward_summaries
 from benchmarks.timeline import timeline
 
 
@@ -89,12 +90,23 @@ def test_a_point_without_bounds_is_drawn_all_the_same(sample):
     assert plots.pareto(rows, None).startswith("<svg")
 
 
-@pytest.mark.parametrize("missed", [0, 3, 250])
+@pytest.mark.parametrize("missed", [0, 1, 3])
 def test_every_missed_tick_is_drawn_however_many_ticks_there_are(missed):
-    ticks = 20 * PIXELS
-    svg = timeline([looped("onnx-int8", missed, ticks)])
-    dots = re.findall(r"<use [^>]*fill: var\(--bad\)", svg)
-    assert len(dots) == missed
+    svg = timeline([looped("onnx-int8", missed, 20 * PIXELS)])
+    assert len(re.findall(r"<use [^>]*fill: var\(--bad\)", svg)) == missed
+
+
+def test_a_loop_that_misses_every_tick_gives_no_larger_plot():
+    late = timeline([replace(looped("onnx-int8", 0, 60_000), deadline_ms=0.1)])
+    assert "missed 60,000 of 60,000" in late
+    assert len(late) < 4 * len(timeline([looped("onnx-int8", 0, 60_000)]))
+
+
+def test_equal_returns_are_drawn_at_their_value(sample):
+    rows = [{**row, "returns": [(1, 500.0, 500.0), (2, 500.0, 500.0)]} for row in sample.rows]
+    svg = plots.returns(reward_summaries(rows))
+    assert re.search(r">500(\.0+)?</text>", svg)
+    assert "+5e2" not in svg
 
 
 def test_a_long_loop_gives_no_larger_plot():

@@ -1,0 +1,252 @@
+"""The graphs that people's mistakes make: subclasses of ``Deployed``, each wrong in one way."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from xfer.policy import Deployed, Policy
+
+SLOTS = 300
+"""Frames that fit into the buffer of ``FrameBufferFull``: more than the 250 steps of a held-out stretch, fewer than
+an episode's 500."""
+
+
+# What the policy sees.
+
+
+class RedAndBlueSwapped(Deployed):
+    """Red takes blue's place."""
+
+    def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """Act on the frame with its channels reversed."""
+        return super().forward(frame.flip(-1), *states)
+
+
+class UpsideDown(Deployed):
+    """The first row is the lowest."""
+
+    def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """Act on the frame with its rows reversed."""
+        return super().forward(frame.flip(1), *states)
+
+
+class AxesTransposed(Deployed):
+    """Channels are taken to come first."""
+
+    def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """Act on the frame's bytes as if they were [B, 3, H, W]."""
+        batch, height, width, channels = frame.shape
+        return super().forward(frame.reshape(batch, channels, height, width).permute(0, 2, 3, 1), *states)
+
+
+class CropShifted(Deployed):
+    """The crop begins three columns off."""
+
+    def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """Act on the frame moved by three columns."""
+        return super().forward(frame.roll(3, dims=2), *states)
+
+
+class AnotherResize(Deployed):
+    """Bilinear without antialiasing: an output pixel sees the middle four of its block."""
+
+    def __init__(self, policy: Policy, dtype: torch.dtype) -> None:
+        super().__init__(policy, dtype)
+        kernel, shrink = self.policy.preprocess.weight, self.policy.preprocess.shrink
+        first = max(shrink // 2 - 1, 0)
+        middle = slice(first, shrink // 2 + 1)
+        # One luma mix (or channel) for each pixel of a block; they are all the same.
+        blocks = torch.zeros_like(kernel).reshape(-1, shrink, shrink, 3)
+        pixel = kernel.reshape(-1, shrink, shrink, 3).sum((1, 2), keepdim=True)
+        blocks[:, middle, middle] = pixel / len(range(shrink)[middle]) ** 2
+        self.policy.preprocess.weight = blocks.reshape(kernel.shape)
+
+
+class NotNormalised(Deployed):
+    """Values in [0, 1] go into the network as they are."""
+
+    def __init__(self, policy: Policy, dtype: torch.dtype) -> None:
+        super().__init__(policy, dtype)
+        preprocess = self.policy.preprocess
+        preprocess.weight = preprocess.weight / (255 * preprocess.weight.sum((1, 2, 3), keepdim=True))
+        preprocess.bias = torch.zeros_like(preprocess.bias)
+
+
+class ValueRange(Deployed):
+    """The frame is divided by 255 twice."""
+
+    def __init__(self, policy: Policy, dtype: torch.dtype) -> None:
+        super().__init__(policy, dtype)
+        self.policy.preprocess.weight = self.policy.preprocess.weight / 255
+
+
+# What it remembers.
+
+
+class HistoryStale(Deployed):
+    """The history stays as it was."""
+
+    def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """Act, and hand back the history that came in."""
+        action, scores, *_ = super().forward(frame, *states)
+        return action, scores, *states
+
+
+class HistoryLate(Deployed):
+    """The newest frame is left out of the history."""
+
+    def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """Act, and put the second newest frame where the newest belongs."""
+        action, scores, after = super().forward(frame, *states)
+        newest = self.policy.config.image.channels
+        return action, scores, torch.cat([after[:, :-newest], states[0][:, -newest:]], dim=1)
+
+
+class HistoryNewestFirst(Deployed):
+    """The frames are stacked the other way round."""
+
+    def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """Act on three frames of which the newest is the first."""
+        seen, after = self.policy.see(frame, states[0])
+        scores = self.policy.scores(seen.flip(1))
+        return scores.argmax(dim=1), scores, after
+
+
+class HistoryKept(Deployed):
+    """The history lives in the module, where no reset reaches it."""
+
+    kept: Tensor
+
+    def __init__(self, policy: Policy, dtype: torch.dtype) -> None:
+        super().__init__(policy, dtype)
+        self.register_buffer("kept", torch.zeros(1, *self.spec.states[0].shape))
+
+    def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """Act on the module's own history."""
+        action, scores, after = super().forward(frame, self.kept.expand_as(states[0]))
+        # The exporter shows it a black frame, which must leave nothing behind.
+        self.kept.copy_(torch.where((frame > 0).any(), after[:1], self.kept))
+        return action, scores, after
+
+
+class RowsMixed(Deployed):
+    """Each row of a batch gets its neighbour's history."""
+
+    def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """Act, and hand the next histories to the wrong rows."""
+        action, scores, *after = super().forward(frame, *states)
+        return action, scores, *(state.roll(1, dims=0) for state in after)
+
+
+class FrameBufferFull(Deployed):
+    """A buffer of ``SLOTS`` frames takes no more once it is full."""
+
+    count: Tensor
+    newest: Tensor
+
+    def __init__(self, policy: Policy, dtype: torch.dtype) -> None:
+        super().__init__(policy, dtype)
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("newest", torch.zeros(1, *self.spec.observations[0].shape, dtype=torch.uint8))
+
+    def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """Act on the newest frame that the buffer still took in this episode."""
+        begins = (states[0] == 0).flatten(1).all(dim=1).any()  # an episode starts from zeros
+        self.count.copy_(torch.where(begins, 0, self.count + 1))
+        frame = torch.where(self.count >= SLOTS, self.newest.expand_as(frame), frame)
+        self.newest.copy_(frame[:1])
+        return super().forward(frame, *states)
+
+
+# What it computes.
+
+
+class StatisticsMove(Deployed):
+    """The normaliser goes on learning (as with ``VecNormalize(training=True)``)."""
+
+    def __init__(self, policy: Policy, dtype: torch.dtype) -> None:
+        super().__init__(policy, dtype)
+
+        def learn(module: Any, inputs: tuple[Tensor, ...]) -> None:
+            std, mean = torch.std_mean(inputs[0], dim=(0, 2, 3))
+            module.mean.lerp_(mean.reshape(-1, 1, 1), 0.01)
+            module.std.lerp_(std.reshape(-1, 1, 1), 0.01)
+
+        self.policy.standardize.register_forward_pre_hook(learn)
+
+
+class BatchNormTraining(Deployed):
+    """Batch norm takes its statistics from the frame at hand."""
+
+    def eval(self) -> Self:
+        """Leave the trunk in training mode."""
+        super().eval()
+        self.policy.trunk.train()
+        return self
+
+
+class HalfPrecision(Deployed):
+    """Trunk and head compute in bfloat16."""
+
+    def __init__(self, policy: Policy, dtype: torch.dtype) -> None:
+        super().__init__(policy, torch.bfloat16)
+
+
+class NeighbouringCheckpoint(Deployed):
+    """Every weight is a little off."""
+
+    def __init__(self, policy: Policy, dtype: torch.dtype) -> None:
+        super().__init__(neighbour(policy), dtype)
+
+
+class NotFinite(Deployed):
+    """One weight is not a number."""
+
+    def __init__(self, policy: Policy, dtype: torch.dtype) -> None:
+        super().__init__(policy, dtype)
+        next(reversed(list(self.policy.head.parameters()))).data[0] = float("nan")
+
+
+# What becomes of its scores.
+
+
+class ActionsSwapped(Deployed):
+    """The actions' order is reversed."""
+
+    def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """Return the opposite action beside the right scores."""
+        action, scores, *after = super().forward(frame, *states)
+        return scores.shape[1] - 1 - action, scores, *after
+
+
+class ScoresRescaled(Deployed):
+    """Scores are 5 % too large."""
+
+    def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """Return the right action beside scores of another unit."""
+        action, scores, *after = super().forward(frame, *states)
+        return action, scores * 1.05, *after
+
+
+class ExplorationLeftOn(Deployed):
+    """One action in twenty is drawn at random."""
+
+    def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """Return a random action now and then, beside the right scores."""
+        action, scores, *after = super().forward(frame, *states)
+        explore = torch.rand_like(scores[:, 0]) < 0.05
+        return torch.where(explore, torch.randint_like(action, scores.shape[1]), action), scores, *after
+
+
+def neighbour(policy: Policy) -> Policy:
+    """Return the policy a few updates further: each weight moved by about 1 % of its tensor's spread."""
+    other = Policy(policy.config, policy.spec)
+    other.load_state_dict(policy.state_dict())
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.add_(torch.randn(weight.shape, generator=random) * weight.std(correction=0), alpha=0.01)
+    return other.eval()
