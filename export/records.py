@@ -311,5 +311,6 @@ def _read_file(path: Path) -> MachineRecords:
 def as_row(variant: str, build: Build, record: Record | None) -> dict[str, Any]:
     """Return one variant as the plain values that ``--json`` prints; unknown figures are None."""
     verification = (record and record.verification) or Verification(build.status, reason=build.reason)
-    row: dict[str, Any] = {"variant": variant, **msgspec.to_builtins(verification)}
+    # replace() sets every field: msgspec leaves out those that an older record lacks
+    row: dict[str, Any] = {"variant": variant, **msgspec.to_builtins(replace(verification))}
     return {**row, "size_bytes": build.size_bytes}
