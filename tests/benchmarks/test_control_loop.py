@@ -20,13 +20,19 @@ def test_a_runner_that_sleeps_5_ms_on_every_hundredth_call_misses_a_5_ms_deadlin
             if calls % 100 == 0:
                 time.sleep(0.005)
 
-        for _ in range(99):  # warm-up; the next call is the hundredth
-            act()
-        ticks = keep_pace(act, Pace(rate_hz=100, seconds=8.01))
-    assert len(ticks.latencies) == 801
-    loop = ControlLoop("x", 100, 5.0, tuple(1000 * latency for latency in ticks.latencies))
-    assert abs(loop.missed - 9) <= 1, sorted(loop.latencies_ms)[-20:]
-    assert loop.worst_ms > 5
+        for attempt in range(3):  # a machine with other work misses deadlines of its own
+            calls = 0
+            for _ in range(99):  # warm-up; the next call is the hundredth
+                act()
+            ticks = keep_pace(act, Pace(rate_hz=100, seconds=8.01))
+            assert len(ticks.latencies) == 801
+            loop = ControlLoop("x", 100, 5.0, tuple(1000 * latency for latency in ticks.latencies))
+            assert loop.missed >= 9  # never fewer than were planted
+            assert loop.worst_ms > 5
+            if loop.missed <= 10:
+                break
+            time.sleep(5 * attempt)
+    assert loop.missed <= 10, sorted(loop.latencies_ms)[-20:]
 
 
 def test_a_late_tick_makes_the_following_ones_late():
