@@ -15,11 +15,11 @@ SHORT = Protocol(1, rounds=5, calls=20, seconds=0.01, warmup_calls=5, warmup_sec
 
 def test_the_full_protocol_is_the_design_s():
     protocol = full(2)
-    assert (protocol.calls, protocol.seconds, protocol.rounds) == (1024, 10.0, 20)
+    assert (protocol.calls, protocol.seconds, protocol.rounds) == (1024, 10.0, 40)
     assert (protocol.quick, protocol.strict) == (False, False)
     assert (protocol.warmup_calls, protocol.warmup_seconds) == (50, 2.0)
     # Rounded up, so that the rounds together never fall short.
-    assert protocol.turn.calls * 20 >= 1024
+    assert protocol.turn.calls * 40 >= 1024
     assert full(2, 7).turn.calls * 7 >= 1024
 
 
