@@ -21,6 +21,7 @@ COMMANDS = {
     "compare": ("benchmarks.compare", "say which variants became faster or slower between two reports"),
     "recommend": ("benchmarks.recommend", "name the fastest variant that is proven not to act worse"),
     "run": ("export.run", "drive the environment with one variant"),
+    "cmake-dir": ("export.cmake_dir", "say where CMake finds the C++ runtime"),
     "doctor": ("export.doctor", "say which targets work here, and what to install"),
     "evidence": ("benchmarks.evidence", "repeat the simulations and checks behind the figures"),
     "demo": ("benchmarks.demo", "all of it on CartPole, in minutes"),

@@ -132,7 +132,7 @@ def test_a_mistake_that_only_reward_can_see_is_not_called_caught_or_passed_where
 
 def test_a_mistake_that_is_let_through_fails_the_self_test(shared_bundle, met):
     nothing_wrong = Mistake("nothing wrong", "It is the policy itself.", mistakes.in_graph(Deployed))
-    result = self_test.run(Bundle(shared_bundle), met, 2, 2, mistakes=[nothing_wrong])
+    result = self_test.run(Bundle(shared_bundle), met, 1, 1, mistakes=[nothing_wrong])
     assert not result.passed
     assert result.let_through == ["nothing wrong"]
     assert "let through: nothing wrong" in self_test.summary(result)

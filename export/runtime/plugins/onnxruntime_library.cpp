@@ -1,0 +1,56 @@
+#include "onnxruntime_library.hpp"
+
+#include <dlfcn.h>
+
+#include <cstdlib>
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "backend.hpp"
+
+namespace xfer::backend {
+namespace {
+
+// What is called here exists since version 1.16, so an older library than the headers will do.
+constexpr uint32_t OLDEST_API = 16;
+
+OnnxRuntime open_library(const std::string &path) {
+  void *library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) {
+    throw Refusal(XFER_UNAVAILABLE, std::string("ONNX Runtime's library cannot be loaded (") + dlerror() +
+                                        "). Name it in XFER_ONNXRUNTIME_LIBRARY.");
+  }
+  using GetBase = const OrtApiBase *(*)();
+  const auto base = reinterpret_cast<GetBase>(dlsym(library, "OrtGetApiBase"));
+  if (base == nullptr) throw Refusal(XFER_UNAVAILABLE, path + " is not ONNX Runtime.");
+  const std::string version = base()->GetVersionString();
+  const OrtApi *api = base()->GetApi(OLDEST_API);
+  if (api == nullptr) throw Refusal(XFER_UNAVAILABLE, path + " is ONNX Runtime " + version + ", too old: 1.16 is needed.");
+  OnnxRuntime runtime{api, nullptr, version};
+  runtime.check(api->CreateEnv(ORT_LOGGING_LEVEL_ERROR, "xfer", &runtime.env), XFER_UNAVAILABLE);
+  return runtime;
+}
+
+}  // namespace
+
+void OnnxRuntime::check(OrtStatus *status, int code) const {
+  if (status == nullptr) return;
+  const std::string message = api->GetErrorMessage(status);
+  api->ReleaseStatus(status);
+  throw Refusal(code == 0 ? XFER_FAILED : static_cast<xfer_code>(code), "ONNX Runtime: " + message);
+}
+
+const OnnxRuntime &onnxruntime(const char *path) {
+  static std::mutex mutex;
+  // Never destroyed: other threads may still act while the process ends.
+  static auto &loaded = *new std::map<std::string, OnnxRuntime>();
+  const char *set = std::getenv("XFER_ONNXRUNTIME_LIBRARY");
+  std::string name = path != nullptr && *path != '\0' ? path : set != nullptr ? set : "";
+  if (name.empty()) name = "libonnxruntime.so.1";
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto found = loaded.find(name);
+  return found != loaded.end() ? found->second : loaded.emplace(name, open_library(name)).first->second;
+}
+
+}  // namespace xfer::backend

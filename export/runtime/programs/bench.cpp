@@ -1,0 +1,269 @@
+// xfer-bench: how long does a variant take from raw observation to action? The protocol of benchmarks/latency.py, whose
+// numbers are repeated here; tests/export/test_runtime_bench.py compares the two.
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <sstream>
+
+#include "arguments.hpp"
+#include "turns.hpp"
+
+using namespace xfer::programs;
+using Json = nlohmann::ordered_json;
+
+namespace {
+
+const char HELP[] =
+    "usage: xfer-bench BUNDLE --variant V [options]\n"
+    "\n"
+    "Times raw observation to action, batch 1, rotating through the bundle's golden observations, with the protocol of\n"
+    "`xfer bench`: at least 1,024 calls and 10 s in 40 rounds, after a warm-up. Nothing is clipped.\n"
+    "\n" XFER_COMMON_HELP
+    "  --quick          at least 256 calls and 2 s in 20 rounds\n"
+    "  --rounds N       how many rounds\n"
+    "  --batch N        observations in one step (1)\n"
+    "  --output FILE    write all samples as JSON: `protocol` and `measurements` as in report.json\n"
+    "  --json           one JSON object on the last line\n"
+    "  --worker JSON    answer the requests of `xfer bench`, which interleaves this with other variants\n";
+
+struct Protocol {
+  bool quick;
+  long rounds, calls;
+  double seconds, warmup_limit_seconds;
+  long warmup_calls = 50;
+  double warmup_seconds = 2, pause_seconds = 0.1;
+  long lead_in_calls = 5;
+};
+
+std::vector<int> usable_cores() {
+  cpu_set_t set;
+  std::vector<int> cores;
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return cores;
+  for (int core = 0; core < CPU_SETSIZE; ++core) {
+    if (CPU_ISSET(core, &set)) cores.push_back(core);
+  }
+  return cores;
+}
+
+void bind_to(const std::vector<int> &cores) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (const int core : cores) CPU_SET(core, &set);
+  if (!cores.empty()) sched_setaffinity(0, sizeof(set), &set);
+}
+
+// Largest resident memory of this process so far.
+Json peak_memory_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string word; status >> word;) {
+    long kilobytes = 0;
+    if (word == "VmHWM:" && status >> kilobytes) return kilobytes * 1024;
+  }
+  return nullptr;
+}
+
+// "onnxruntime 1.32.0" as {"onnxruntime": "1.32.0"}.
+Json libraries(const xfer::Policy &policy) {
+  std::istringstream words(policy.library());
+  std::string name, version;
+  words >> name >> version;
+  return {{"xfer (C++)", xfer_version()}, {name, version}};
+}
+
+// The smallest sample that at least SHARE of all samples do not exceed; none below the share's sample floor.
+Json percentile(std::vector<double> samples, double share, std::size_t floor) {
+  if (samples.size() < floor) return nullptr;
+  std::sort(samples.begin(), samples.end());
+  const auto rank = static_cast<std::size_t>(std::ceil(share * static_cast<double>(samples.size())));
+  return samples[std::max<std::size_t>(rank, 1) - 1] * 1e3;
+}
+
+double mean(const std::vector<double> &values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
+
+// Whether warm-up may end: the last three means lie within 5 % of one another.
+bool settled(const std::vector<double> &means) {
+  if (means.size() < 3) return false;
+  std::vector<double> last(means.end() - 3, means.end());
+  std::sort(last.begin(), last.end());
+  return (last[2] - last[0]) / last[1] <= 0.05;
+}
+
+std::string shown(const Json &number) {
+  char text[32] = "n/a";
+  if (number.is_number()) std::snprintf(text, sizeof(text), "%.4g", number.get<double>());
+  return text;
+}
+
+// A second process: seconds from its start to its first action, and the memory that it needs.
+std::pair<Json, Json> start_fresh(int argc, char **argv) {
+  int reply[2];
+  if (pipe2(reply, O_CLOEXEC) != 0) return {nullptr, nullptr};
+  const auto start = Clock::now();
+  const pid_t child = fork();
+  if (child == 0) {
+    std::vector<char *> words(argv, argv + argc);
+    char fresh[] = "--fresh";
+    words.insert(words.end(), {fresh, nullptr});
+    dup2(reply[1], 1);
+    execv("/proc/self/exe", words.data());
+    _exit(1);
+  }
+  close(reply[1]);
+  char ready = 0;
+  const bool acted = read(reply[0], &ready, 1) == 1;
+  const double seconds = seconds_since(start);
+  std::string rest;
+  char part[64];
+  for (ssize_t got; (got = read(reply[0], part, sizeof(part))) > 0;) rest.append(part, static_cast<std::size_t>(got));
+  close(reply[0]);
+  waitpid(child, nullptr, 0);
+  return acted && !rest.empty() ? std::make_pair(Json(seconds), Json::parse(rest)) : std::make_pair(Json(), Json());
+}
+
+int be_fresh(xfer::Policy &policy, std::size_t batch) {
+  Subject subject(policy, batch);
+  subject.step(false);
+  std::cout << "!" << std::flush;
+  subject.take({50, 0, 0, true});
+  std::cout << peak_memory_bytes() << std::flush;
+  return 0;
+}
+
+int measure(const Arguments &arguments, int argc, char **argv) {
+  const auto threads = static_cast<std::size_t>(arguments.number("--threads", 1, 1));
+  const auto batch = static_cast<std::size_t>(arguments.number("--batch", 1, 1));
+  const bool fresh = arguments.has("--fresh");
+  std::vector<int> cores = usable_cores();
+  if (!fresh && cores.size() > threads) cores.erase(cores.begin(), cores.end() - static_cast<std::ptrdiff_t>(threads));
+  bind_to(cores);
+  xfer::Policy policy = arguments.open();
+  if (fresh) return be_fresh(policy, batch);
+
+  const bool quick = arguments.has("--quick");
+  Protocol protocol{quick, quick ? 20 : 40, quick ? 256 : 1024, quick ? 2.0 : 10.0, quick ? 4.0 : 10.0};
+  protocol.rounds = static_cast<long>(arguments.number("--rounds", static_cast<double>(protocol.rounds), 5));
+  const auto pause = [&] { std::this_thread::sleep_for(std::chrono::duration<double>(protocol.pause_seconds)); };
+
+  Subject subject(policy, batch);
+  subject.step(false);
+  std::vector<double> means;
+  double spent = 0;
+  std::size_t warmup_calls = 0;
+  while (means.size() < 5 || (!settled(means) && spent < protocol.warmup_limit_seconds)) {
+    const auto window = subject.take({protocol.warmup_calls / 5, protocol.warmup_seconds / 5, 0, true});
+    means.push_back(mean(window));
+    spent += std::accumulate(window.begin(), window.end(), 0.0);
+    warmup_calls += window.size();
+  }
+  std::vector<std::vector<double>> rounds;
+  std::vector<double> all;
+  for (long round = 0; round < protocol.rounds; ++round) {
+    pause();
+    const auto share = static_cast<double>(protocol.rounds);
+    rounds.push_back(subject.take({static_cast<long>(std::ceil(static_cast<double>(protocol.calls) / share)),
+                                   protocol.seconds / share, protocol.lead_in_calls, true}));
+    all.insert(all.end(), rounds.back().begin(), rounds.back().end());
+  }
+  const auto [cold_start, peak] = start_fresh(argc, argv);
+
+  const std::string variant = arguments.variant();
+  const Json measurement = {{"name", variant + " (C++)"}, {"variant", variant}, {"rounds", rounds},
+                            {"threads", threads}, {"cores", cores}, {"libraries", libraries(policy)},
+                            {"warmup_calls", warmup_calls}, {"warmup_settled", settled(means)},
+                            {"cold_start_s", cold_start}, {"peak_memory_bytes", peak}, {"error", ""}, {"batch", batch},
+                            {"disturbances", Json::array()}};
+  const Json written = {{"schema", {1, 1}},
+                        {"protocol",
+                         {{"threads", threads}, {"rounds", protocol.rounds}, {"calls", protocol.calls},
+                          {"seconds", protocol.seconds}, {"quick", quick}, {"warmup_calls", protocol.warmup_calls},
+                          {"warmup_seconds", protocol.warmup_seconds},
+                          {"warmup_limit_seconds", protocol.warmup_limit_seconds},
+                          {"lead_in_calls", protocol.lead_in_calls}, {"pause_seconds", protocol.pause_seconds},
+                          {"strict", false}, {"cores", cores}}},
+                        {"measurements", Json::array({measurement})}};
+  if (const std::string path = arguments.text("--output"); !path.empty()) {
+    std::ofstream file(path);
+    file << written.dump(1) << "\n";
+    if (!file.flush()) throw std::runtime_error(path + " cannot be written.");
+  }
+  const Json row = {{"variant", variant}, {"calls", all.size()}, {"p50_ms", percentile(all, 0.5, 1)},
+                    {"p90_ms", percentile(all, 0.9, 64)}, {"p99_ms", percentile(all, 0.99, 662)},
+                    {"max_ms", *std::max_element(all.begin(), all.end()) * 1e3}, {"cold_start_s", cold_start},
+                    {"peak_memory_bytes", peak}, {"library", policy.library()}};
+  std::printf("%s with %s, %zu thread(s), %zu calls: p50 %s ms, p90 %s ms, p99 %s ms, max %s ms; cold start %s s%s\n",
+              variant.c_str(), policy.library().c_str(), threads, all.size(), shown(row["p50_ms"]).c_str(),
+              shown(row["p90_ms"]).c_str(), shown(row["p99_ms"]).c_str(), shown(row["max_ms"]).c_str(),
+              shown(row["cold_start_s"]).c_str(), quick ? " (quick)" : "");
+  if (arguments.has("--json")) std::printf("%s\n", row.dump().c_str());
+  return 0;
+}
+
+Json to_json(const Ticks &ticks) {
+  Json after = Json::object();
+  for (const auto &[gap, latencies] : ticks.after_idle) {
+    std::ostringstream name;
+    name << gap;
+    after[name.str()] = latencies;
+  }
+  return {{"latencies", ticks.latencies}, {"starts", ticks.starts}, {"after_idle", after}};
+}
+
+// The other side of benchmarks/process.py: one line of JSON in, one out.
+int serve(const std::string &assignment_text) {
+  const Json assignment = Json::parse(assignment_text);
+  const auto reply = [](const Json &fields) {
+    Json whole = {{"error", ""}, {"seconds", Json::array()}, {"ticks", nullptr},
+                  {"peak_memory_bytes", peak_memory_bytes()}, {"cores", usable_cores()}, {"libraries", Json::object()}};
+    whole.update(fields);
+    std::cout << whole.dump() << std::endl;
+  };
+  try {
+    bind_to(assignment.at("cores").get<std::vector<int>>());
+    xfer::Options options;
+    options.threads = assignment.at("threads").get<int>();
+    options.spin = 1;  // the faster setting, and what a robot's own process would use
+    xfer::Policy policy(assignment.at("bundle"), assignment.at("variant"), options);
+    Subject subject(policy, assignment.at("batch"));
+    subject.step(false);
+    reply({{"libraries", libraries(policy)}});
+    for (std::string line; std::getline(std::cin, line);) {
+      const Json request = Json::parse(line);
+      Json answer = Json::object();
+      if (const Json turn = request.value("turn", Json()); !turn.is_null()) {
+        answer["seconds"] = subject.take({turn.at("calls"), turn.at("seconds"), turn.value("lead_in", 0L),
+                                          turn.value("recorded", true)});
+      }
+      if (const Json pace = request.value("pace", Json()); !pace.is_null()) {
+        Pace asked{pace.at("rate_hz"), pace.at("seconds"), {}};
+        for (const Json &gap : pace.value("gaps", Json::array())) asked.gaps.emplace_back(gap.at(0), gap.at(1));
+        answer["ticks"] = to_json(keep_pace(subject, asked));
+      }
+      reply(answer);
+    }
+  } catch (const std::exception &error) {
+    reply({{"error", error.what()}});
+    return 1;
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char **argv) {
+  return guarded_main("xfer-bench", argc, argv, HELP, [&] {
+    auto values = COMMON_VALUES;
+    values.insert({"--rounds", "--batch", "--output", "--worker"});
+    const Arguments arguments(argc, argv, values, {"--spin", "--quick", "--json", "--fresh"});
+    return arguments.has("--worker") ? serve(arguments.text("--worker")) : measure(arguments, argc, argv);
+  });
+}

@@ -1,0 +1,131 @@
+// The measuring protocol of benchmarks/worker.py: acting on recorded observations, and timing each action.
+#pragma once
+
+#include <xfer/policy.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <thread>
+#include <utility>
+
+namespace xfer::programs {
+
+using Clock = std::chrono::steady_clock;
+
+inline double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+struct Turn {
+  long calls = 0;       // fewest timed calls
+  double seconds = 0;   // shortest time spent in them
+  long lead_in = 0;     // calls before the first timed one
+  bool recorded = true; // whether to show golden observations; else zeros
+};
+
+// A policy that acts on the bundle's golden observations, BATCH consecutive ones at a time, for ever.
+class Subject {
+ public:
+  Subject(Policy &policy, std::size_t batch) : policy_(policy), runner_(policy.runner(batch)), batch_(batch) {
+    add_part(zeros_, nullptr, 0);
+  }
+
+  // Returns how long the action took, in seconds. Resets are not timed.
+  double step(bool recorded = true) {
+    const Part &part = recorded ? next() : zeros_;
+    if (part.begins) runner_.reset(part.mask);
+    const auto start = Clock::now();
+    runner_.act(part.inputs);
+    return seconds_since(start);
+  }
+
+  std::vector<double> take(const Turn &turn) {
+    std::vector<double> samples;
+    double spent = 0;
+    for (long i = 0; i < turn.lead_in; ++i) step(turn.recorded);
+    while (static_cast<long>(samples.size()) < turn.calls || spent < turn.seconds) {
+      samples.push_back(step(turn.recorded));
+      spent += samples.back();
+    }
+    return samples;
+  }
+
+ private:
+  // One step's observations, laid out before anything is timed: copying frames is not the policy's work.
+  struct Part {
+    bool begins = false;
+    std::vector<std::uint8_t> mask;
+    std::vector<std::vector<char>> buffers;
+    std::vector<Input> inputs;
+  };
+
+  void add_part(Part &part, const Golden *golden, std::size_t first) {
+    part.mask.assign(batch_, 0);
+    for (std::size_t i = 0; i < policy_.observation_count(); ++i) {
+      const std::size_t bytes = policy_.observation(i).row_bytes;
+      part.buffers.emplace_back(batch_ * bytes);
+      for (std::size_t row = 0; golden != nullptr && row < batch_; ++row) {
+        const std::size_t step = (first + row) % golden->steps();
+        std::memcpy(part.buffers[i].data() + row * bytes, golden->observation(step, i), bytes);
+        part.mask[row] = golden->begins(step) ? 1 : 0;
+        part.begins = part.begins || golden->begins(step);
+      }
+    }
+    part.inputs.assign(part.buffers.begin(), part.buffers.end());
+  }
+
+  const Part &next() {
+    if (parts_.empty()) {
+      const Golden golden = policy_.golden();
+      parts_.resize((golden.steps() + batch_ - 1) / batch_);
+      for (std::size_t i = 0; i < parts_.size(); ++i) add_part(parts_[i], &golden, i * batch_);
+    }
+    return parts_[at_++ % parts_.size()];
+  }
+
+  Policy &policy_;
+  Runner runner_;
+  std::size_t batch_, at_ = 0;
+  Part zeros_;
+  std::vector<Part> parts_;
+};
+
+struct Pace {
+  double rate_hz = 0, seconds = 0;
+  std::vector<std::pair<double, long>> gaps;  // seconds idle, and how often to act once after them
+};
+
+struct Ticks {
+  std::vector<double> latencies, starts;  // of each tick, from the moment it was scheduled for
+  std::vector<std::pair<double, std::vector<double>>> after_idle;
+};
+
+// The loop of benchmarks/pacing.py.
+inline Ticks keep_pace(Subject &subject, const Pace &pace) {
+  const auto act_at = [&subject](Clock::time_point due) {
+    std::this_thread::sleep_until(due);
+    const double began = seconds_since(due);
+    subject.step();
+    return std::make_pair(began, seconds_since(due));
+  };
+  const auto after = [](Clock::time_point start, double seconds) {
+    return start + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+  };
+  Ticks ticks;
+  const auto first = after(Clock::now(), 1 / pace.rate_hz);
+  const long count = std::max(1L, std::lround(pace.rate_hz * pace.seconds));
+  for (long tick = 0; tick < count; ++tick) {
+    const auto [start, latency] = act_at(after(first, static_cast<double>(tick) / pace.rate_hz));
+    ticks.starts.push_back(start);
+    ticks.latencies.push_back(latency);
+  }
+  for (const auto &[gap, times] : pace.gaps) {
+    ticks.after_idle.emplace_back(gap, std::vector<double>());
+    for (long i = 0; i < times; ++i) ticks.after_idle.back().second.push_back(act_at(after(Clock::now(), gap)).second);
+  }
+  return ticks;
+}
+
+}  // namespace xfer::programs

@@ -1,0 +1,42 @@
+// Golden trajectories: gzipped safetensors, as xfer/trajectories.py writes them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "manifest.hpp"
+
+namespace xfer::core {
+
+class Golden {
+ public:
+  // Throws Error (XFER_BUNDLE) if COMPRESSED is damaged or does not fit SPEC; FILE stands in messages.
+  Golden(std::string_view compressed, const Spec &spec, const std::string &file);
+
+  std::size_t steps() const { return steps_; }
+  std::size_t observations() const { return observations_.size(); }
+  bool begins(std::size_t step) const { return resets_[step] != 0; }
+  const void *observation(std::size_t step, std::size_t index) const { return observations_[index].row(step); }
+  const void *action(std::size_t step) const { return actions_.row(step); }
+  const float *scores(std::size_t step) const { return static_cast<const float *>(scores_.row(step)); }
+
+ private:
+  // Each array in memory of its own, aligned for its dtype (in the file it need not be).
+  struct Array {
+    std::vector<std::int64_t> words;
+    std::size_t row_bytes = 0;
+    const void *row(std::size_t step) const {
+      return reinterpret_cast<const unsigned char *>(words.data()) + step * row_bytes;
+    }
+  };
+
+  std::size_t steps_ = 0;
+  std::vector<unsigned char> resets_;
+  std::vector<Array> observations_;
+  Array actions_, scores_;
+};
+
+}  // namespace xfer::core

@@ -1,0 +1,88 @@
+"""The C++ runtime, configured and built once for all tests that want it."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.export.xfer_c import Library
+
+RUNTIME = Path(__file__).parents[2] / "export" / "runtime"
+HEADER = "onnxruntime_c_api.h"
+
+
+def run(*command: object, **options) -> subprocess.CompletedProcess:
+    """Run a program, and show what it said if it fails."""
+    done = subprocess.run([str(word) for word in command], capture_output=True, check=False, **options)
+    assert done.returncode == 0, f"{command}:\n{done.stdout[-4000:].decode()}\n{done.stderr[-4000:].decode()}"
+    return done
+
+
+def missing() -> str:
+    """Why the runtime cannot be built here, or nothing."""
+    if not shutil.which("cmake"):
+        return "cmake is not installed"
+    folders = [os.environ.get("ONNXRUNTIME_INCLUDE_DIR", ""), "/usr/include/onnxruntime"]
+    if not any(folder and Path(folder, HEADER).exists() for folder in folders):
+        return f"no {HEADER}: set ONNXRUNTIME_INCLUDE_DIR (Debian's libonnxruntime-dev has it)"
+    return ""
+
+
+def require() -> None:
+    """Skip the test where the runtime cannot be built; with XFER_RUNTIME_REQUIRED set (in CI) that is a failure."""
+    if reason := missing():
+        assert "XFER_RUNTIME_REQUIRED" not in os.environ, reason
+        pytest.skip(reason)
+
+
+def header_options() -> list[str]:
+    """What CMake is told of the places that backends are compiled against."""
+    options = ["-DXFER_ONNX=ON"]
+    for variable in ("ONNXRUNTIME_INCLUDE_DIR", "TENSORRT_INCLUDE_DIR", "CUDA_INCLUDE_DIR"):
+        if variable in os.environ:
+            options.append(f"-D{variable}={os.environ[variable]}")
+    for package, variable, folder in (("openvino", "OpenVINO_DIR", "cmake"), ("torch", "XFER_TORCH_DIR", "")):
+        if found := importlib.util.find_spec(package):
+            options.append(f"-D{variable}={Path(str(found.origin)).parent / folder}")
+    return options
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory) -> Path:
+    """The folder of the built project; XFER_RUNTIME_BUILD names one that is built already."""
+    if built := os.environ.get("XFER_RUNTIME_BUILD"):
+        return Path(built).resolve()
+    require()
+    folder = tmp_path_factory.mktemp("runtime") / "build"
+    run("cmake", "-S", RUNTIME, "-B", folder, f"-DPython3_EXECUTABLE={sys.executable}", *header_options())
+    run("cmake", "--build", folder, "--parallel", "1")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundles(build) -> Path:
+    """Where the test's bundles are; ctest makes them, too, if they are not there."""
+    folder = build / "tests" / "bundles"
+    run(
+        sys.executable,
+        RUNTIME / "tests" / "make_bundles.py",
+        folder,
+        env={**os.environ, "PYTHONPATH": str(RUNTIME.parents[1])},
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def library(build) -> Library:
+    return Library(build)
+
+
+@pytest.fixture(scope="session")
+def onnxruntime_library() -> Path:
+    import onnxruntime
+
+    return next((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*"))
