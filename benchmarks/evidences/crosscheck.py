@@ -1,7 +1,8 @@
 """Our figures against tools that know nothing of xfer: the same model file, the same recorded frames, the same threads.
 
-In each round every side is a fresh process, and who goes first alternates. What is compared is the ratio of the two
-medians within a round: what slows both down does not count.
+Two processes stand side by side, each idle while the other has its turn, in short turns with alternating first. What is
+compared is the ratio of the two medians of neighbouring turns: what slows both down does not count. After a few turns
+both are started anew, since where a process comes to lie in memory moves all of its times.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from export.bundle import Bundle
 from export.target import Variant
 from xfer.errors import UnavailableError, UsageError
 
-ROUNDS, SECONDS, ALLOWED = 6, 1.5, 0.05
+STARTS, TURNS, SECONDS, ALLOWED = 4, 8, 0.4, 0.05
 CLAIM = (
     f"xfer's medians agree within {ALLOWED:.0%} with a loop on bare ONNX Runtime and with OpenVINO's benchmark_app"
     " (-hint latency -nireq 1 -api sync) on the same model file and input."
@@ -67,8 +68,8 @@ def collect(args: Args) -> Evidence:
     threads = args.threads or len(usable_cores())
     if not 1 <= threads <= len(usable_cores()):
         raise UsageError(f"--threads {threads} does not fit {len(usable_cores())} usable cores.")
-    bundle, rounds = Bundle(args.bundle), args.runs or ROUNDS
-    notes, rows = [f"Threads: {threads}; rounds: {rounds}; times are medians over rounds of a round's median."], []
+    bundle, starts = Bundle(args.bundle), args.runs or STARTS
+    notes, rows = [f"Threads: {threads}; starts of each process: {starts}; turns after each: {TURNS}."], []
     with tempfile.TemporaryDirectory(prefix="xfer-crosscheck-") as temporary, _bound(usable_cores()[-threads:]):
         setup = Setup(bundle, Path(temporary), usable_cores())
         save_frames(bundle, setup.folder)
@@ -76,10 +77,10 @@ def collect(args: Args) -> Evidence:
             if (reason := why_not(bundle, variant)) is not None:
                 notes.append(f"{variant} was left out: {reason}")
             else:
-                rows.append(_compare(setup, variant, tool, rounds))
+                rows.append(_compare(setup, variant, tool, starts))
     if not rows:
         raise UnavailableError(f"Nothing to compare. {' '.join(notes[1:])}")
-    if any(row["disturbed_rounds"] for row in rows):
+    if any(row["disturbed"] for row in rows):
         notes.append("Something else ran beside it: repeat this on a quiet machine before believing it.")
     return Evidence(tuple(rows), tuple(notes))
 
@@ -104,28 +105,52 @@ def save_frames(bundle: Bundle, folder: Path) -> None:
         np.save(folder / "each" / f"{state.name}.0.npy", state.zeros(1))
 
 
-def ours(setup: Setup, variant: str) -> tuple[float, Disturbance]:
-    """Return the median of xfer's own worker, in seconds, and what else went on meanwhile."""
+Median = Callable[[], float]
+"""Takes one turn and returns its median, in seconds."""
+
+
+@contextmanager
+def ours(setup: Setup, variant: str, disturbances: list[Disturbance]) -> Iterator[Median]:
+    """Start xfer's own worker; what else goes on during its turns is added to ``disturbances``."""
     try:
         with WorkerProcess(Assignment(str(setup.bundle.path.resolve()), variant, len(setup.cores))) as worker:
-            worker.turn(Turn(1, SECONDS))
             meter = Meter(worker.pid, setup.cores, setup.cores)
-            meter.begin()
-            median = float(np.median(worker.turn(Turn(1, SECONDS)).seconds))
-            return median, meter.end()
+
+            def turn() -> float:
+                meter.begin()
+                seconds = worker.turn(Turn(1, SECONDS)).seconds
+                disturbances.append(meter.end())
+                return float(np.median(seconds))
+
+            yield turn
     except WorkerError as error:
         raise UnavailableError(f"{variant}: {error}") from error
 
 
-def bare_loop(setup: Setup, variant: str) -> float:
-    """Return the median of a loop on bare ONNX Runtime, in seconds."""
+@contextmanager
+def bare_loop(setup: Setup, variant: str) -> Iterator[Median]:
+    """Start a loop on bare ONNX Runtime."""
     model = setup.bundle.check(setup.bundle.build(variant)) / "policy.onnx"
-    output = _run([str(BARE_LOOP), str(model), str(setup.folder), str(len(setup.cores)), str(SECONDS)])
-    return float(np.median(json.loads(output)))
+    words = [sys.executable, "-P", str(BARE_LOOP), str(model), str(setup.folder), str(len(setup.cores))]
+    try:
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            requests, replies = process.stdin, process.stdout
+
+            def turn() -> float:
+                requests.write(f"{SECONDS}\n")
+                requests.flush()
+                return float(np.median(json.loads(replies.readline())))
+
+            yield turn
+    except (BrokenPipeError, json.JSONDecodeError) as error:  # it has printed its own traceback
+        raise UnavailableError(f"{BARE_LOOP.name} failed on {model}.") from error
 
 
-def benchmark_app(setup: Setup, variant: str) -> float:
-    """Return the median that OpenVINO's own tool reports, in seconds; it rounds to 0.01 ms.
+@contextmanager
+def benchmark_app(setup: Setup, variant: str) -> Iterator[Median]:
+    """Run OpenVINO's own tool, anew for each turn; its medians are rounded to 0.01 ms.
 
     It has to be told that inputs change between calls (``-inference_only False``), and it takes the number of threads
     together with a performance hint only from a file.
@@ -137,30 +162,38 @@ def benchmark_app(setup: Setup, variant: str) -> float:
     config = folder / "config.json"
     config.write_text(json.dumps({"CPU": {"INFERENCE_NUM_THREADS": str(len(setup.cores))}}))
     words = ["-m", str(model), "-d", "CPU", "-hint", "latency", "-nireq", "1", "-api", "sync"]
-    words += ["-t", f"{max(1, 2 * SECONDS):.0f}", "-shape", shapes, "-inference_only", "False"]
+    words += ["-t", "1", "-shape", shapes, "-inference_only", "False"]
     words += ["-i", *(f"{name}:{','.join(map(str, paths))}" for name, paths in files.items())]
     words += ["-infer_precision", "f32", "-load_config", str(config)]
     words += ["-report_type", "no_counters", "-report_folder", str(folder), "-json_stats"]
-    _run(["-c", BENCHMARK_APP, *words])
-    found = json.loads((folder / "benchmark_report.json").read_text())
-    return float(found["execution_results"]["latency (ms)"]) / 1000
+
+    def turn() -> float:
+        _run(["-c", BENCHMARK_APP, *words])
+        found = json.loads((folder / "benchmark_report.json").read_text())
+        return float(found["execution_results"]["latency (ms)"]) / 1000
+
+    yield turn
 
 
-Tool = Callable[[Setup, str], float]
+Tool = Callable[[Setup, str], AbstractContextManager[Median]]
 TOOLS: dict[str, Tool] = {"onnx-fp32": bare_loop, "onnx-int8": bare_loop, "openvino-fp32": benchmark_app}
 """Which tool each variant is compared with."""
 
 
-def _compare(setup: Setup, variant: str, tool: Tool, rounds: int) -> dict[str, Any]:
-    own, theirs, disturbances = [], [], []
-    for index in range(rounds):
-        if index % 2:
-            theirs.append(tool(setup, variant))
-        seconds, disturbance = ours(setup, variant)
-        own.append(seconds)
-        disturbances.append(disturbance)
-        if not index % 2:
-            theirs.append(tool(setup, variant))
+def _compare(setup: Setup, variant: str, tool: Tool, starts: int) -> dict[str, Any]:
+    own: list[float] = []
+    theirs: list[float] = []
+    disturbances: list[Disturbance] = []
+    for _ in range(starts):
+        with ours(setup, variant, disturbances) as our_turn, tool(setup, variant) as their_turn:
+            our_turn(), their_turn()  # warm-up
+            disturbances.pop()
+            for index in range(TURNS):
+                if index % 2:
+                    theirs.append(their_turn())
+                own.append(our_turn())
+                if not index % 2:
+                    theirs.append(their_turn())
     differences = np.array(own) / np.array(theirs) - 1
     difference = float(np.median(differences))
     return {
@@ -169,8 +202,8 @@ def _compare(setup: Setup, variant: str, tool: Tool, rounds: int) -> dict[str, A
         "xfer_ms": 1000 * float(np.median(own)),
         "tool_ms": 1000 * float(np.median(theirs)),
         "difference": difference,
-        "spread": (float(differences.min()), float(differences.max())),
-        "disturbed_rounds": sum(disturbance.disturbed for disturbance in disturbances),
+        "quartiles": tuple(np.quantile(differences, (0.25, 0.75)).tolist()),
+        "disturbed": sum(disturbance.disturbed for disturbance in disturbances),
         "holds": abs(difference) <= ALLOWED,
     }
 
