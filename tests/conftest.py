@@ -1,6 +1,7 @@
 """A small trained policy and its bundle, made once: real parts all the way, only small."""
 
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ from xfer.policy import Policy, PolicyConfig, make_spec
 from xfer.trajectories import Trajectories
 
 torch.set_num_threads(2)
+
+# In the background of a script pytest inherits an ignored SIGINT, and so would the commands that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def imitation_config(**changes) -> imitate.ImitationConfig:
