@@ -202,7 +202,7 @@ def _compare(setup: Setup, variant: str, tool: Tool, starts: int) -> dict[str, A
         "xfer_ms": 1000 * float(np.median(own)),
         "tool_ms": 1000 * float(np.median(theirs)),
         "difference": difference,
-        "quartiles": tuple(np.quantile(differences, (0.25, 0.75)).tolist()),
+        "quartiles": tuple(np.quantile(differences, (0.25, 0.75)).round(3).tolist()),
         "disturbed": sum(disturbance.disturbed for disturbance in disturbances),
         "holds": abs(difference) <= ALLOWED,
     }
