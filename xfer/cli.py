@@ -76,7 +76,8 @@ def run(command: str, words: list[str]) -> int:
     result = module.main(args)
     if args.json:
         print(json.dumps(result))
-    return 0
+    # A command whose object says that it did not pass (a self-test) fails, after its line was printed.
+    return 1 if result.get("passed") is False else 0
 
 
 def help_text() -> str:

@@ -196,3 +196,10 @@ def test_verify_keeps_records_and_prints_the_designs_keys(capsys, bundle_path):
     assert rows["onnx-fp32"]["pairs_needed"] > 100
     assert rows["eager-fp32"]["status"] == "verified"
     assert records.load(Bundle(bundle_path))["onnx-fp32"].verification.pairs == 10
+
+
+def test_an_object_that_says_not_passed_is_exit_status_1(monkeypatch):
+    from export import verify_command
+
+    monkeypatch.setattr(verify_command, "main", lambda args: {"passed": False})
+    assert cli.main(["verify", "any.bundle", "--self-test"]) == 1
