@@ -19,12 +19,11 @@ from benchmarks.latency import Contestant, Measurement
 from benchmarks.rows import Rows
 from export import records, target
 from export.bundle import Bundle
-from export.target import Variant
+from export.target import BASELINE, Variant
 from xfer.arguments import Common
 from xfer.errors import UnavailableError, UsageError, check_choice
 
-BASELINE = "eager-fp32"
-BESIDE_BASELINE = "eager-fp32@channels_last"
+BESIDE_BASELINE = f"{BASELINE}@channels_last"
 PLUMBING = ("json", "debug", "stream")
 """Options that change what is printed, and not what is measured."""
 

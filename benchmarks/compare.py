@@ -10,7 +10,6 @@ if its whole interval lies beyond the tolerance.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,10 +20,10 @@ import msgspec
 import numpy as np
 import tyro
 
-from benchmarks.figures import BASELINE
 from benchmarks.permutation import simultaneous
+from export.target import BASELINE
 from xfer.arguments import Common
-from xfer.errors import UsageError, XferError
+from xfer.errors import CheckFailed, UsageError
 from xfer.files import from_json
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ def main(args: Args) -> dict[str, Any]:
     Raises:
         UsageError: On a file that is no report, or an option that does not fit.
         UnavailableError: If a library is missing.
-        XferError: If there is a regression.
+        CheckFailed: If there is a regression.
     """
     from benchmarks.command import check_libraries
 
@@ -123,9 +122,7 @@ def main(args: Args) -> dict[str, Any]:
     }
     show(changes, result["notes"], args)
     if result["regressions"]:
-        if args.json:  # a program wants to know what is worse, too
-            print(json.dumps(result))
-        raise XferError(f"{args.new} is worse than {args.old}: {', '.join(result['regressions'])}.")
+        raise CheckFailed(f"{args.new} is worse than {args.old}: {', '.join(result['regressions'])}.", result)
     return result
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benchmarks import figures, table
-from benchmarks.figures import BASELINE, PROVEN, DisturbanceFigures, LoopFigures
+from benchmarks.figures import PROVEN, DisturbanceFigures, LoopFigures
 from benchmarks.reward_statistics import RewardSummary
 from benchmarks.summary import TOLERANCE
 from benchmarks.table import Row
+from export.target import BASELINE
 
 if TYPE_CHECKING:
     from benchmarks.report import Report

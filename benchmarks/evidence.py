@@ -7,7 +7,6 @@ file's, with dashes. A new one is one file in that folder; the command's list fo
 from __future__ import annotations
 
 import importlib
-import json
 import pkgutil
 import time
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ import tyro
 
 from benchmarks import evidences
 from xfer.arguments import Common
-from xfer.errors import UsageError, XferError, check_choice
+from xfer.errors import CheckFailed, UsageError, check_choice
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -105,7 +104,7 @@ def main(args: Args) -> dict[str, Any]:
     Raises:
         UsageError: On a name or option that does not fit.
         UnavailableError: If a library is missing.
-        XferError: If the claim does not hold.
+        CheckFailed: If the claim does not hold.
     """
     from rich.console import Console
     from rich.text import Text
@@ -134,10 +133,8 @@ def main(args: Args) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - start, 1),
     }
     if not found.holds:
-        if args.json:  # a program wants to know by how much, too
-            print(json.dumps(result))
         failed = sum(not row["holds"] for row in found.rows)
-        raise XferError(f"The claim does not hold: {failed} of {len(found.rows)} cases failed.")
+        raise CheckFailed(f"The claim does not hold: {failed} of {len(found.rows)} cases failed.", result)
     console.print(f"The claim holds ({result['seconds']:g} s).")
     return result
 

@@ -12,8 +12,8 @@ from benchmarks.latency import Measurement
 from benchmarks.reward_statistics import RewardSummary, summarise
 from benchmarks.summary import percentile
 from benchmarks.table import Row
+from export.target import BASELINE
 
-BASELINE = "eager-fp32"
 PROVEN = ("verified", "provisional")
 
 

@@ -23,7 +23,7 @@ from benchmarks.disturbance import Disturbance, Meter
 from benchmarks.process import WorkerError, WorkerProcess
 from benchmarks.summary import settled
 from benchmarks.worker import Assignment, Turn
-from export.target import Variant
+from export.target import BASELINE, Variant
 
 CAN_BIND = hasattr(os, "sched_setaffinity")
 """Whether a process can be bound to cores here."""
@@ -101,7 +101,7 @@ class Contestant:
     name: str
     bundle: Path
     variant: str
-    baseline: str = "eager-fp32"
+    baseline: str = BASELINE
     batch: int = 1
 
     @property

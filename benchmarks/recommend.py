@@ -12,12 +12,10 @@ from benchmarks import table
 from export import records, target
 from export.bundle import Bundle
 from export.records import Latency, Record, Verification
-from export.target import Variant
+from export.target import BASELINE, Variant
 from xfer.arguments import Common
 from xfer.errors import UsageError, XferError
 from xfer.spec import RewardScale
-
-BASELINE = "eager-fp32"
 
 
 @dataclass(kw_only=True)

@@ -13,11 +13,11 @@ from pathlib import Path
 from benchmarks.latency import Contestant
 from export import target
 from export.bundle import Bundle, Provenance
-from export.target import Variant
+from export.target import BASELINE, Variant
 from xfer.errors import XferError
 from xfer.trajectories import Trajectories
 
-VARIANTS = ("eager-fp32", "torchscript-fp32", "onnx-fp32", "onnx-int8")
+VARIANTS = (BASELINE, "torchscript-fp32", "onnx-fp32", "onnx-int8")
 
 
 def build_sibling(bundle: Bundle, golden: Trajectories, variants: list[str], path: Path) -> Bundle | str:
@@ -32,12 +32,12 @@ def build_sibling(bundle: Bundle, golden: Trajectories, variants: list[str], pat
     Returns:
         The bundle, or a sentence that says why there is none.
     """
-    eager = bundle.builds.get("eager-fp32")
+    eager = bundle.builds.get(BASELINE)
     reason = target.load("eager").runnable("")
     if reason is not None:
         return f"The whole backbone was not timed: {reason}"
     if eager is None or eager.status != "built":
-        return "The whole backbone was not timed: the bundle has no eager-fp32 to take its configuration from."
+        return f"The whole backbone was not timed: the bundle has no {BASELINE} to take its configuration from."
     import torch
 
     from export.build import export_policy
@@ -65,7 +65,7 @@ def contestants(sibling: Bundle) -> list[Contestant]:
     """Return what to time of a sibling bundle, each against the sibling's own eager."""
     provenance = sibling.manifest.provenance
     return [
-        Contestant(row_name(name, provenance), sibling.path, name, row_name("eager-fp32", provenance))
+        Contestant(row_name(name, provenance), sibling.path, name, row_name(BASELINE, provenance))
         for name, build in sibling.builds.items()
         if build.status == "built"
     ]

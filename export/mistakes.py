@@ -20,15 +20,13 @@ from export import mistaken_graphs as graphs
 from export import target
 from export.bundle import GOLDEN, MANIFEST, Build, Bundle, FileFact
 from export.quantize import quantize_int8
-from export.target import ExportOptions, ExportRequest
+from export.target import BASELINE, ExportOptions, ExportRequest
 from export.targets.onnx import FILE as ONNX_FILE
-from export.verify import REFERENCE
 from export.writer import BundleWriter, content_key
 from xfer.checkpoint import WEIGHTS, load_policy, weights_bytes
 from xfer.files import sha256, write_atomically
 from xfer.policy import Deployed, Policy
-from xfer.runner import Runner
-from xfer.torch_session import TorchSession
+from xfer.torch_session import runner
 from xfer.trajectories import Trajectories
 
 HISTORY = ("history",)
@@ -67,7 +65,7 @@ def put(path: Path, variant: str, write: Callable[[Path], Any]) -> None:
 def policy_of(path: Path) -> Policy:
     """Return the policy that the bundle was made from."""
     bundle = Bundle(path)
-    return load_policy(bundle.check(bundle.build(REFERENCE)))
+    return load_policy(bundle.check(bundle.build(BASELINE)))
 
 
 def in_graph(kind: type[Deployed]) -> Callable[[Path], None]:
@@ -133,7 +131,7 @@ def scales_of_half_the_range(path: Path) -> None:
 def weights_file(path: Path) -> Path:
     """Return the file that eager's weights are in."""
     bundle = Bundle(path)
-    return bundle.check(bundle.build(REFERENCE)) / WEIGHTS
+    return bundle.check(bundle.build(BASELINE)) / WEIGHTS
 
 
 def truncated(path: Path) -> None:
@@ -157,8 +155,7 @@ def edited(path: Path) -> None:
 def golden_of_another(path: Path) -> None:
     """Record golden with other weights."""
     bundle, other = Bundle(path), graphs.neighbour(policy_of(path))
-    runner = Runner(TorchSession(other.deploy(), bundle.spec), bundle.spec)
-    bundle.golden().acted_by(runner).save(path / GOLDEN)
+    bundle.golden().acted_by(runner(other)).save(path / GOLDEN)
     fact = FileFact((path / GOLDEN).stat().st_size, sha256(path / GOLDEN))
     write_atomically(path / MANIFEST, replace(bundle.manifest, golden=fact).encode())
 
@@ -228,8 +225,8 @@ MISTAKES = (
         "onnx-int8",
         ("onnx-int8",),
     ),
-    Mistake("golden of another policy", "Golden was recorded with other weights.", golden_of_another, REFERENCE),
-    Mistake("file truncated", "A copy over the network stopped early.", truncated, REFERENCE),
-    Mistake("file exchanged", "Other weights were copied over a build's.", exchanged, REFERENCE),
-    Mistake("manifest edited", "The control rate was changed by hand.", edited, REFERENCE),
+    Mistake("golden of another policy", "Golden was recorded with other weights.", golden_of_another, BASELINE),
+    Mistake("file truncated", "A copy over the network stopped early.", truncated, BASELINE),
+    Mistake("file exchanged", "Other weights were copied over a build's.", exchanged, BASELINE),
+    Mistake("manifest edited", "The control rate was changed by hand.", edited, BASELINE),
 )

@@ -25,7 +25,8 @@ import numpy as np
 
 from export.bundle import Bundle
 from export.records import Divergence
-from export.verify import REFERENCE, difference, regret
+from export.target import BASELINE
+from export.verify import difference, regret
 from xfer import tasks
 from xfer.errors import XferError
 from xfer.evaluate import Fork, paired_episode
@@ -109,10 +110,13 @@ class PairProcesses:
         return ProcessPoolExecutor(self.count, context, initializer=_begin_process)
 
     def _end(self) -> None:
-        """End the processes at once: nobody waits for the pairs that they are at."""
+        """End the processes at once: nobody waits for the pairs that they are at.
+
+        By SIGKILL, because SDL, which draws for environments, makes SIGTERM an event that nobody reads here.
+        """
         for process in multiprocessing.active_children():
             if process not in self._others:
-                process.terminate()
+                process.kill()
         self._pool.shutdown(cancel_futures=True)
 
 
@@ -146,7 +150,7 @@ def _runner(path: Path, variant: str) -> Runner:
 def _run_pair(path: Path, variants: tuple[str, ...], golden_scores: np.ndarray, seed: int) -> dict[str, Outcome]:
     """Run in a worker process: eager and the variants from one seed."""
     try:
-        reference = _runner(path, REFERENCE)
+        reference = _runner(path, BASELINE)
         task = tasks.load(reference.spec.task)
         pairs = paired_episode(task, reference, {name: _runner(path, name) for name in variants}, seed)
         return {

@@ -11,8 +11,8 @@ from export import target
 from export.bundle import Bundle
 from export.pairs import Outcome, PairProcesses
 from export.records import Verification
+from export.target import BASELINE
 from export.verdict import MARGIN, Verdict, judge
-from export.verify import REFERENCE
 from xfer import tasks
 from xfer.errors import UsageError
 from xfer.evaluate import PAIR_SEED
@@ -27,8 +27,8 @@ def unavailable(bundle: Bundle) -> str | None:
         return f"no environment for task '{bundle.spec.task}' here"
     if bundle.spec.reward is None:
         return "the spec has no reward scale"
-    if REFERENCE not in bundle.builds or bundle.builds[REFERENCE].status != "built":
-        return f"the bundle has no {REFERENCE} to compare with"
+    if BASELINE not in bundle.builds or bundle.builds[BASELINE].status != "built":
+        return f"the bundle has no {BASELINE} to compare with"
     if (reason := target.load("eager").runnable("")) is not None:
         return reason
     try:
@@ -68,7 +68,7 @@ def climb(
     assert bundle.spec.reward is not None
     scale = bundle.spec.reward.span
     outcomes: dict[str, list[Outcome]] = {
-        name: [] for name, v in found.items() if v.status == "provisional" and name != REFERENCE
+        name: [] for name, v in found.items() if v.status == "provisional" and name != BASELINE
     }
     verdicts: dict[str, Verdict] = {}
 
@@ -89,11 +89,11 @@ def climb(
     result = dict(found)
     for name, verdict in verdicts.items():
         result[name] = conclude(found[name], outcomes[name], verdict, scale)
-    if REFERENCE in found and found[REFERENCE].status == "provisional":
+    if BASELINE in found and found[BASELINE].status == "provisional":
         # Variants whose verdict was clear early have fewer pairs, the first ones of the same seeds.
         longest = max(outcomes.values(), key=len, default=[])
-        result[REFERENCE] = replace(
-            found[REFERENCE],
+        result[BASELINE] = replace(
+            found[BASELINE],
             status="verified",
             rung="reward",
             pairs=len(longest),

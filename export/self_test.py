@@ -19,8 +19,8 @@ from export import reward, target
 from export.bundle import GOLDEN, MANIFEST, Bundle
 from export.mistakes import MISTAKES, Mistake
 from export.records import Verification
-from export.target import Variant
-from export.verify import REFERENCE, first_rungs
+from export.target import BASELINE, Variant
+from export.verify import first_rungs
 from xfer.errors import XferError
 from xfer.files import write_atomically
 from xfer.trajectories import Trajectories
@@ -148,7 +148,7 @@ def run(
         BundleError: If eager's files are damaged.
     """
     on_step("what eager does")
-    with bundle.runner(REFERENCE) as runner:
+    with bundle.runner(BASELINE) as runner:
         held_out = held_out.acted_by(runner)
     ladder = Ladder(held_out, pairs, workers, on_step)
     findings = []
@@ -166,7 +166,7 @@ def _find(bundle: Bundle, mistake: Mistake, path: Path, ladder: Ladder) -> Findi
     if (missing := not_plantable(bundle, mistake)) is not None:
         return replace(finding, detail=f"not tested: {missing}")
     start = time.perf_counter()
-    copy_bundle(bundle, (REFERENCE, *mistake.needs), path)
+    copy_bundle(bundle, (BASELINE, *mistake.needs), path)
     mistake.damage(path)
     rung, said = ladder.catch(path, mistake.variant)
     shutil.rmtree(path)

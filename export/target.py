@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -22,6 +23,18 @@ from xfer.spec import PolicySpec
 if TYPE_CHECKING:
     from xfer.policy import Policy
     from xfer.trajectories import Trajectories
+
+BASELINE = "eager-fp32"
+"""The variant that all others are compared with, in how they act and in how fast they are."""
+
+
+def installed_versions(*distributions: str) -> dict[str, str]:
+    """Return the versions of those distributions that are installed here."""
+    found = {}
+    for name in distributions:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 @dataclass(frozen=True)

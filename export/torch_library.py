@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from export.target import installed_versions
 from xfer.spec import PolicySpec
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def on_cuda() -> str | None:
 
 def libraries() -> dict[str, str]:
     """Versions that decide what PyTorch computes."""
-    return {"torch": version("torch"), "torchvision": version("torchvision")}
+    return installed_versions("torch", "torchvision")
 
 
 def example_inputs(spec: PolicySpec, batch: int) -> tuple[Tensor, ...]:

@@ -15,7 +15,7 @@ import numpy as np
 from export import target
 from export.bundle import Bundle
 from export.records import Verification
-from export.target import Variant
+from export.target import BASELINE, Variant
 from xfer.errors import UnavailableError
 from xfer.runner import Runner, Session
 from xfer.spec import PolicySpec
@@ -30,7 +30,6 @@ REGRET_TOLERANCE = {"fp32": 0.0001}
 ACTION_TOLERANCE = {"fp32": 0.005}
 """Largest mean difference of a continuous action, as a share of its range; 0.02 for every other precision."""
 
-REFERENCE = "eager-fp32"
 WORST = 5
 """How many disagreements are listed."""
 
@@ -205,7 +204,7 @@ def _reference(bundle: Bundle, judged: Trajectories) -> Trajectories:
     """Return what eager does on the judged observations; golden holds its own answers, torch gives the others."""
     if judged.actions is not None:
         return judged
-    with bundle.runner(REFERENCE) as runner:
+    with bundle.runner(BASELINE) as runner:
         return judged.acted_by(runner)
 
 

@@ -16,7 +16,7 @@ from export.records import Verification
 from export.target import Variant
 from export.verify import first_rungs
 from xfer.arguments import Common
-from xfer.errors import RunError, UnavailableError, UsageError, check_choice
+from xfer.errors import CheckFailed, RunError, UnavailableError, UsageError, check_choice
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,6 +60,8 @@ def main(args: Args) -> dict[str, Any]:
     """Verify, and return the object that ``--json`` prints."""
     from rich.console import Console
 
+    if args.pairs < 0 or args.workers < 0:
+        raise UsageError(f"--pairs {args.pairs} --workers {args.workers}: neither may be negative.")
     bundle = Bundle(args.bundle)
     if args.self_test:
         return self_test(args, bundle, Console())
@@ -89,6 +91,7 @@ def self_test(args: Args, bundle: Bundle, console: Console) -> dict[str, Any]:
     Raises:
         UnavailableError: Without PyTorch, in which the mistakes are made.
         RunError: Without the run's held-out observations.
+        CheckFailed: If a mistake was let through, or the untouched bundle rejected.
     """
     if args.variants:
         raise UsageError("--self-test chooses the variants that it damages: leave --variants out.")
@@ -113,12 +116,15 @@ def self_test(args: Args, bundle: Bundle, console: Console) -> dict[str, Any]:
     for name, verification in result.untouched.items():
         console.print(describe(name, verification))
     console.print(rungs.summary(result))
-    return {
+    found = {
         "self_test": msgspec.to_builtins(result.findings),
         "untouched": [{"variant": name, **msgspec.to_builtins(v)} for name, v in result.untouched.items()],
         "passed": result.passed,
         "seconds": round(time.perf_counter() - start, 1),
     }
+    if not result.passed:
+        raise CheckFailed("The self-test failed: " + ", ".join([*result.let_through, *result.rejected]) + ".", found)
+    return found
 
 
 def with_reward(

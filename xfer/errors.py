@@ -6,13 +6,15 @@ XferError
 ├── RunError              a training run that is missing, incomplete, or of another configuration
 ├── BundleError           a bundle that is missing, edited, truncated, or of a newer schema
 ├── UnavailableError      a target, provider or library that this machine lacks
-└── ObservationError      an observation of the wrong name, shape or dtype, or scores that are not finite
+├── ObservationError      an observation of the wrong name, shape or dtype, or scores that are not finite
+└── CheckFailed           a check that ran to its end, and found what it looked for
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class XferError(Exception):
@@ -41,6 +43,18 @@ class UnavailableError(XferError):
 
 class ObservationError(XferError):
     """An observation that does not match the spec, or scores that are not finite."""
+
+
+class CheckFailed(XferError):  # noqa: N818 - nothing went wrong: this is an answer
+    """A check that ran to its end, and found what it looked for: a regression, a claim that does not hold.
+
+    Attributes:
+        result: What ``--json`` prints all the same, for the program that wants to know more.
+    """
+
+    def __init__(self, message: str, result: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 def check_choice(kind: str, name: str, choices: Iterable[str]) -> str:

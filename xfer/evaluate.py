@@ -14,6 +14,7 @@ import numpy as np
 
 from xfer.runner import Arrays, Runner
 from xfer.tasks import Task
+from xfer.trajectories import Trajectories
 
 EVALUATION_SEED = 1_000_000
 """Seeds from here on judge a policy in training; training itself stays below."""
@@ -51,6 +52,25 @@ def episode_returns(task: Task, runner: Runner, seeds: Iterable[int]) -> Iterato
     finally:
         for row in rows:
             row.env.close()
+
+
+def record(task: Task, actor: Runner, seed: int, length: int, stretch: int) -> Trajectories:
+    """Return ``length`` observations that ``actor`` meets, from episodes that are cut after ``stretch`` steps."""
+    env = task.make()
+    seen: list[dict[str, np.ndarray]] = []
+    resets: list[bool] = []
+    while len(seen) < length:
+        observations, _ = env.reset(seed=seed)
+        actor.reset()
+        seed += 1
+        for step in range(min(stretch, length - len(seen))):
+            seen.append(observations)
+            resets.append(step == 0)
+            observations, _, terminated, truncated, _ = env.step(native(env, actor.act(observations).action))
+            if terminated or truncated:
+                break
+    env.close()
+    return Trajectories({name: np.stack([o[name] for o in seen]) for name in seen[0]}, np.array(resets))
 
 
 class _Row:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from xfer.runner import Arrays, Step
+from xfer.runner import Arrays, Runner, Step
 from xfer.spec import PolicySpec
+
+if TYPE_CHECKING:  # it brings in torchvision, which a TorchScript variant does not need
+    from xfer.policy import Policy
 
 
 class TorchSession:
@@ -34,6 +38,11 @@ class TorchSession:
                 inputs = [tensor.to(self.device, non_blocking=True) for tensor in inputs]
             action, scores, *next_states = [out.cpu().numpy() for out in self.module(*inputs)]
         return Step(action, scores, dict(zip(self.state_names, next_states, strict=True)))
+
+
+def runner(policy: Policy, device: str = "cpu", batch: int = 1) -> Runner:
+    """Return the policy, as it is deployed, ready to act."""
+    return Runner(TorchSession(policy.deploy().to(device), policy.spec, device), policy.spec, batch)
 
 
 def set_threads(threads: int) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.target import Exported, ExportRequest, Place
+from export.target import Exported, ExportRequest, Place, installed_versions
 from xfer.errors import BundleError, UnavailableError
 from xfer.runner import Arrays, Session, Step
 from xfer.spec import PolicySpec
@@ -45,13 +44,7 @@ def runnable(place: str) -> str | None:
 
 def libraries() -> dict[str, str]:
     """Versions of the exporter's libraries, where they are installed, and of ONNX Runtime."""
-    found = {}
-    for name in ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return installed_versions("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
 
 
 def export(request: ExportRequest, folder: Path, precision: str) -> Exported:

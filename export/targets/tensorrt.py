@@ -13,13 +13,12 @@ import importlib.util
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from export.target import Exported, ExportOptions, ExportRequest, Place
+from export.target import Exported, ExportOptions, ExportRequest, Place, installed_versions
 from xfer.errors import BundleError, UnavailableError
 from xfer.runner import Arrays, Session, Step
 from xfer.spec import PolicySpec, TensorSpec
@@ -56,13 +55,7 @@ def runnable(place: str) -> str | None:
 
 def libraries() -> dict[str, str]:
     """Version of the library that builds and runs engines here."""
-    found = {}
-    for name in ("tensorrt", "tensorrt-rtx-cu13", "torch", "onnx", "onnxscript"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return installed_versions("tensorrt", "tensorrt-rtx-cu13", "torch", "onnx", "onnxscript")
 
 
 def _has_gpu() -> bool:

@@ -127,7 +127,7 @@ def test_a_bundle_without_any_of_the_variants_is_an_error(bundle_path, monkeypat
 
 @pytest.mark.slow
 def test_crosscheck_against_openvino_s_own_tool(monkeypatch, policy, met, golden, tmp_path):
-    pytest.importorskip("openvino")
+    pytest.importorskip("openvino", reason="needs benchmark_app: pip install 'xfer-policy[openvino]'")
     from export.build import export_policy
     from export.target import expand
 

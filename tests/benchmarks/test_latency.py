@@ -94,7 +94,7 @@ def test_a_worker_calls_until_both_floors_are_reached(small_bundle):
         assert sum(worker.turn(Turn(calls=1, seconds=0.2)).seconds) >= 0.2
 
 
-@pytest.mark.skipif(len(usable_cores()) < 2, reason="there is one core only")
+@pytest.mark.skipif(len(usable_cores()) < 2, reason="needs two usable cores")
 def test_a_variant_is_bound_to_the_cores_that_were_chosen(small_bundle):
     contestant = Contestant("onnx-int8", small_bundle.path, "onnx-int8")
     first, *_, last = usable_cores()

@@ -8,7 +8,7 @@ from sample_report import sample_report
 
 from benchmarks.page import to_html
 
-with_chromium = pytest.mark.skipif(executable() is None, reason="Chromium is not installed")
+with_chromium = pytest.mark.skipif(executable() is None, reason="needs a browser: apt-get install chromium")
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,9 @@ MISSING = [
     for tool, path in {"sshd": SSHD, "ssh": shutil.which("ssh"), "rsync": shutil.which("rsync")}.items()
     if not path
 ]
-with_sshd = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+with_sshd = pytest.mark.skipif(
+    bool(MISSING), reason=f"needs {', '.join(MISSING)}: apt-get install openssh-client openssh-server rsync"
+)
 
 XFER = str(Path(sys.executable).with_name("xfer"))
 SHORT = {"variants": "onnx-fp32", "threads": 1, "quick": True, "rounds": 5, "whole_backbone": False}

@@ -25,10 +25,10 @@ def run(*command: object, **options) -> subprocess.CompletedProcess:
 def missing() -> str:
     """Why the runtime cannot be built here, or nothing."""
     if not shutil.which("cmake"):
-        return "cmake is not installed"
+        return "needs CMake: apt-get install cmake"
     folders = [os.environ.get("ONNXRUNTIME_INCLUDE_DIR", ""), "/usr/include/onnxruntime"]
     if not any(folder and Path(folder, HEADER).exists() for folder in folders):
-        return f"no {HEADER}: set ONNXRUNTIME_INCLUDE_DIR (Debian's libonnxruntime-dev has it)"
+        return f"needs {HEADER}: set ONNXRUNTIME_INCLUDE_DIR; .ci/runtime-tools fetches it"
     return ""
 
 

@@ -21,6 +21,7 @@ from PIL import Image
 from export import pairs
 from export.build import export_policy
 from export.bundle import MANIFEST, Bundle
+from export.pairs import PairProcesses
 from export.records import Verification
 from export.reward import LOOK_EVERY, climb
 from export.target import Variant
@@ -97,6 +98,15 @@ def test_a_process_that_is_killed_half_way_changes_no_figure(bundle, alone):
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.timeout(100)
+def test_a_process_that_answers_nothing_is_ended(bundle):
+    with PairProcesses(bundle, 2) as processes:
+        assert len(list(processes.run(range(PAIR_SEED, PAIR_SEED + 2), lambda: (SAME,)))) == 2
+        stopped = multiprocessing.active_children()[0]
+        os.kill(stopped.pid, signal.SIGSTOP)
+    assert stopped.exitcode == -signal.SIGKILL
+
+
 def test_a_faithful_variant_never_differs_and_is_compared_in_all_pairs(alone):
     same, eager = alone[SAME], alone["eager-fp32"]
     assert (same.status, same.pairs, same.forked, same.divergence) == ("provisional", 20, 0, None)
@@ -157,7 +167,7 @@ def test_processes_that_keep_dying_are_one_clear_error(bundle, monkeypatch):
     monkeypatch.setattr(pairs, "MOST_DEATHS", 1)
 
     def die_again_and_again():
-        with pairs.PairProcesses(bundle, 1) as processes:
+        with PairProcesses(bundle, 1) as processes:
             for _ in processes.run(range(9), lambda: (SAME,)):
                 for process in multiprocessing.active_children():
                     process.kill()

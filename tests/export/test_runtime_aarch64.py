@@ -21,7 +21,9 @@ NEEDED = ("XFER_AARCH64_SYSROOT", "XFER_AARCH64_QEMU", "XFER_AARCH64_ONNXRUNTIME
 def programs(tmp_path_factory) -> Path:
     missing = [name for name in NEEDED if name not in os.environ]
     if missing or not shutil.which("aarch64-linux-gnu-g++"):
-        pytest.skip(f"not here: {', '.join(missing) or 'g++-aarch64-linux-gnu'}")
+        pytest.skip(
+            f"needs {', '.join(missing) or 'g++-aarch64-linux-gnu'}: .ci/runtime-tools installs and prints them"
+        )
     folder = tmp_path_factory.mktemp("aarch64")
     toolchain = RUNTIME / "cmake" / "aarch64-linux-gnu.cmake"
     options = [o for o in header_options() if "ONNX" in o]

@@ -14,7 +14,7 @@ from tests.export.conftest import RUNTIME, require, run
 def fuzzer(tmp_path_factory) -> Path:
     require()
     if not shutil.which("clang++"):
-        pytest.skip("clang is not installed")
+        pytest.skip("needs libFuzzer: apt-get install clang libclang-rt-14-dev")
     folder = tmp_path_factory.mktemp("fuzz")
     off = [f"-DXFER_{name}=OFF" for name in ("ONNX", "OPENVINO", "TORCH", "TENSORRT", "PROGRAMS")]
     run("cmake", "-S", RUNTIME, "-B", folder, "-DCMAKE_CXX_COMPILER=clang++", "-DXFER_FUZZ=ON", *off)

@@ -13,8 +13,7 @@ from export import mistaken_graphs, mistakes, self_test, verify, verify_command
 from export.build import export_policy
 from export.bundle import MANIFEST, Bundle, Manifest
 from export.mistakes import MISTAKES, Mistake
-from export.target import expand
-from export.verify import REFERENCE
+from export.target import BASELINE, expand
 from tests.conftest import make_policy, train_briefly
 from xfer.errors import RunError
 from xfer.files import from_json, write_atomically
@@ -50,7 +49,7 @@ def without(rung, path, monkeypatch):
 def assert_only_this_rung_catches(rung, bundle, held_out, pairs, path, monkeypatch):
     """Plant the rung's own mistake: it is caught, and is not once the rung is off. ``held_out`` is acted by eager."""
     mistake = BY_NAME[ALONE[rung]]
-    self_test.copy_bundle(bundle, (REFERENCE, *mistake.needs), path)
+    self_test.copy_bundle(bundle, (BASELINE, *mistake.needs), path)
     mistake.damage(path)
     ladder = self_test.Ladder(held_out, pairs, 2, lambda text: None)
     caught, detail = ladder.catch(path, mistake.variant)
@@ -64,7 +63,7 @@ def assert_only_this_rung_catches(rung, bundle, held_out, pairs, path, monkeypat
 @pytest.fixture(scope="module")
 def seen(shared_bundle, met):
     """Observations with what eager does, four times over: mistakes at random must have their chance."""
-    with Bundle(shared_bundle).runner(REFERENCE) as runner:
+    with Bundle(shared_bundle).runner(BASELINE) as runner:
         acted = met.acted_by(runner)
     return acted.take(acted.episodes() * 4)
 
@@ -81,7 +80,7 @@ def lasting(met, tmp_path_factory) -> tuple[Bundle, Trajectories]:
     path = tmp_path_factory.mktemp("bundles") / "lasting.bundle"
     golden, held_out = (met.take([slice(e.start, e.start + n) for e in met.episodes()]) for n in (8, 9))
     export_policy(policy, policy.spec, golden, golden, expand("eager,torchscript"), path, run="nowhere")
-    with Bundle(path).runner(REFERENCE) as runner:
+    with Bundle(path).runner(BASELINE) as runner:
         return Bundle(path), held_out.acted_by(runner)
 
 
@@ -142,7 +141,7 @@ def test_an_untouched_bundle_that_is_rejected_fails_the_self_test(bundle_path, m
     mistakes.golden_of_another(bundle_path)
     result = self_test.run(Bundle(bundle_path), met, 0, 1, mistakes=[])
     assert not result.passed
-    assert REFERENCE in result.rejected
+    assert BASELINE in result.rejected
 
 
 def test_without_the_run_the_self_test_says_what_it_needs(shared_bundle):
@@ -181,6 +180,6 @@ def test_on_a_trained_policy_every_mistake_is_caught_within_five_minutes(trained
 def test_no_rung_is_decoration(rung, trained, tmp_path, monkeypatch):
     bundle = Bundle(trained)
     held_out, _ = verify_command.held_out_observations(bundle, None)
-    with bundle.runner(REFERENCE) as runner:
+    with bundle.runner(BASELINE) as runner:
         held_out = held_out.acted_by(runner)
     assert_only_this_rung_catches(rung, bundle, held_out, self_test.PAIRS, tmp_path / "copy", monkeypatch)

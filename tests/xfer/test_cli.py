@@ -10,6 +10,7 @@ import pytest
 from tests.conftest import make_policy
 from xfer import cli
 from xfer.checkpoint import save_policy, weights_bytes
+from xfer.errors import CheckFailed
 from xfer.run_folder import RunConfig, RunFolder
 
 
@@ -198,8 +199,18 @@ def test_verify_keeps_records_and_prints_the_designs_keys(capsys, bundle_path):
     assert records.load(Bundle(bundle_path))["onnx-fp32"].verification.pairs == 10
 
 
-def test_an_object_that_says_not_passed_is_exit_status_1(monkeypatch):
+def test_a_negative_number_of_pairs(capsys):
+    assert "neither may be negative" in error(capsys, "verify", "any.bundle", "--pairs", "-1")
+
+
+def test_a_check_that_failed_exits_non_zero_says_why_and_prints_its_object_all_the_same(monkeypatch, capsys):
     from export import verify_command
 
-    monkeypatch.setattr(verify_command, "main", lambda args: {"passed": False})
-    assert cli.main(["verify", "any.bundle", "--self-test"]) == 1
+    def fail(args):
+        raise CheckFailed("The self-test failed: red and blue swapped.", {"passed": False})
+
+    monkeypatch.setattr(verify_command, "main", fail)
+    assert cli.main(["verify", "any.bundle", "--self-test", "--json"]) == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out.splitlines()[-1]) == {"passed": False}
+    assert captured.err.splitlines() == ["xfer: The self-test failed: red and blue swapped."]
