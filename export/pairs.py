@@ -42,12 +42,13 @@ MOST_DEATHS = 3
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is kept of one pair of episodes: its seed, both returns, and where the actions first differed."""
+    """What is kept of one pair of episodes: its seed, both returns, where the actions first differed, what failed."""
 
     seed: int
     reference: float
     variant: float
     divergence: Divergence | None
+    error: str = ""
 
 
 class PairProcesses:
@@ -159,6 +160,7 @@ def _run_pair(path: Path, variants: tuple[str, ...], golden_scores: np.ndarray, 
                 pair.reference,
                 pair.variant,
                 None if pair.fork is None else _divergence(seed, pair.fork, golden_scores, reference.spec),
+                pair.error,
             )
             for name, pair in pairs.items()
         }

@@ -309,8 +309,15 @@ def _read_file(path: Path) -> MachineRecords:
 
 
 def as_row(variant: str, build: Build, record: Record | None) -> dict[str, Any]:
-    """Return one variant as the plain values that ``--json`` prints; unknown figures are None."""
+    """Return one variant as the plain values; unknown figures are None."""
     verification = (record and record.verification) or Verification(build.status, reason=build.reason)
     # replace() sets every field: msgspec leaves out those that an older record lacks
     row: dict[str, Any] = {"variant": variant, **msgspec.to_builtins(replace(verification))}
     return {**row, "size_bytes": build.size_bytes}
+
+
+def printed(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row as ``--json`` prints it: without the picture of a divergence, which is for a report."""
+    if row["divergence"] is None:
+        return row
+    return {**row, "divergence": {key: value for key, value in row["divergence"].items() if key != "picture"}}

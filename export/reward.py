@@ -73,7 +73,8 @@ def climb(
     verdicts: dict[str, Verdict] = {}
 
     def unclear() -> tuple[str, ...]:
-        return tuple(name for name in outcomes if name not in verdicts or not is_clear(verdicts[name]))
+        running = [name for name, pairs in outcomes.items() if not (pairs and pairs[-1].error)]
+        return tuple(name for name in running if name not in verdicts or not is_clear(verdicts[name]))
 
     if outcomes:
         with PairProcesses(bundle, workers) as processes:
@@ -87,8 +88,12 @@ def climb(
                 if not unclear():
                     break
     result = dict(found)
-    for name, verdict in verdicts.items():
-        result[name] = conclude(found[name], outcomes[name], verdict, scale)
+    for name, pairs in outcomes.items():
+        if pairs and (error := pairs[-1].error):
+            reason = f"reward: in the episode of seed {pairs[-1].seed}: {error}"
+            result[name] = replace(found[name], status="rejected", rung="reward", reason=reason, pairs=len(pairs))
+        else:
+            result[name] = conclude(found[name], pairs, verdicts[name], scale)
     if BASELINE in found and found[BASELINE].status == "provisional":
         # Variants whose verdict was clear early have fewer pairs, the first ones of the same seeds.
         longest = max(outcomes.values(), key=len, default=[])

@@ -47,7 +47,7 @@ def numbers(session: Session, spec: PolicySpec, golden: Trajectories, precision:
     """Play the golden trajectories, with batch 1 and (where the variant has it) 3, and compare scores.
 
     Raises:
-        ObservationError: If scores are not finite.
+        ScoresError: If scores are not finite.
     """
     assert golden.scores is not None
     wanted = centred(golden.scores, spec)

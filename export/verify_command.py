@@ -82,7 +82,7 @@ def main(args: Args) -> dict[str, Any]:
         if verification.rung:
             records.save(bundle, name, verification=verification)
         console.print(describe(name, verification))
-    return {"variants": [{"variant": name, **msgspec.to_builtins(v)} for name, v in found.items()]}
+    return {"variants": rows(found)}
 
 
 def self_test(args: Args, bundle: Bundle, console: Console) -> dict[str, Any]:
@@ -118,13 +118,18 @@ def self_test(args: Args, bundle: Bundle, console: Console) -> dict[str, Any]:
     console.print(rungs.summary(result))
     found = {
         "self_test": msgspec.to_builtins(result.findings),
-        "untouched": [{"variant": name, **msgspec.to_builtins(v)} for name, v in result.untouched.items()],
+        "untouched": rows(result.untouched),
         "passed": result.passed,
         "seconds": round(time.perf_counter() - start, 1),
     }
     if not result.passed:
         raise CheckFailed("The self-test failed: " + ", ".join([*result.let_through, *result.rejected]) + ".", found)
     return found
+
+
+def rows(found: dict[str, Verification]) -> list[dict[str, Any]]:
+    """Return verdicts as ``--json`` prints them."""
+    return [records.printed({"variant": name, **msgspec.to_builtins(v)}) for name, v in found.items()]
 
 
 def with_reward(

@@ -6,7 +6,8 @@ XferError
 ├── RunError              a training run that is missing, incomplete, or of another configuration
 ├── BundleError           a bundle that is missing, edited, truncated, or of a newer schema
 ├── UnavailableError      a target, provider or library that this machine lacks
-├── ObservationError      an observation of the wrong name, shape or dtype, or scores that are not finite
+├── ObservationError      an observation of the wrong name, shape or dtype
+├── ScoresError           scores that are not finite: the network's own, or a variant's arithmetic
 └── CheckFailed           a check that ran to its end, and found what it looked for
 """
 
@@ -42,7 +43,11 @@ class UnavailableError(XferError):
 
 
 class ObservationError(XferError):
-    """An observation that does not match the spec, or scores that are not finite."""
+    """An observation that does not match the spec."""
+
+
+class ScoresError(XferError):
+    """Scores that are not finite: the network's own, or a variant's arithmetic. They are never an action."""
 
 
 class CheckFailed(XferError):  # noqa: N818 - nothing went wrong: this is an answer

@@ -5,6 +5,7 @@ Anything with ``reset()`` and ``act()`` can be judged; so it is a ``Runner`` tha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from xfer.errors import ScoresError
 from xfer.runner import Arrays, Runner
 from xfer.tasks import Task
 from xfer.trajectories import Trajectories
@@ -124,12 +126,14 @@ class Pair:
         reference: Return of the reference (eager).
         variant: Return of the variant.
         fork: Where their actions first differed, or None if they never did.
+        error: Why the variant did not finish its episode (its return is then NaN), or empty.
     """
 
     seed: int
     reference: float
     variant: float
     fork: Fork | None
+    error: str = ""
 
 
 def paired_episode(task: Task, reference: Runner, variants: Mapping[str, Runner], seed: int) -> dict[str, Pair]:
@@ -150,6 +154,7 @@ def paired_episode(task: Task, reference: Runner, variants: Mapping[str, Runner]
         runner.reset()
     together = dict(variants)
     forks: dict[str, Fork] = {}
+    errors: dict[str, str] = {}
     actions: list[np.ndarray] = []
     total, over = 0.0, False
     env = task.make()
@@ -158,7 +163,12 @@ def paired_episode(task: Task, reference: Runner, variants: Mapping[str, Runner]
         while not over:
             action, scores = reference.act(observations)
             for name in list(together):
-                other = together[name].act(observations).action
+                try:
+                    other = together[name].act(observations).action
+                except ScoresError as error:
+                    errors[name] = str(error)
+                    del together[name]
+                    continue
                 if not np.array_equal(other, action):
                     # Copies: the environment may draw the next frame into the same array.
                     shown = {key: array.copy() for key, array in observations.items()}
@@ -172,8 +182,12 @@ def paired_episode(task: Task, reference: Runner, variants: Mapping[str, Runner]
         env.close()
     pairs = {name: Pair(seed, total, total, None) for name in together}
     for name, fork in forks.items():
-        variant = _finish_fork(task, variants[name], seed, actions[: fork.step], fork.variant_action)
-        pairs[name] = Pair(seed, total, variant, fork)
+        try:
+            variant = _finish_fork(task, variants[name], seed, actions[: fork.step], fork.variant_action)
+            pairs[name] = Pair(seed, total, variant, fork)
+        except ScoresError as error:
+            pairs[name] = Pair(seed, total, math.nan, fork, str(error))
+    pairs |= {name: Pair(seed, total, math.nan, None, error) for name, error in errors.items()}
     return {name: pairs[name] for name in variants}
 
 

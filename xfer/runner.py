@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from xfer.errors import ObservationError
+from xfer.errors import ObservationError, ScoresError
 from xfer.spec import PolicySpec
 
 Arrays = Mapping[str, np.ndarray]
@@ -88,7 +88,8 @@ class Runner:
             Arrays that belong to the caller.
 
         Raises:
-            ObservationError: On a missing name, a wrong shape or dtype, or scores that are not finite.
+            ObservationError: On a missing name, or a wrong shape or dtype.
+            ScoresError: If the scores are not finite.
         """
         batched = {}
         single = False
@@ -105,7 +106,7 @@ class Runner:
             batched[name] = array
         step = self.session.step(batched, self._states)
         if not np.isfinite(step.scores).all():
-            raise ObservationError(
+            raise ScoresError(
                 "The policy's scores are not finite: its weights or this variant's arithmetic are broken."
             )
         self._states = step.states

@@ -1,7 +1,7 @@
 import msgspec
 
 from export.bundle import Build
-from export.records import MachineRecords, Record, Verification, as_row, this_machine
+from export.records import Divergence, MachineRecords, Record, Verification, as_row, printed, this_machine
 from xfer.files import from_json
 
 
@@ -13,3 +13,11 @@ def test_a_record_from_before_a_field_was_added_gives_a_whole_row():
     read = from_json(msgspec.json.encode(plain), MachineRecords).records["onnx-fp32"]
     row = as_row("onnx-fp32", Build("onnx-fp32", "built"), read)
     assert (row["pairs"], row["returns"], row["divergence"], row["worst"]) == (160, (), None, ())
+
+
+def test_what_is_printed_leaves_the_picture_out_and_nothing_else():
+    verification = Verification("verified", "reward", divergence=Divergence(3, 7, (1.0,), (0.0,), 0.5, "iVBORw0KGgo="))
+    row = as_row("onnx-int8", Build("onnx-int8", "built"), Record("onnx-int8", "", {}, verification))
+    shown = printed(row)
+    assert row["divergence"] == {**shown["divergence"], "picture": "iVBORw0KGgo="}
+    assert {**shown, "divergence": row["divergence"]} == row

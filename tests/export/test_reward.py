@@ -5,6 +5,7 @@ import io
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -32,6 +33,7 @@ from xfer import tasks
 from xfer.errors import BundleError, UsageError, XferError
 from xfer.evaluate import PAIR_SEED, Fork, paired_episode
 from xfer.files import write_atomically
+from xfer.policy import Deployed
 from xfer.spec import RewardScale
 
 SAME, WORSE, ROUNDED = "torchscript-fp32", "onnx-fp32", "onnx-int8"
@@ -154,6 +156,23 @@ def test_pairs_end_at_the_first_look_at_which_clean_pairs_are_enough(falling):
     enough = pairs_needed(np.zeros(0))
     assert found.status == "verified"
     assert found.pairs == looks[-1] == -(-enough // LOOK_EVERY) * LOOK_EVERY
+
+
+def test_a_variant_whose_scores_are_not_finite_is_rejected_alone(bundle, tmp_path):
+    class NotFiniteLater(Deployed):
+        def forward(self, frame, *states):
+            action, scores, after = super().forward(frame, *states)
+            first = states[0].abs().amax() == 0  # only an episode's first history is zero
+            return action, scores / first.float(), after
+
+    path = shutil.copytree(bundle.path, tmp_path / "broken.bundle")
+    module = make_policy().deploy()
+    module.__class__ = NotFiniteLater
+    plant(path, module, WORSE)
+    found = rung(Bundle(path), [SAME, WORSE], 10, 1)
+    assert (found[SAME].status, found[SAME].pairs) == ("provisional", 10)
+    assert (found[WORSE].status, found[WORSE].rung, found[WORSE].pairs) == ("rejected", "reward", 1)
+    assert re.search(rf"episode of seed {PAIR_SEED}: .*not finite", found[WORSE].reason)
 
 
 def test_pairs_end_when_the_only_variant_is_surely_worse(bundle):

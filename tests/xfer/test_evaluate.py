@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 
@@ -13,15 +15,16 @@ def task():
 
 
 class Scripted:
-    """A session that plays a list of actions, whatever it sees."""
+    """A session that plays a list of actions, whatever it sees; None stands for scores that are not finite."""
 
     def __init__(self, actions):
         self.actions, self.t = actions, 0
 
     def step(self, observations, states):
-        action = np.array([self.actions[self.t % len(self.actions)]])
+        action = self.actions[self.t % len(self.actions)]
+        scores = np.zeros((1, 2), np.float32) if action is not None else np.full((1, 2), np.nan, np.float32)
         self.t += 1
-        return Step(action, np.zeros((len(action), 2), np.float32), {name: s + 1 for name, s in states.items()})
+        return Step(np.array([action]), scores, {name: s + 1 for name, s in states.items()})
 
 
 def returns_alone(task, spec, actions, seed):
@@ -49,6 +52,19 @@ def test_a_fork_is_the_episode_that_the_variant_would_have_had_alone(task, polic
     assert pairs["v"].variant == returns_alone(task, policy.spec, variant, 3)
     assert pairs["v"].reference == returns_alone(task, policy.spec, reference, 3)
     assert pairs["v"].variant != pairs["v"].reference
+
+
+@pytest.mark.parametrize(("script", "forked"), [([0, 1, 0, None], False), ([0, 1, 1, None], True)])
+def test_a_variant_whose_scores_are_not_finite_ends_its_own_episode_only(task, policy, script, forked):
+    left_right = [0, 1] * 500
+    variants = {"broken": Scripted(script), "same": Scripted(left_right)}
+    runners = {name: Runner(session, policy.spec) for name, session in variants.items()}
+    pairs = paired_episode(task, Runner(Scripted(left_right), policy.spec), runners, seed=3)
+    assert "not finite" in pairs["broken"].error
+    assert math.isnan(pairs["broken"].variant)
+    assert (pairs["broken"].fork is not None) == forked
+    assert pairs["same"].error == ""
+    assert pairs["same"].variant == pairs["same"].reference == returns_alone(task, policy.spec, left_right, 3)
 
 
 def test_a_fork_keeps_what_both_were_shown_at_that_moment(task, policy):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from xfer.errors import ObservationError
+from xfer.errors import ObservationError, ScoresError
 from xfer.runner import Runner, Step
 from xfer.spec import ActionSpec, PolicySpec, TensorSpec
 
@@ -76,5 +76,5 @@ def test_scores_that_are_not_finite_are_an_error_never_an_action(value):
         def step(self, observations, states):
             return Step(np.zeros(1, np.int64), np.array([[0.0, value]], np.float32), dict(states))
 
-    with pytest.raises(ObservationError, match="not finite"):
+    with pytest.raises(ScoresError, match="not finite"):
         Runner(Broken(), SPEC).act(frame())
