@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import tyro
 
-from benchmarks import batch_sweep, control_loop, latency, options, progress, whole_backbone
+from benchmarks import batch_sweep, control_loop, cpp, latency, options, progress, whole_backbone
 from benchmarks.control_loop import ControlLoop
 from benchmarks.latency import Contestant, Measurement
 from benchmarks.rows import Rows
@@ -41,6 +41,7 @@ class Args(Common):
       xfer bench cartpole.bundle --threads 1 --output report-one-thread
       xfer bench cartpole.bundle --rate-hz 50 --deadline-ms 10
       xfer bench cartpole.bundle --host user@robot
+      xfer bench cartpole.bundle --cpp build
     """
 
     bundle: tyro.conf.Positional[Path]
@@ -70,6 +71,8 @@ class Args(Common):
     """Folder of the report. Default: the folder 'report' next to the bundle."""
     whole_backbone: bool = True
     """Also time the whole backbone, with random weights, where the policy taps an early stage of it."""
+    cpp: Path | None = None
+    """Folder of the built C++ runtime (with --host: there): measure each variant in it too, in the same rounds."""
     stream: bool = False
     """Print the report so far as one line of JSON after each round, for programs."""
     host: str | None = None
@@ -107,6 +110,8 @@ def main(args: Args) -> dict[str, Any]:
     own = [Contestant(name, bundle.path, name) for name in names if name not in idle]
     if not own:
         raise UnavailableError(f"No variant of {bundle.path} can run here: {next(iter(idle.values()))}")
+    if args.cpp is not None:
+        own += cpp.contestants(own, args.cpp)
     notes = []
     if BASELINE in idle:
         notes.append(f"No speed-ups: the baseline {BASELINE} cannot run here ({idle[BASELINE]}).")
@@ -167,7 +172,7 @@ def main(args: Args) -> dict[str, Any]:
     paths = report.write(result, output)
     terminal.show(result, paths)
     return {
-        "variants": [*result.rows],
+        "variants": [records.printed(row) for row in result.rows],
         "machine": msgspec.to_builtins(result.machine),
         "report": paths,
         "loops": [_loop_row(loop) for loop in loops],

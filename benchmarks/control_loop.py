@@ -78,7 +78,7 @@ def run(
     for contestant in contestants:
         on_loop(contestant.name)
         try:
-            with WorkerProcess(contestant.assignment(protocol)) as worker:
+            with WorkerProcess(contestant.assignment(protocol), contestant.worker) as worker:
                 worker.turn(Turn(protocol.warmup_calls, protocol.warmup_seconds))
                 ticks = worker.keep_pace(pace)
         except WorkerError as error:

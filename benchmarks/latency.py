@@ -96,6 +96,7 @@ class Contestant:
         variant: TARGET-PRECISION or TARGET-PRECISION@PLACE in that bundle.
         baseline: Name of the row that its speed-up is taken against.
         batch: Observations in one step.
+        worker: Command of the worker that runs it, as ``WorkerProcess`` takes it; empty for Python's own.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Contestant:
     variant: str
     baseline: str = BASELINE
     batch: int = 1
+    worker: tuple[str, ...] = ()
 
     @property
     def on_gpu(self) -> bool:
@@ -234,7 +236,7 @@ class _Run:
     def start(self, stack: ExitStack) -> None:
         """Start the process and let it call until its times settle."""
         protocol = self.protocol
-        self.worker = stack.enter_context(WorkerProcess(self.assignment))
+        self.worker = stack.enter_context(WorkerProcess(self.assignment, self.contestant.worker))
         self.cores, self.libraries = self.worker.ready.cores, self.worker.ready.libraries
         self.meter = Meter(self.worker.pid, usable_cores(), self.cores, gpu=self.contestant.on_gpu)
         window = Turn(math.ceil(protocol.warmup_calls / 5), protocol.warmup_seconds / 5)
@@ -258,7 +260,7 @@ class _Run:
 
     def start_fresh(self) -> None:
         """Start a second process, which holds the policy and nothing else, for cold start and memory."""
-        with WorkerProcess(self.assignment) as worker:
+        with WorkerProcess(self.assignment, self.contestant.worker) as worker:
             self.cold_start_s = worker.cold_start_s
             reply = worker.turn(Turn(self.protocol.warmup_calls, 0, recorded=False))
             self.peak_memory_bytes = reply.peak_memory_bytes

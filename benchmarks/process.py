@@ -30,6 +30,7 @@ class WorkerProcess:
 
     Args:
         assignment: What it runs.
+        command: What runs it, without its last word, the assignment; empty for ``worker.py`` here.
 
     Attributes:
         cold_start_s: From starting the process to its first action, in seconds.
@@ -39,8 +40,9 @@ class WorkerProcess:
         WorkerError: On entering, if it cannot load the variant.
     """
 
-    def __init__(self, assignment: Assignment) -> None:
+    def __init__(self, assignment: Assignment, command: tuple[str, ...] = ()) -> None:
         self.assignment = assignment
+        self.command = command or (sys.executable, "-P", "-m", "benchmarks.worker")
         self.cold_start_s = 0.0
         self.ready = Reply()
 
@@ -51,7 +53,7 @@ class WorkerProcess:
         self._errors = tempfile.TemporaryFile()
         started = time.perf_counter()
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "benchmarks.worker", argument],
+            [*self.command, argument],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -24,7 +24,7 @@ class Rows:
         bundle: The bundle that is measured.
         names: Its variants that have a row, in order.
         idle: Those of them that cannot run here, and why.
-        contestants: What is measured: the bundle's own variants, and those of a whole backbone.
+        contestants: What is measured: the bundle's own variants, in Python and C++, and those of a whole backbone.
         provenance: The graph of the whole backbone, where that is measured.
         protocol: How much is measured.
     """
@@ -60,18 +60,19 @@ class Rows:
             rows.append({**row, "whole_backbone": False})
         for contestant in self.contestants:
             if contestant.name not in self.names:
-                rows.append(self._whole(contestant, measurements[contestant.name], figures[contestant.name]))
+                rows.append(self._beside(contestant, measurements[contestant.name], figures[contestant.name]))
         return tuple(rows)
 
-    def _whole(self, contestant: Contestant, measurement: Measurement, figures: Latency | None) -> dict[str, Any]:
-        error = measurement.error
+    def _beside(self, contestant: Contestant, measurement: Measurement, figures: Latency | None) -> dict[str, Any]:
+        in_cpp, error = bool(contestant.worker), measurement.error
+        what = f"{contestant.variant} in C++; xfer-verify says what it does" if in_cpp else self.provenance.run
         return {
             "variant": contestant.name,
             **msgspec.to_builtins(records.Verification("built")),
-            "reason": f"not measured: {error}" if error else self.provenance.run,
+            "reason": f"not measured: {error}" if error else what,
             "size_bytes": Bundle(contestant.bundle).build(contestant.variant).size_bytes,
             **_plain(figures),
-            "whole_backbone": True,
+            "whole_backbone": not in_cpp,
         }
 
 

@@ -10,12 +10,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from benchmarks import command, latency, options
 from benchmarks.latency import Measurement, Protocol, quick
 from benchmarks.pacing import Pace
 from benchmarks.summary import summarise
 from benchmarks.worker import Assignment, Reply, Request, Turn
+from export import records
 from export.bundle import Bundle
 from tests.export.conftest import run
+from xfer.errors import UnavailableError
 
 
 @pytest.fixture
@@ -71,6 +74,40 @@ def test_its_file_holds_what_a_report_is_drawn_from(build, bundles, environment,
     assert latency.p99_ms == pytest.approx(row["p99_ms"])
 
 
+def test_xfer_bench_measures_it_beside_python_in_the_same_rounds(build, bundle_path, monkeypatch):
+    short = Protocol(1, rounds=5, calls=70, seconds=0, quick=True, warmup_calls=5, warmup_seconds=0, pause_seconds=0.01)
+    monkeypatch.setattr(latency, "quick", lambda threads, rounds, cores: short)
+    monkeypatch.setattr(options, "QUICK_GAPS", ((0.01, 2),))
+    monkeypatch.delenv("XFER_ONNXRUNTIME_LIBRARY", raising=False)
+    args = command.Args(
+        bundle=bundle_path, variants="onnx", quick=True, cpp=build, rate_hz=50, seconds=0.2, whole_backbone=False
+    )
+    result = command.main(args)
+    rows = {row["variant"]: row for row in result["variants"]}
+    python, cpp = ["eager-fp32", "onnx-fp32", "onnx-int8"], ["onnx-fp32 (C++)", "onnx-int8 (C++)"]
+    assert [*rows] == [*python, *cpp]
+    assert [loop["variant"] for loop in result["loops"]] == [*python, *cpp]
+    for name in cpp:
+        row, beside = rows[name], rows[name.removesuffix(" (C++)")]
+        assert row["reason"] == f"{beside['variant']} in C++; xfer-verify says what it does"
+        assert row["size_bytes"] == beside["size_bytes"]
+        assert 0 < row["p50_ms"] < 2 * beside["p50_ms"]
+        assert row["speedup_spread"][0] <= row["speedup"] <= row["speedup_spread"][1]
+        assert row["cold_start_s"] < beside["cold_start_s"]
+        assert row["peak_memory_bytes"] < beside["peak_memory_bytes"]
+    measured = {m["name"]: m for m in json.loads(Path(result["report"]["json"]).read_bytes())["measurements"]}
+    for name in cpp:
+        said = measured[name]["libraries"]
+        assert said["xfer (C++)"]
+        assert said["onnxruntime"] == measured["onnx-int8"]["libraries"]["onnxruntime"]
+    assert sorted(records.load(Bundle(bundle_path))) == python  # what is recommended is what Python runs
+
+
+def test_xfer_bench_says_how_the_runtime_is_built(bundle_path, tmp_path):
+    with pytest.raises(UnavailableError, match=r'no xfer-bench.*cmake -S "\$\(xfer cmake-dir\)/\.\."'):
+        command.main(command.Args(bundle=bundle_path, cpp=tmp_path))
+
+
 def model_of(bundle: Path, variant: str) -> Path:
     return bundle / Bundle(bundle).build(variant).folder / "policy.onnx"
 
@@ -92,9 +129,9 @@ def test_the_first_action_comes_as_soon_as_with_onnx_runtime_alone(build, bundle
     ratios = []
     for _ in range(20):
         seconds = []
-        for command in (ours, bare):
+        for words in (ours, bare):
             start = time.perf_counter()
-            run(*command, env=environment)
+            run(*words, env=environment)
             seconds.append(time.perf_counter() - start)
         ratios.append(seconds[0] / seconds[1])
     assert statistics.median(ratios) <= 1.15, ratios

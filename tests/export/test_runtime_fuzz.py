@@ -1,6 +1,7 @@
 """libFuzzer on the readers of a bundle's own formats finds nothing."""
 
 import gzip
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -30,6 +31,9 @@ def test_the_readers_survive(fuzzer, bundles, tmp_path, seconds):
         (tmp_path / f"{bundle.name}.sealed").write_bytes(b"\1" + manifest)
     (tmp_path / "golden").write_bytes(b"\2" + gzip.compress(b"\2\0\0\0\0\0\0\0{}"))
     command = [str(fuzzer), f"-max_total_time={seconds}", f"-artifact_prefix={tmp_path}/", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, check=False)
+    # libFuzzer's own limit looks at the peak that Linux hands on from whoever started it, here pytest with torch.
+    command += ["-rss_limit_mb=0", "-malloc_limit_mb=1024"]
+    environment = {**os.environ, "ASAN_OPTIONS": "hard_rss_limit_mb=2048"}
+    done = subprocess.run(command, capture_output=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-4000:].decode(errors="replace")
     assert b"Done " in done.stderr

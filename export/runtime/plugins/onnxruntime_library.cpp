@@ -16,6 +16,9 @@ namespace {
 constexpr uint32_t OLDEST_API = 16;
 
 OnnxRuntime open_library(const std::string &path) {
+  // The official builds (seen in 1.32) send usage to Microsoft from threads of their own, and keep what was not sent yet
+  // (Privacy.md in the wheel). A control loop has none of that unless the user sets it to 0.
+  setenv("ORT_DISABLE_TELEMETRY", "1", 0);
   void *library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) {
     throw Refusal(XFER_UNAVAILABLE, std::string("ONNX Runtime's library cannot be loaded (") + dlerror() +

@@ -219,8 +219,8 @@ Json to_json(const Ticks &ticks) {
 }
 
 // The other side of benchmarks/process.py: one line of JSON in, one out.
-int serve(const std::string &assignment_text) {
-  const Json assignment = Json::parse(assignment_text);
+int serve(const Arguments &arguments) {
+  const Json assignment = Json::parse(arguments.text("--worker"));
   const auto reply = [](const Json &fields) {
     Json whole = {{"error", ""}, {"seconds", Json::array()}, {"ticks", nullptr},
                   {"peak_memory_bytes", peak_memory_bytes()}, {"cores", usable_cores()}, {"libraries", Json::object()}};
@@ -229,7 +229,9 @@ int serve(const std::string &assignment_text) {
   };
   try {
     bind_to(assignment.at("cores").get<std::vector<int>>());
+    const std::string library = arguments.text("--library");
     xfer::Options options;
+    options.library = library.empty() ? nullptr : library.c_str();
     options.threads = assignment.at("threads").get<int>();
     options.spin = 1;  // the faster setting, and what a robot's own process would use
     xfer::Policy policy(assignment.at("bundle"), assignment.at("variant"), options);
@@ -264,6 +266,6 @@ int main(int argc, char **argv) {
     auto values = COMMON_VALUES;
     values.insert({"--rounds", "--batch", "--output", "--worker"});
     const Arguments arguments(argc, argv, values, {"--spin", "--quick", "--json", "--fresh"});
-    return arguments.has("--worker") ? serve(arguments.text("--worker")) : measure(arguments, argc, argv);
+    return arguments.has("--worker") ? serve(arguments) : measure(arguments, argc, argv);
   });
 }
