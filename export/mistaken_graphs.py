@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from xfer.policy import Deployed, Policy
+from xfer.policy import Deployed, Policy, to_action
 
 SLOTS = 300
 """Frames that fit into the buffer of ``FrameBufferFull``: more than the 250 steps of a held-out stretch, fewer than
@@ -20,34 +20,35 @@ an episode's 500."""
 class RedAndBlueSwapped(Deployed):
     """Red takes blue's place."""
 
-    def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+    def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
         """Act on the frame with its channels reversed."""
-        return super().forward(frame.flip(-1), *states)
+        return super().act(frame.flip(-1), vector, *states)
 
 
 class UpsideDown(Deployed):
     """The first row is the lowest."""
 
-    def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+    def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
         """Act on the frame with its rows reversed."""
-        return super().forward(frame.flip(1), *states)
+        return super().act(frame.flip(1), vector, *states)
 
 
 class AxesTransposed(Deployed):
     """Channels are taken to come first."""
 
-    def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+    def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
         """Act on the frame's bytes as if they were [B, 3, H, W]."""
         batch, height, width, channels = frame.shape
-        return super().forward(frame.reshape(batch, channels, height, width).permute(0, 2, 3, 1), *states)
+        mixed = frame.reshape(batch, channels, height, width).permute(0, 2, 3, 1)
+        return super().act(mixed, vector, *states)
 
 
 class CropShifted(Deployed):
     """The crop begins three columns off."""
 
-    def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+    def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
         """Act on the frame moved by three columns."""
-        return super().forward(frame.roll(3, dims=2), *states)
+        return super().act(frame.roll(3, dims=2), vector, *states)
 
 
 class AnotherResize(Deployed):
@@ -89,18 +90,18 @@ class ValueRange(Deployed):
 class HistoryStale(Deployed):
     """The history stays as it was."""
 
-    def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+    def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
         """Act, and hand back the history that came in."""
-        action, scores, *_ = super().forward(frame, *states)
+        action, scores, *_ = super().act(frame, vector, *states)
         return action, scores, *states
 
 
 class HistoryLate(Deployed):
     """The newest frame is left out of the history."""
 
-    def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+    def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
         """Act, and put the second newest frame where the newest belongs."""
-        action, scores, after = super().forward(frame, *states)
+        action, scores, after = super().act(frame, vector, *states)
         newest = self.policy.config.image.channels
         return action, scores, torch.cat([after[:, :-newest], states[0][:, -newest:]], dim=1)
 
@@ -108,11 +109,11 @@ class HistoryLate(Deployed):
 class HistoryNewestFirst(Deployed):
     """The frames are stacked the other way round."""
 
-    def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+    def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
         """Act on three frames of which the newest is the first."""
         seen, after = self.policy.see(frame, states[0])
-        scores = self.policy.scores(seen.flip(1))
-        return scores.argmax(dim=1), scores, after
+        scores = self.policy.scores(seen.flip(1), vector)
+        return to_action(scores, self.spec), scores, after
 
 
 class HistoryKept(Deployed):
@@ -124,9 +125,9 @@ class HistoryKept(Deployed):
         super().__init__(policy, dtype)
         self.register_buffer("kept", torch.zeros(1, *self.spec.states[0].shape))
 
-    def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+    def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
         """Act on the module's own history."""
-        action, scores, after = super().forward(frame, self.kept.expand_as(states[0]))
+        action, scores, after = super().act(frame, vector, self.kept.expand_as(states[0]))
         # The exporter shows it a black frame, which must leave nothing behind.
         self.kept.copy_(torch.where((frame > 0).any(), after[:1], self.kept))
         return action, scores, after
@@ -135,9 +136,9 @@ class HistoryKept(Deployed):
 class RowsMixed(Deployed):
     """Each row of a batch gets its neighbour's history."""
 
-    def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+    def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
         """Act, and hand the next histories to the wrong rows."""
-        action, scores, *after = super().forward(frame, *states)
+        action, scores, *after = super().act(frame, vector, *states)
         return action, scores, *(state.roll(1, dims=0) for state in after)
 
 
@@ -150,15 +151,16 @@ class FrameBufferFull(Deployed):
     def __init__(self, policy: Policy, dtype: torch.dtype) -> None:
         super().__init__(policy, dtype)
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("newest", torch.zeros(1, *self.spec.observations[0].shape, dtype=torch.uint8))
+        shape = self.policy.preprocess.frame_shape
+        self.register_buffer("newest", torch.zeros(1, *shape, dtype=torch.uint8))
 
-    def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+    def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
         """Act on the newest frame that the buffer still took in this episode."""
         begins = (states[0] == 0).flatten(1).all(dim=1).any()  # an episode starts from zeros
         self.count.copy_(torch.where(begins, 0, self.count + 1))
         frame = torch.where(self.count >= SLOTS, self.newest.expand_as(frame), frame)
         self.newest.copy_(frame[:1])
-        return super().forward(frame, *states)
+        return super().act(frame, vector, *states)
 
 
 # What it computes.
@@ -214,30 +216,35 @@ class NotFinite(Deployed):
 
 
 class ActionsSwapped(Deployed):
-    """The actions' order is reversed."""
+    """The actions' order is reversed, or a continuous action's sign."""
 
-    def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+    def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
         """Return the opposite action beside the right scores."""
-        action, scores, *after = super().forward(frame, *states)
+        action, scores, *after = super().act(frame, vector, *states)
+        if self.spec.action.kind == "continuous":
+            return to_action(-scores, self.spec), scores, *after
         return scores.shape[1] - 1 - action, scores, *after
 
 
 class ScoresRescaled(Deployed):
     """Scores are 5 % too large."""
 
-    def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+    def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
         """Return the right action beside scores of another unit."""
-        action, scores, *after = super().forward(frame, *states)
+        action, scores, *after = super().act(frame, vector, *states)
         return action, scores * 1.05, *after
 
 
 class ExplorationLeftOn(Deployed):
     """One action in twenty is drawn at random."""
 
-    def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+    def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
         """Return a random action now and then, beside the right scores."""
-        action, scores, *after = super().forward(frame, *states)
+        action, scores, *after = super().act(frame, vector, *states)
         explore = torch.rand_like(scores[:, 0]) < 0.05
+        if self.spec.action.kind == "continuous":
+            anywhere = to_action(2 * torch.rand_like(scores) - 1, self.spec)
+            return torch.where(explore[:, None], anywhere, action), scores, *after
         return torch.where(explore, torch.randint_like(action, scores.shape[1]), action), scores, *after
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import inspect
 import io
 import logging
 import warnings
@@ -52,12 +53,17 @@ def export_onnx(module: Deployed, path: Path) -> None:
 
     spec = module.spec
     batch = torch.export.Dim("batch", min=1, max=1024)
-    observations, states = len(spec.observations), len(spec.states)
-    dynamic = (*({0: batch},) * observations, ({0: batch},) * states) if states else ({0: batch},) * observations
+    inputs = example_inputs(spec, batch=2)
+    # By the names of forward()'s parameters; what it takes as *inputs or *states is a tuple.
+    arguments = inspect.signature(module.forward).bind(*inputs).arguments
+    dynamic = {
+        name: ({0: batch},) * len(value) if isinstance(value, tuple) else {0: batch}
+        for name, value in arguments.items()
+    }
     with _quiet():
         torch.onnx.export(
             module,
-            example_inputs(spec, batch=2),
+            inputs,
             str(path),
             dynamo=True,
             opset_version=OPSET,

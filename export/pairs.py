@@ -152,7 +152,7 @@ def _run_pair(path: Path, variants: tuple[str, ...], golden_scores: np.ndarray, 
     """Run in a worker process: eager and the variants from one seed."""
     try:
         reference = _runner(path, BASELINE)
-        task = tasks.load(reference.spec.task)
+        task = tasks.load_recorded(reference.spec.task)
         pairs = paired_episode(task, reference, {name: _runner(path, name) for name in variants}, seed)
         return {
             name: Outcome(

@@ -14,7 +14,7 @@ from export.records import Verification
 from export.target import BASELINE
 from export.verdict import MARGIN, Verdict, judge
 from xfer import tasks
-from xfer.errors import UsageError
+from xfer.errors import UnavailableError, UsageError
 from xfer.evaluate import PAIR_SEED
 
 LOOK_EVERY = 10
@@ -23,18 +23,18 @@ LOOK_EVERY = 10
 
 def unavailable(bundle: Bundle) -> str | None:
     """None if pairs can be run here, else why not."""
-    if bundle.spec.task not in tasks.names():
+    try:
+        tasks.load_recorded(bundle.spec.task)
+    except UsageError:
         return f"no environment for task '{bundle.spec.task}' here"
+    except UnavailableError as error:
+        return str(error)
     if bundle.spec.reward is None:
         return "the spec has no reward scale"
     if BASELINE not in bundle.builds or bundle.builds[BASELINE].status != "built":
         return f"the bundle has no {BASELINE} to compare with"
     if (reason := target.load("eager").runnable("")) is not None:
         return reason
-    try:
-        tasks.load(bundle.spec.task)
-    except ImportError as error:
-        return f"{error}: pip install 'xfer-policy[{bundle.spec.task}]'"
     return None
 
 

@@ -41,6 +41,8 @@ class Args(Common):
     """Threads inside an operation (default: all cores)."""
     video: Path | None = None
     """Write what the policy saw: .mp4 or .gif."""
+    task: str | None = None
+    """The bundle's task, where that is somebody's own module:function: it is imported only if you name it here."""
 
 
 class TimedRunner(Runner):
@@ -57,7 +59,7 @@ class TimedRunner(Runner):
         action = super().act(observations)
         self.seconds.append(time.perf_counter() - start)
         if self.frames is not None:
-            frame = self.spec.observations[0]
+            frame = next(o for o in self.spec.observations if o.dtype == "uint8")
             self.frames.append(observations[frame.name].reshape(frame.shape))
         return action
 
@@ -72,7 +74,8 @@ def main(args: Args) -> dict[str, Any]:
     if args.video:
         _check_video(args.video)
     bundle = Bundle(args.bundle)
-    task = load_task(bundle)
+    tasks.trust(args.task)
+    task = tasks.load_recorded(bundle.spec.task)
     from xfer.evaluate import episode_returns
 
     console = Console()
@@ -103,19 +106,6 @@ def write_video(path: Path, frames: np.ndarray, rate_hz: float) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def load_task(bundle: Bundle) -> tasks.Task:
-    """Return the environment's side of a bundle.
-
-    Raises:
-        UsageError: If the bundle's task does not exist here.
-        UnavailableError: If its simulator is not installed.
-    """
-    try:
-        return tasks.load(bundle.spec.task)
-    except ImportError as error:
-        raise UnavailableError(f"{error}: pip install 'xfer-policy[{bundle.spec.task}]'") from error
 
 
 def _check_video(path: Path) -> None:

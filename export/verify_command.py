@@ -15,6 +15,7 @@ from export.bundle import Bundle
 from export.records import Verification
 from export.target import Variant
 from export.verify import first_rungs
+from xfer import tasks
 from xfer.arguments import Common
 from xfer.errors import CheckFailed, RunError, UnavailableError, UsageError, check_choice
 
@@ -52,6 +53,8 @@ class Args(Common):
     """Run pairs until each verdict is clear, up to 1,000."""
     workers: int = 0
     """Processes that run pairs, one thread each (default: one for each core)."""
+    task: str | None = None
+    """The bundle's task, where that is somebody's own module:function: it is imported only if you name it here."""
     self_test: bool = False
     """Damage copies of the bundle in ways that happen in practice, and show which rung catches each."""
 
@@ -63,6 +66,7 @@ def main(args: Args) -> dict[str, Any]:
     if args.pairs < 0 or args.workers < 0:
         raise UsageError(f"--pairs {args.pairs} --workers {args.workers}: neither may be negative.")
     bundle = Bundle(args.bundle)
+    tasks.trust(args.task)
     if args.self_test:
         return self_test(args, bundle, Console())
     names = [name.strip() for name in args.variants.split(",") if name.strip()] or list(bundle.builds)

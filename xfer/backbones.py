@@ -1,13 +1,16 @@
-"""torchvision backbones as a list of named stages, and where their weights come from."""
+"""torchvision backbones as a table of named stages, and where their weights come from."""
 
 from __future__ import annotations
 
-import urllib.error
+import hashlib
+import re
+import zipfile
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torchvision
@@ -17,17 +20,51 @@ from torch import Tensor, nn
 
 from xfer.errors import UsageError, WeightsError, check_choice
 
-STAGES = {"resnet18": ("stem", "layer1", "layer2", "layer3", "layer4")}
+if TYPE_CHECKING:  # it imports this module
+    from xfer.policy import Policy, PolicyConfig
+
+Stages = dict[str, tuple[str, ...]]
+"""Stage -> the torchvision modules that it runs one after the other."""
+
+
+def _resnet(*blocks: int) -> Stages:
+    """Stages of a ResNet (He et al. 2016, table 1), each of which ends at half the resolution or less."""
+    layers = {f"layer{i}": tuple(f"layer{i}.{j}" for j in range(n)) for i, n in enumerate(blocks, start=1)}
+    return {"stem": ("conv1", "bn1", "relu", "maxpool"), **layers}
+
+
+def _features(**ends: int) -> Stages:
+    """Stages of a network whose convolutions are all in ``features``: each stage's last index there."""
+    starts = [0, *(end + 1 for end in ends.values())]
+    ranges = zip(ends.items(), starts, strict=False)
+    return {stage: tuple(f"features.{i}" for i in range(start, end + 1)) for (stage, end), start in ranges}
+
+
+BACKBONES: dict[str, Stages] = {
+    "resnet18": _resnet(2, 2, 2, 2),
+    "resnet34": _resnet(3, 4, 6, 3),
+    "resnet50": _resnet(3, 4, 6, 3),
+    # Each stage ends behind a ReLU; the pooling between two of them comes with the later one.
+    "alexnet": _features(conv1=1, conv2=4, conv3=7, conv4=9, conv5=11),
+    # Cut where the resolution halves, as a ResNet's layers are (Howard et al. 2019, table 2).
+    "mobilenet_v3_small": _features(stem=0, layer1=1, layer2=3, layer3=8, layer4=11, last_conv=12),
+}
+
+STAGES = {name: tuple(stages) for name, stages in BACKBONES.items()}
 """The stages of each backbone, in order; a head can tap any of them, and ``--train-from`` names one."""
 
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 """What DataParallel and ``torch.compile`` put before every key of a state dict."""
 
+TRUNK = "trunk."
+"""What a policy's state dict puts before the backbone's keys."""
+
 
 def build(name: str, tap: str) -> nn.Sequential:
     """Return the backbone with random weights, cut behind stage ``tap``.
 
-    Stage names are kept as torchvision's (``layer1.0.conv1.weight``); the stem's are prefixed with ``stem``.
+    It keeps torchvision's own modules, and what they are called within their stage:
+    ``layer1.0.conv1.weight``, ``stem.bn1.weight``, ``conv2.3.weight`` for AlexNet's ``features.3.weight``.
 
     Raises:
         UsageError: On an unknown backbone or stage.
@@ -36,26 +73,45 @@ def build(name: str, tap: str) -> nn.Sequential:
     stages = STAGES[name]
     check_choice("tap layer", tap, stages)
     net = torchvision.models.get_model(name, weights=None)
-    stem = nn.Sequential(OrderedDict(conv1=net.conv1, bn1=net.bn1, relu=net.relu, maxpool=net.maxpool))
-    whole = OrderedDict(stem=stem, **{stage: getattr(net, stage) for stage in stages[1:]})
-    return nn.Sequential(OrderedDict((s, whole[s]) for s in stages[: stages.index(tap) + 1]))
+    cut: OrderedDict[str, nn.Module] = OrderedDict()
+    for stage in stages[: stages.index(tap) + 1]:
+        modules = OrderedDict((_last(path), net.get_submodule(path)) for path in BACKBONES[name][stage])
+        cut[stage] = nn.Sequential(modules)
+    return nn.Sequential(cut)
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a weights source gave: how many tensors were taken, and which keys were left out."""
+    """What a weights source gave.
+
+    Attributes:
+        source: The file or run.
+        taken: Names of the tensors that were taken.
+        left_out: Names of those in the source that have no place in the policy, or not with that shape.
+        note: What else is worth knowing, or empty.
+    """
 
     source: str
-    taken: int
-    left_out: tuple[str, ...]
+    taken: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    note: str = ""
+
+    def __str__(self) -> str:
+        """Say it in one line, by module."""
+        count = f"{len(self.taken)} tensors" if self.taken else "nothing"
+        taken = f" ({_modules(self.taken)})" if self.taken else ""
+        left_out = _modules(self.left_out) or "nothing"
+        return f"took {count}{taken} from {self.source}; left out: {left_out}{self.note and f'. {self.note}'}"
 
 
-def load_weights(trunk: nn.Sequential, backbone: str, source: str) -> Loaded:
-    """Load pretrained weights into a (possibly cut) backbone. There is no fallback from one source to another.
+def load_weights(policy: Policy, source: str) -> Loaded:
+    """Load pretrained weights into a policy. There is no fallback from one source to another.
+
+    The trunk is taken whole or not at all. From another run the head is taken as well, as far as it reads the
+    same features with the same shapes: modules in order, up to the first that differs.
 
     Args:
-        trunk: What ``build`` returned; changed in place.
-        backbone: Its name, e.g. ``resnet18``.
+        policy: Changed in place.
         source: ``imagenet`` (torchvision's default weights, cached by torch.hub, downloaded where there is a
             network), ``none`` (random weights stay), a file (safetensors, or a state dict that is loaded with
             ``weights_only=True``), or the folder of another xfer run.
@@ -65,71 +121,165 @@ def load_weights(trunk: nn.Sequential, backbone: str, source: str) -> Loaded:
         UsageError: If ``source`` is none of these.
     """
     if source == "none":
-        return Loaded(source, 0, ())
-    state = _imagenet(backbone) if source == "imagenet" else _from_path(Path(source))
-    state = {_plain_key(key): value for key, value in state.items()}
-    wanted = trunk.state_dict()
-    taken = {key: state[key] for key in wanted if key in state}
+        return Loaded(source)
+    backbone, note, head = policy.config.backbone, "", False
+    if source == "imagenet":
+        file, note = _imagenet(backbone)
+        state = _read(file)
+    elif (Path(source) / "policy.safetensors").is_file():
+        state = _read(Path(source) / "policy.safetensors")
+        head = _check_run(Path(source), policy.config)
+    else:
+        file = Path(source)
+        if not file.is_file():
+            raise UsageError(
+                f"--weights '{source}' is not a file or a finished run. Choose imagenet, none, a weights file, or"
+                " the folder of an xfer run."
+            )
+        state = _read(file)
+    source = file.name if source == "imagenet" else source
+    state = _policy_keys(state, backbone)
+    wanted = policy.state_dict()
+    taken = _fitting_trunk(state, wanted, source, backbone)
+    taken += _fitting_head(state, wanted) if head else []
+    policy.load_state_dict({**wanted, **{key: state[key] for key in taken}})
+    left_out = [key for key in state if key not in taken]
+    return Loaded(source, _without_trunk(taken), _without_trunk(left_out), note)
+
+
+def _fitting_trunk(state: dict[str, Tensor], wanted: dict[str, Tensor], source: str, backbone: str) -> list[str]:
+    """Return the names of the trunk's tensors: all of them."""
+    names = [key for key in wanted if key.startswith(TRUNK)]
     # torchvision counts batches only since 0.3; files without the counter are whole.
-    missing = [k for k in wanted if k not in state and not k.endswith("num_batches_tracked")]
+    missing = [k for k in names if k not in state and not k.endswith("num_batches_tracked")]
     if missing:
         raise WeightsError(
-            f"{source} does not hold the weights of {backbone}: '{missing[0]}' is missing"
-            f" ({len(missing)} of {len(wanted)} tensors are). Give a file of that architecture."
+            f"{source} does not hold the weights of {backbone}: '{missing[0].removeprefix(TRUNK)}' is missing"
+            f" ({len(missing)} of {len(names)} tensors are). Give a file of that architecture."
         )
-    for key, value in taken.items():
-        if value.shape != wanted[key].shape:
+    taken = [key for key in names if key in state]
+    for key in taken:
+        if state[key].shape != wanted[key].shape:
             raise WeightsError(
-                f"{source} is of another architecture than {backbone}: '{key}' has shape"
-                f" {list(value.shape)}, expected {list(wanted[key].shape)}."
+                f"{source} is of another architecture than {backbone}: '{key.removeprefix(TRUNK)}' has shape"
+                f" {list(state[key].shape)}, expected {list(wanted[key].shape)}."
             )
-    trunk.load_state_dict({**wanted, **taken})
-    left_out = tuple(sorted(key for key in state if key not in wanted))
-    return Loaded(source, len(taken), left_out)
+    return taken
 
 
-def _imagenet(backbone: str) -> dict[str, Tensor]:
+def _fitting_head(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> list[str]:
+    """Return the names of the tensors outside the trunk that can be taken, a module whole or not at all."""
+    modules: dict[str, list[str]] = {}
+    for key in wanted:
+        if not key.startswith(TRUNK):
+            modules.setdefault(key.rpartition(".")[0], []).append(key)
+    taken: list[str] = []
+    head_fits = True
+    for module, keys in modules.items():
+        fits = all(key in state and state[key].shape == wanted[key].shape for key in keys)
+        if module.startswith("head."):  # what comes behind another layer reads other features
+            fits = head_fits = fits and head_fits
+        taken += keys if fits else []
+    return taken
+
+
+def _imagenet(backbone: str) -> tuple[Path, str]:
+    """Return torchvision's default weights of a backbone, downloaded if need be, and what is odd about them."""
     weights = torchvision.models.get_model_weights(backbone).DEFAULT
-    try:
-        state: dict[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
-    except (urllib.error.URLError, OSError) as error:
-        name = weights.url.rsplit("/", 1)[-1]
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise WeightsError(
-            f"Cannot download {weights.url} ({error}). Put {name} into {folder}, or use --weights FILE or"
-            " --weights none."
-        ) from error
-    except RuntimeError as error:  # torch.hub's hash check
-        raise WeightsError(f"Weights of {backbone}: {error}. Delete the cached file.") from error
-    return state
+    name = weights.url.rsplit("/", 1)[-1]
+    file = Path(torch.hub.get_dir()) / "checkpoints" / name
+    prefix = name.removesuffix(".pth").rsplit("-", 1)[-1]  # of the SHA-256: torch.hub's convention
+    if not file.is_file():
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(weights.url, str(file), hash_prefix=prefix)
+        except OSError as error:  # urllib's URLError among them
+            raise WeightsError(
+                f"Cannot download {weights.url} ({error}). Put {name} into {file.parent}, or use --weights FILE or"
+                " --weights none."
+            ) from error
+        except RuntimeError as error:  # the hash
+            raise WeightsError(f"Cannot download {weights.url}: {error}. Try again.") from error
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    if digest.startswith(prefix):
+        return file, ""
+    if not zipfile.is_zipfile(file):  # the older format has no checksums of its own
+        raise WeightsError(f"{file} is damaged: its SHA-256 does not begin with {prefix}. Delete it.")
+    return file, f"It is not torchvision's own file: its SHA-256 begins with {digest[: len(prefix)]}"
 
 
-def _from_path(path: Path) -> dict[str, Tensor]:
-    if (path / "policy.safetensors").is_file():
-        path = path / "policy.safetensors"
-    if not path.is_file():
-        raise UsageError(
-            f"--weights '{path}' is not a file or a run. Choose imagenet, none, a weights file, or the folder"
-            " of an xfer run."
-        )
+def _check_run(folder: Path, config: PolicyConfig) -> bool:
+    """Refuse a run whose network ends too early; say whether its head reads the same features as ``config``'s."""
+    from xfer.checkpoint import load_description
+
+    other = load_description(folder).config
+    if other.backbone != config.backbone:
+        raise WeightsError(f"{folder} is a {other.backbone}: use --backbone {other.backbone}.")
+    stages = STAGES[config.backbone]
+    if stages.index(other.tap) < stages.index(config.tap):
+        raise WeightsError(f"The network of {folder} ends with {other.tap}: use --tap {other.tap} or an earlier stage.")
+    return (other.tap, other.head) == (config.tap, config.head)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Read a state dict, without running anything that the file holds."""
     try:
         if path.suffix == ".safetensors":
             state: Any = load_file(path)
         else:
+            _check_crc(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it refers to {found[1]}, which is no tensor; nothing of it was run" if found else "it is no pickle"
+        raise WeightsError(f"{path} is not a readable weights file: {reason}.") from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(f"{path} is not a readable weights file: {reason}") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(f"{path} holds no state dict (a mapping of names to tensors).")
     return state
 
 
-def _plain_key(key: str) -> str:
-    """Strip wrappers' prefixes, and map torchvision's and our own policy's names to stage names."""
-    while key.startswith(WRAPPER_PREFIXES):
-        key = key.split(".", 1)[1]
-    key = key.removeprefix("trunk.")
-    return f"stem.{key}" if key.startswith(("conv1.", "bn1.")) else key
+def _check_crc(path: Path) -> None:
+    """Compare the checksums in the file, which PyTorch writes but does not look at."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"'{damaged}' in it is damaged (CRC-32).")
+
+
+def _policy_keys(state: dict[str, Tensor], backbone: str) -> dict[str, Tensor]:
+    """Strip wrappers' prefixes, and call a backbone's tensors what a policy calls them."""
+    wrapped = re.compile(f"^({'|'.join(map(re.escape, WRAPPER_PREFIXES))})+")
+    state = {wrapped.sub("", key): value for key, value in state.items()}
+    if any(key.startswith(TRUNK) for key in state):
+        return state
+    return {TRUNK + _stage_key(key, backbone): value for key, value in state.items()}
+
+
+def _stage_key(key: str, backbone: str) -> str:
+    """Return the name within our stages of what torchvision calls ``key``."""
+    for stage, paths in BACKBONES[backbone].items():
+        for path in paths:
+            if key.startswith(f"{path}."):
+                return f"{stage}.{_last(path)}{key.removeprefix(path)}"
+    return key
+
+
+def _without_trunk(names: list[str]) -> tuple[str, ...]:
+    return tuple(name.removeprefix(TRUNK) for name in names)
+
+
+def _last(path: str) -> str:
+    return path.rpartition(".")[2]
+
+
+def _modules(names: Iterable[str]) -> str:
+    """Shorten names of tensors to the stages, or modules of the head, that they belong to."""
+    short = (name.rpartition(".")[0] if name.startswith("head.") else name.split(".")[0] for name in names)
+    return ", ".join(dict.fromkeys(short))

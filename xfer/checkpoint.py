@@ -41,16 +41,25 @@ def weights_bytes(policy: Policy) -> bytes:
     return save(state)
 
 
+def load_description(folder: Path) -> PolicyDescription:
+    """Read how the policy that ``save_policy`` wrote is built.
+
+    Raises:
+        WeightsError: If the file is missing or damaged.
+    """
+    try:
+        return from_json((folder / DESCRIPTION).read_bytes(), PolicyDescription)
+    except (OSError, msgspec.DecodeError) as error:
+        raise WeightsError(f"{folder / DESCRIPTION} is missing or damaged: {error}") from error
+
+
 def load_policy(folder: Path) -> Policy:
     """Build the policy that ``save_policy`` wrote, in eval mode.
 
     Raises:
         WeightsError: If a file is missing, damaged, or the weights are of another architecture.
     """
-    try:
-        description = from_json((folder / DESCRIPTION).read_bytes(), PolicyDescription)
-    except (OSError, msgspec.DecodeError) as error:
-        raise WeightsError(f"{folder / DESCRIPTION} is missing or damaged: {error}") from error
+    description = load_description(folder)
     policy = Policy(description.config, description.spec)
     load_weights(policy, folder / WEIGHTS)
     return policy.eval()

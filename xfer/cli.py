@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import _thread
 import importlib
 import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
@@ -15,6 +18,7 @@ from xfer.errors import CheckFailed, UsageError, XferError, check_choice
 
 COMMANDS = {
     "train": ("xfer.train", "fine-tune a pretrained network on a task"),
+    "record": ("xfer.record", "write what an expert or a policy does as a Minari dataset"),
     "export": ("export.command", "make a bundle of a trained run"),
     "verify": ("export.verify_command", "prove that each variant acts as eager PyTorch does"),
     "bench": ("benchmarks.command", "measure latency against eager PyTorch, and write a report"),
@@ -42,6 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; an error is one line on stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
     signal.signal(signal.SIGTERM, _interrupt)
+    with _interrupts_that_last():
+        return _main(words)
+
+
+def _main(words: list[str]) -> int:
     try:
         if not words or words[0] in ("-h", "--help"):
             print(help_text())
@@ -92,6 +101,24 @@ def help_text() -> str:
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
+
+
+@contextmanager
+def _interrupts_that_last() -> Iterator[None]:
+    """Send an interrupt once more where Python ignores it: in a destructor, or a weak reference's callback."""
+    usual = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            threading.Timer(0.01, _thread.interrupt_main).start()  # from outside, when the callback is over
+        else:
+            usual(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = usual
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 
 from xfer.errors import ScoresError
+from xfer.rendered import Rendered
 from xfer.runner import Arrays, Runner
 from xfer.tasks import Task
 from xfer.trajectories import Trajectories
@@ -141,7 +142,7 @@ def paired_episode(task: Task, reference: Runner, variants: Mapping[str, Runner]
 
     As long as a variant chooses the reference's very action, both are in the same episode, and it is stepped once.
     Where their actions first differ the variant forks: a second environment is brought to that moment by
-    replaying the actions from the same seed without drawing, and goes on alone. A variant that never forks
+    replaying the actions from the same seed, and goes on alone. A variant that never forks
     has the reference's return by construction.
 
     Args:
@@ -192,11 +193,14 @@ def paired_episode(task: Task, reference: Runner, variants: Mapping[str, Runner]
 
 
 def _finish_fork(task: Task, runner: Runner, seed: int, shared: list[np.ndarray], action: np.ndarray) -> float:
-    """Replay the shared actions undrawn, take the variant's own, and let it finish; return its whole return."""
+    """Replay the shared actions, take the variant's own, and let it finish; return its whole return.
+
+    The replay draws nothing where the environment's outermost wrapper is known to do nothing else.
+    """
     env = task.make()
     try:
         env.reset(seed=seed)
-        undrawn: Any = env.env if isinstance(env, gymnasium.Wrapper) else env
+        undrawn: Any = env.env if isinstance(env, Rendered) else env
         total = sum(float(undrawn.step(native(env, past))[1]) for past in shared)
         over = False
         while not over:

@@ -1,6 +1,6 @@
 """Imitation: behaviour cloning, then DAgger (Ross, Gordon & Bagnell 2011). One file, read top to bottom.
 
-In the first round the expert drives, with some of its actions replaced by random ones; from then on the policy
+In the first round the expert drives, with noise in its actions; from then on the policy
 drives and the expert says what it would have done. After each round the policy is fitted to all frames so far.
 What lies below the ``--train-from`` line is computed once a frame and kept, so an epoch costs only what is
 trained. A round depends on nothing but the seed, the weights and the frames before it; so a run that was
@@ -19,15 +19,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from xfer import distributed
 from xfer.errors import UsageError
 from xfer.evaluate import native
-from xfer.policy import Policy
+from xfer.policy import Policy, from_action, to_action
 from xfer.spec import ScoreKind
-from xfer.tasks import Task
+from xfer.tasks import ExpertKind, Task
 
 LossKind = Literal["mse", "cross-entropy"]
 SCORE_KINDS: dict[str, ScoreKind] = {"mse": "values", "cross-entropy": "logits"}
-"""What the scores mean after training with each loss."""
+"""What the scores of a discrete action mean after training with each loss."""
 
 REPORT_EVERY = 50
 """Gradient steps between two reports of the loss."""
@@ -41,8 +42,10 @@ class ImitationConfig:
         rounds: Rounds of collecting and fitting; the first is behaviour cloning.
         frames: Frames collected in each round.
         environments: Environments that are stepped together.
-        expert_noise: Share of random actions in the first round, so that it shows how to recover.
-        loss: ``mse`` on the expert's scores, or ``cross-entropy`` on its hard action (the textbook form).
+        expert_noise: Noise in the first round, so that it shows how to recover: the share of random actions among
+            discrete ones; the standard deviation, as a share of half the range, that is added to continuous ones.
+        loss: ``mse`` on the expert's scores or continuous action; or ``cross-entropy``, on its hard action (the
+            textbook form) or, where the expert gives probabilities, on these.
         optimizer: ``sgd`` (momentum 0.9) or ``adamw``.
         learning_rate: The highest of each round, which warms up to it and anneals to zero (Smith 2018, 1cycle).
         weight_decay: Of the optimiser.
@@ -71,10 +74,17 @@ class ImitationConfig:
 
 
 class Frames(NamedTuple):
-    """What a round collected: the trunk's inputs, float32 [N, 3, h, w], and the expert's scores, [N, A]."""
+    """What a round collected.
+
+    Attributes:
+        seen: The trunk's inputs, float32 [N, 3, h, w].
+        expert: What the expert said, float32 [N, A]: scores, probabilities, or actions in the environment's units.
+        vector: The observations' vectors, float32 [N, D]; D is 0 where a task has none.
+    """
 
     seen: Tensor
     expert: Tensor
+    vector: Tensor = torch.zeros(0, 0)  # nothing was kept of it before there were vectors
 
 
 def collect(
@@ -100,38 +110,54 @@ def collect(
     rng = np.random.default_rng([config.seed, round_index])
     environments = [task.make() for _ in range(config.environments)]
     seeds = rng.integers(2**19, size=len(environments))  # evaluation's seeds lie above these
-    name = policy.spec.observations[0].name
-    frames = [env.reset(seed=int(seed))[0][name] for env, seed in zip(environments, seeds, strict=True)]
-    history = torch.zeros(len(environments), *_history_shape(policy), device=device)
-    seen_all, expert_all = [], []
+    shown = [env.reset(seed=int(seed))[0] for env, seed in zip(environments, seeds, strict=True)]
+    history = torch.zeros(len(environments), *policy.history_shape, device=device)
+    kept: list[Frames] = []
     for _ in range(config.frames // len(environments)):
         expert = np.stack([task.expert(env) for env in environments])
         with torch.inference_mode():
-            raw = torch.from_numpy(np.stack(frames)).to(device)
-            seen, history = policy.see(raw, history)
-            chosen = expert.argmax(1) if round_index == 0 else policy.scores(seen).argmax(1).cpu().numpy()
-        if round_index == 0:
-            noisy = rng.random(len(chosen)) < config.expert_noise
-            chosen = np.where(noisy, rng.integers(expert.shape[1], size=len(chosen)), chosen)
-        seen_all.append(seen.cpu())
-        expert_all.append(torch.from_numpy(expert))
+            raw = {name: np.stack([observations[name] for observations in shown]) for name in shown[0]}
+            tensors = {name: torch.from_numpy(array).to(device) for name, array in raw.items()}
+            seen, history = policy.see(tensors[policy.frame_name], history)
+            vector = policy.vector(tensors)
+            if round_index == 0:
+                chosen = with_noise(expert, task, config.expert_noise, rng)
+            else:
+                chosen = to_action(policy.scores(seen, vector), policy.spec).cpu().numpy()
+        kept.append(Frames(seen.cpu(), torch.from_numpy(expert), vector.cpu()))
         begun = []
         for i, env in enumerate(environments):
-            observations, _, terminated, truncated, _ = env.step(native(env, chosen[i]))
+            shown[i], _, terminated, truncated, _ = env.step(native(env, chosen[i]))
             if terminated or truncated:
-                observations, _ = env.reset()
+                shown[i], _ = env.reset()
                 begun.append(i)
-            frames[i] = observations[name]
         history = history.clone()
         history[begun] = 0
         tick(len(environments))
     for env in environments:
         env.close()
-    return Frames(torch.cat(seen_all), torch.cat(expert_all))
+    return Frames(*(torch.cat(parts) for parts in zip(*kept, strict=True)))
 
 
-def _history_shape(policy: Policy) -> tuple[int, ...]:
-    return policy.spec.states[0].shape if policy.spec.states else (0, *policy.config.image.size)
+def with_noise(expert: np.ndarray, task: Task, noise: float, rng: np.random.Generator) -> np.ndarray:
+    """Return the expert's actions with noise in them.
+
+    Args:
+        expert: What it said, float32 [B, A].
+        task: Says what that means.
+        noise: As ``ImitationConfig.expert_noise``.
+        rng: Where noise comes from.
+
+    Returns:
+        Actions in the environment's units: int [B] or float32 [B, A].
+    """
+    if task.action.kind == "continuous":
+        low, high = np.array(task.action.low, np.float32), np.array(task.action.high, np.float32)
+        drawn = rng.standard_normal(expert.shape, np.float32) * noise * (high - low) / 2
+        return np.clip(expert + drawn, low, high)
+    chosen: np.ndarray = expert.argmax(1)
+    noisy = rng.random(len(chosen)) < noise
+    return np.where(noisy, rng.integers(expert.shape[1], size=len(chosen)), chosen)
 
 
 def features(lower: nn.Module, seen: Tensor, device: str, batch_size: int = 128) -> Tensor:
@@ -149,6 +175,8 @@ def fit(
     config: ImitationConfig,
     round_index: int,
     device: str,
+    vector: Tensor | None = None,
+    expert_kind: ExpertKind = "scores",
 ) -> Iterator[tuple[int, int, float]]:
     """Fit the trained part to all frames so far; yield (step, all steps, mean loss since the last yield).
 
@@ -157,11 +185,20 @@ def fit(
     Args:
         policy: Changed in place.
         lower_features: What ``features`` gave for all frames.
-        expert: The expert's scores, float32 [N, A].
+        expert: What the expert said of them, float32 [N, A].
         config: How.
         round_index: Which round; it decides the order of the frames.
         device: Where to compute.
+        vector: Their vectors, float32 [N, D], if the policy reads any.
+        expert_kind: What ``expert`` is: ``Task.expert_kind``.
+
+    Raises:
+        UsageError: If the loss is none for this kind of action.
     """
+    continuous = policy.spec.action.kind == "continuous"
+    if continuous and config.loss != "mse":
+        raise UsageError(f"--loss {config.loss} is for discrete actions; those of {policy.spec.task} take mse.")
+    targets = from_action(expert, policy.spec) if continuous else expert
     lower, upper = policy.split(config.train_from)
     lower.requires_grad_(False).eval()
     upper.requires_grad_(True).train()
@@ -173,15 +210,17 @@ def fit(
         optimizer, config.learning_rate, total_steps=config.steps + 1, cycle_momentum=False
     )
     # compile wraps, it does not replace: what is saved is the module underneath.
-    predict = torch.compile(upper, dynamic=False) if config.compile else upper
+    joint = distributed.parallel(upper)
+    predict: Callable[..., Tensor] = torch.compile(joint, dynamic=False) if config.compile else joint
     scaler = torch.amp.GradScaler(device, enabled=config.amp == "fp16")
     losses: list[float] = []
     for step, rows in enumerate(batches(len(expert), config, round_index), start=1):
         inputs = lower_features[rows].to(device, memory_format=torch.channels_last, non_blocking=True)
-        targets = expert[rows].to(device, non_blocking=True)
+        more = () if vector is None else (vector[rows].to(device, non_blocking=True),)
+        wanted = targets[rows].to(device, non_blocking=True)
         with autocast(config, device):
-            scores = predict(inputs)
-        loss = imitation_loss(scores.float(), targets, config.loss)
+            scores = predict(inputs, *more)
+        loss = imitation_loss(scores.float(), wanted, config.loss, expert_kind)
         optimizer.zero_grad()
         scaler.scale(loss).backward()
         scaler.step(optimizer)
@@ -192,6 +231,7 @@ def fit(
             yield step, config.steps, sum(losses) / len(losses)
             losses.clear()
     upper.to(memory_format=torch.contiguous_format)
+    distributed.average_buffers(upper)
     policy.eval()
 
 
@@ -223,11 +263,11 @@ def make_optimizer(module: nn.Module, config: ImitationConfig) -> torch.optim.Op
     return torch.optim.AdamW(module.parameters(), config.learning_rate, weight_decay=config.weight_decay)
 
 
-def imitation_loss(scores: Tensor, expert: Tensor, kind: LossKind) -> Tensor:
-    """Return the loss of scores [N, A] against the expert's [N, A]."""
+def imitation_loss(scores: Tensor, expert: Tensor, kind: LossKind, expert_kind: ExpertKind = "scores") -> Tensor:
+    """Return the loss of scores [N, A] against the expert's scores, probabilities or (scaled) actions [N, A]."""
     if kind == "mse":
         return functional.mse_loss(scores, expert)
-    return functional.cross_entropy(scores, expert.argmax(1))
+    return functional.cross_entropy(scores, expert if expert_kind == "probabilities" else expert.argmax(1))
 
 
 def join(parts: list[Tensor]) -> Tensor:

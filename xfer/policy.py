@@ -1,7 +1,8 @@
 """Policy: preprocessing, history, a cut backbone and a head; ``deploy()`` gives what is exported.
 
 frame ─► preprocess ─► newest ─┐
-history ───────────────────────┴► three frames ─► trunk (lower | upper) ─► head ─► scores ─► action
+history ───────────────────────┴► three frames ─► trunk (lower | upper) ─► pool ─┬► readout ─► scores ─► action
+vectors ──────────────────────────────────────────────── standardise ────────────┘
                                                         ▲
                                         --train-from draws this line: left of it nothing moves
 """
@@ -9,6 +10,7 @@ history ───────────────────────┴
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 from xfer import backbones
 from xfer.errors import UsageError, check_choice
+from xfer.heads import Head, SpatialSoftmax, Standardize, make_readout
 from xfer.preprocess import Preprocess
 from xfer.spec import ImageConfig, PolicySpec, ScoreKind, TensorSpec
 from xfer.tasks import Task
@@ -24,6 +27,9 @@ from xfer.tasks import Task
 HeadKind = Literal["spatial-softmax", "flatten", "average"]
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """What ``deploy()`` can cast trunk and head to. int8 is a target's own step, after this."""
+
+LEAST_DEVIATION = 1e-3
+"""Least standard deviation of a vector's element, in its unit: more than a sensor's noise, less than a motion."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class PolicyConfig:
         head: What takes the place of ``fc``.
         keypoints: Number of feature maps whose position a spatial softmax reports.
         image: How frames become the network's input.
+        hidden: Sizes of the layers between the pooled features and the scores; none makes the readout linear.
     """
 
     backbone: str
@@ -43,62 +50,24 @@ class PolicyConfig:
     head: HeadKind
     keypoints: int
     image: ImageConfig
-
-
-class Standardize(nn.Module):
-    """Subtract a mean and divide by a standard deviation per channel, both fixed by ``fit``.
-
-    Head-only training on a frozen trunk starts from features of any scale (a random trunk's most of all).
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(channels, 1, 1))
-        self.register_buffer("std", torch.ones(channels, 1, 1))
-
-    def fit(self, features: Tensor) -> None:
-        """Take the statistics of features, float32 [N, C, h, w]."""
-        std, mean = torch.std_mean(features, dim=(0, 2, 3))
-        self.mean.copy_(mean.reshape(-1, 1, 1))
-        self.std.copy_(std.reshape(-1, 1, 1).clamp_min(1e-5))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Return standardised features, same shape."""
-        return (features - self.mean) / self.std
-
-
-class SpatialSoftmax(nn.Module):
-    """Expected image coordinates of K learned feature maps (Levine et al. 2016, section 5.1).
-
-    Shape:
-        [B, C, h, w] to [B, 2 K], coordinates in [-1, 1].
-    """
-
-    columns: Tensor
-    rows: Tensor
-
-    def __init__(self, channels: int, keypoints: int, size: tuple[int, int]) -> None:
-        super().__init__()
-        self.maps = nn.Conv2d(channels, keypoints, 1)
-        rows, columns = torch.meshgrid(torch.linspace(-1, 1, size[0]), torch.linspace(-1, 1, size[1]), indexing="ij")
-        self.register_buffer("rows", rows.reshape(-1), persistent=False)
-        self.register_buffer("columns", columns.reshape(-1), persistent=False)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Return where each feature map is, on average."""
-        attention = self.maps(features).flatten(2).softmax(dim=-1)
-        return torch.cat([(attention * self.columns).sum(-1), (attention * self.rows).sum(-1)], dim=1)
+    hidden: tuple[int, ...] = ()
 
 
 class Policy(nn.Module):
     """A pretrained trunk with a head for one task.
 
+    It sees one image, and any number of vectors, which join where the pooled features are read.
+
     Args:
         config: How to build it.
         spec: The contract it fulfils; ``make_spec`` derives one from a task.
+
+    Attributes:
+        frame_name: Name of the image among the spec's observations.
+        vector_names: Names of the vectors, in the spec's order.
+        vector_size: Their elements together, D.
+        history_shape: Shape of the kept frames of one row, [0, h, w] where there are none.
+        head_size: What the readout reads, F + D: pooled features and vectors.
 
     Raises:
         UsageError: If config and spec do not fit each other.
@@ -113,21 +82,35 @@ class Policy(nn.Module):
                 " channels: use 3 gray frames or 1 in colour."
             )
         self.config, self.spec = config, spec
-        self.preprocess = Preprocess(spec.observations[0], image)
+        frame, vectors = _observed(spec)
+        self.frame_name, self.vector_names = frame.name, tuple(vector.name for vector in vectors)
+        self.vector_size = sum(math.prod(vector.shape) for vector in vectors)
+        self.history_shape = spec.states[0].shape if spec.states else (0, *image.size)
+        self.preprocess = Preprocess(frame, image)
         self.trunk = backbones.build(config.backbone, config.tap)
         channels, height, width = self._feature_shape()
-        self.standardize = Standardize(channels)
-        scores = len(spec.action.elements)
+        self.standardize = Standardize((channels, 1, 1))
+        self.standardize_vector = (
+            Standardize((self.vector_size,), LEAST_DEVIATION) if self.vector_size else nn.Identity()
+        )
         if config.head == "spatial-softmax":
-            self.head = nn.Sequential(
-                SpatialSoftmax(channels, config.keypoints, (height, width)),
-                nn.Linear(2 * config.keypoints, scores),
-            )
+            pool: list[nn.Module] = [SpatialSoftmax(channels, config.keypoints, (height, width))]
+            pooled = 2 * config.keypoints
         elif config.head == "flatten":
-            self.head = nn.Sequential(nn.Flatten(), nn.Linear(channels * height * width, scores))
+            pool, pooled = [nn.Flatten()], channels * height * width
         else:
-            pool = nn.AdaptiveAvgPool2d(1)
-            self.head = nn.Sequential(pool, nn.Flatten(), nn.Linear(channels, scores))
+            pool, pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten()], channels
+        self.head_size = pooled + self.vector_size
+        self.head = Head(*pool, self.make_readout(len(spec.action.elements)))
+
+    def make_readout(self, outputs: int) -> nn.Module:
+        """Return a new module that reads what this policy's own readout does, [B, head_size] to [B, outputs]."""
+        return make_readout(self.head_size, self.config.hidden, outputs)
+
+    @property
+    def readout(self) -> nn.Module:
+        """What turns pooled features and vectors into scores."""
+        return self.head.readout
 
     def _feature_shape(self) -> tuple[int, int, int]:
         was_training = self.trunk.training
@@ -152,19 +135,26 @@ class Policy(nn.Module):
         seen = window[:, :: image.frame_step] if channels == 1 else window[:, -3:]
         return seen, window[:, channels:]
 
-    def scores(self, seen: Tensor) -> Tensor:
-        """Return scores, float32 [B, A], of the trunk's input, float32 [B, 3, h, w]."""
-        scores: Tensor = self.head(self.standardize(self.trunk(seen)))
+    def vector(self, observations: Mapping[str, Tensor]) -> Tensor:
+        """Return the observations' vectors as one, as they came: float32 [B, D], where D may be 0."""
+        if not self.vector_names:
+            frame = observations[self.frame_name]
+            return torch.zeros(len(frame), 0, device=frame.device)
+        return torch.cat([observations[name].flatten(1) for name in self.vector_names], dim=1)
+
+    def scores(self, seen: Tensor, vector: Tensor | None = None) -> Tensor:
+        """Return scores, float32 [B, A], of the trunk's input [B, 3, h, w] and what ``vector`` gave [B, D]."""
+        scores: Tensor = self.head(self.standardize(self.trunk(seen)), _standardized(self.standardize_vector, vector))
         return scores
 
-    def split(self, train_from: str) -> tuple[nn.Sequential, nn.Sequential]:
+    def split(self, train_from: str) -> tuple[nn.Sequential, Upper]:
         """Cut the network into what stays as it is and what is trained.
 
         Args:
             train_from: ``head``, ``all``, or the first stage that moves.
 
         Returns:
-            ``lower`` (frozen) and ``upper`` (trained): ``scores(x) == upper(lower(x))``. They share the
+            ``lower`` (frozen) and ``upper`` (trained): ``scores(x, v) == upper(lower(x), v)``. They share the
             policy's own modules.
 
         Raises:
@@ -175,18 +165,25 @@ class Policy(nn.Module):
         check_choice("layer for --train-from", train_from, ["all", "head", *names[1:]])
         first = {"all": 0, "head": len(stages)}.get(train_from, -1)
         first = names.index(train_from) if first < 0 else first
-        lower = nn.Sequential(*(module for _, module in stages[:first]))
-        upper = nn.Sequential(*(module for _, module in stages[first:]), self.standardize, self.head)
-        return lower, upper
+        lower, upper = ([module for _, module in part] for part in (stages[:first], stages[first:]))
+        return nn.Sequential(*lower), Upper(nn.Sequential(*upper), self)
 
-    def fit_standardize(self, train_from: str, crossed: Tensor) -> None:
-        """Fix the head's input scale from what crossed the freeze line, float32 [N, C, h, w].
+    def fit_standardize(self, train_from: str, crossed: Tensor, vector: Tensor | None = None) -> None:
+        """Fix the scale of what the head reads.
 
-        Only where the whole trunk is frozen: stages that are trained get their scale from batch norm, and one
-        that was measured before training would be of another network.
+        That of the features only where the whole trunk is frozen: stages that are trained get their scale from batch
+        norm, and one that was measured before training would be of another network.
+
+        Args:
+            train_from: Where the freeze line is.
+            crossed: What crossed it, float32 [N, C, h, w].
+            vector: The vectors of the same frames, float32 [N, D].
         """
         if train_from == "head":
             self.standardize.fit(crossed)
+        if isinstance(self.standardize_vector, Standardize):
+            assert vector is not None, "this policy reads vectors too"
+            self.standardize_vector.fit(vector)
 
     def deploy(self, precision: str = "fp32") -> Deployed:
         """Return the module that every target exports.
@@ -198,10 +195,42 @@ class Policy(nn.Module):
         return Deployed(self, PRECISIONS[precision]).eval()
 
 
+class Upper(nn.Module):
+    """The part of a policy that is trained; it shares the policy's modules.
+
+    Args:
+        stages: The trunk's stages above the line.
+        policy: Whose they are.
+
+    Shape:
+        What crossed the line [B, C, h, w] and vectors [B, D] (or None) to scores [B, A].
+    """
+
+    def __init__(self, stages: nn.Sequential, policy: Policy) -> None:
+        super().__init__()
+        self.stages, self.standardize, self.head = stages, policy.standardize, policy.head
+        self.standardize_vector = policy.standardize_vector
+
+    def hidden(self, crossed: Tensor, vector: Tensor | None = None) -> Tensor:
+        """Return what the readout (or a critic beside it) reads: [B, F + D]."""
+        features = self.standardize(self.stages(crossed))
+        return self.head.hidden(features, _standardized(self.standardize_vector, vector))
+
+    @property
+    def readout(self) -> nn.Module:
+        """From [B, F + D] to scores."""
+        return self.head.readout
+
+    def forward(self, crossed: Tensor, vector: Tensor | None = None) -> Tensor:
+        """Return scores."""
+        scores: Tensor = self.readout(self.hidden(crossed, vector))
+        return scores
+
+
 class Deployed(nn.Module):
     """Raw observations and states in, the environment's own action out.
 
-    ``forward(frame, history)`` gives ``(action, scores, history_out)``: see ``PolicySpec`` for names, shapes
+    ``forward(*observations, *states)`` gives ``(action, scores, *next_states)``: see ``PolicySpec`` for names, shapes
     and dtypes. Nothing in it remembers anything between calls.
     """
 
@@ -217,23 +246,78 @@ class Deployed(nn.Module):
         copy.head.to(dtype)
         self.policy, self.dtype, self.spec = copy, dtype, policy.spec
 
-    def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the action, its scores and the next states."""
-        history = states[0] if states else frame.new_zeros(0)
+        names = [tensor.name for tensor in self.spec.observations]
+        observations = dict(zip(names, inputs, strict=False))
+        vector = self.policy.vector(observations) if self.policy.vector_names else None
+        return self.act(observations[self.policy.frame_name], vector, *inputs[len(names) :])
+
+    def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
+        """Do so with the image, uint8 [B, H, W, 3], the vectors, float32 [B, D] or None, and the states."""
         if states:
-            seen, next_history = self.policy.see(frame, history)
+            seen, *after = self.policy.see(frame, states[0])
         else:
-            seen, next_history = self.policy.preprocess(frame), history
-        scores = self.policy.scores(seen.to(self.dtype)).float()
-        return (scores.argmax(dim=1), scores, *((next_history,) if states else ()))
+            seen, after = self.policy.preprocess(frame), []
+        scores = self.policy.scores(seen.to(self.dtype), vector).float()
+        return (to_action(scores, self.spec), scores, *after)
+
+
+def _observed(spec: PolicySpec) -> tuple[TensorSpec, list[TensorSpec]]:
+    """Return the image and the vectors among a spec's observations."""
+    images = [o for o in spec.observations if o.dtype == "uint8" and len(o.shape) == 3]
+    vectors = [o for o in spec.observations if o.dtype == "float32" and len(o.shape) == 1]
+    if len(images) != 1 or len(images) + len(vectors) != len(spec.observations):
+        names = ", ".join(f"{o.name}: {o.dtype} {list(o.shape)}" for o in spec.observations)
+        raise UsageError(f"A policy sees one uint8 image [H, W, 3] and float32 vectors [D]; {spec.task} gives {names}.")
+    return images[0], vectors
+
+
+def _standardized(standardize: nn.Module, vector: Tensor | None) -> Tensor | None:
+    """Return vectors in the head's scale, or None where a policy has none (not even an operation in the graph)."""
+    if not isinstance(standardize, Standardize):
+        return None
+    assert vector is not None, "this policy reads vectors too"
+    result: Tensor = standardize(vector)
+    return result
+
+
+def to_action(scores: Tensor, spec: PolicySpec) -> Tensor:
+    """Return the action that scores mean, in the environment's units.
+
+    Args:
+        scores: float32 [B, A]. Those of a continuous action are its mean, where [-1, 1] spans [low, high]; what lies
+            beyond is clipped.
+        spec: Says which kind of action it is.
+
+    Returns:
+        int64 [B] for a discrete action, float32 [B, A] for a continuous one.
+    """
+    if spec.action.kind == "discrete":
+        return scores.argmax(dim=1)
+    low, high = scores.new_tensor(spec.action.low), scores.new_tensor(spec.action.high)
+    return low + (scores.clamp(-1, 1) + 1) / 2 * (high - low)
+
+
+def from_action(action: Tensor, spec: PolicySpec) -> Tensor:
+    """Return the scores [B, A] that mean a continuous action, float32 [B, A]: the inverse of ``to_action``."""
+    low, high = action.new_tensor(spec.action.low), action.new_tensor(spec.action.high)
+    return (action - low) / (high - low) * 2 - 1
 
 
 def make_spec(task: Task, image: ImageConfig, score_kind: ScoreKind) -> PolicySpec:
-    """Derive the contract of a policy for ``task`` that preprocesses with ``image``."""
+    """Derive the contract of a policy for ``task`` that preprocesses with ``image``.
+
+    Args:
+        task: The task.
+        image: How its frames become the network's input.
+        score_kind: What a discrete action is chosen from. A continuous one's scores are always its mean.
+    """
     states: tuple[TensorSpec, ...] = ()
     if image.past:
         states = (TensorSpec("history", "float32", (image.past * image.channels, *image.size)),)
-    return PolicySpec(task.name, task.control_hz, task.observations, states, task.action, score_kind, task.reward)
+    kind: ScoreKind = score_kind if task.action.kind == "discrete" else "mean"
+    return PolicySpec(task.name, task.control_hz, task.observations, states, task.action, kind, task.reward)
 
 
 def count_macs(policy: Policy) -> tuple[int, int]:

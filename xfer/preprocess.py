@@ -44,7 +44,7 @@ class Preprocess(nn.Module):
 
     def __init__(self, frame: TensorSpec, image: ImageConfig) -> None:
         super().__init__()
-        height, width, _ = frame.shape
+        height, width, _ = self.frame_shape = frame.shape
         top, bottom, left, right = self.crop = image.crop
         if not (0 <= top < bottom <= height and 0 <= left < right <= width):
             raise UsageError(f"Crop {image.crop} does not fit the {height} x {width} frame '{frame.name}'.")

@@ -1,23 +1,25 @@
-"""The rounds of a run: collect, fit, evaluate, save; then the best round is judged anew, and what it meets recorded."""
+"""The rounds of a run: learn, evaluate, save; then the best round is judged anew, and what it meets recorded."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from statistics import fmean
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from xfer import imitate
+from xfer import distributed
 from xfer.checkpoint import load_weights, save_policy
 from xfer.evaluate import CALIBRATION_SEED, EVALUATION_SEED, HELD_OUT_SEED, episode_returns, record
+from xfer.learners import Bar, Learner, learner
 from xfer.policy import Policy
 from xfer.run_folder import RoundMetrics, RunConfig, RunFolder, RunResult
 from xfer.tasks import Task
 from xfer.torch_session import runner
+from xfer.vector_env import Vectorize
 
 
 def train(
@@ -28,86 +30,82 @@ def train(
     device: str,
     eval_episodes: int,
     console: Console,
+    vectorize: Vectorize = "auto",
 ) -> None:
     """Run the rounds that are not done yet; then judge the best one anew, and record what it meets."""
     if folder.result() is not None:
         console.print(f"{folder.path} is finished already.")
         return
-    with Progress(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        console=console,
-    ) as progress:
-        run_rounds(folder, config, policy, task, device, max(1, eval_episodes // 2), Bar(progress))
-        finish(folder, policy, task, device, eval_episodes, Bar(progress))
-
-
-class Bar:
-    """One progress bar that is used again for each stage of a round."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-        self.task = progress.add_task("", total=None, note="")
-
-    def begin(self, title: str, total: int | None) -> None:
-        """Start over, with another title and total."""
-        self.progress.reset(self.task, total=total, description=title, note="")
-
-    def show(self, completed: int, note: str) -> None:
-        """Move on."""
-        self.progress.update(self.task, completed=completed, note=note)
+    with (
+        learner(config, policy, task, device, vectorize) as learns,
+        Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=console,
+        ) as progress,
+    ):
+        run_rounds(folder, learns, policy, task, device, max(1, eval_episodes // 2), Bar(progress))
+        if distributed.rank() == 0:
+            finish(folder, policy, task, device, eval_episodes, Bar(progress))
+        distributed.wait()
 
 
 def run_rounds(
     folder: RunFolder,
-    config: RunConfig,
+    learner: Learner,
     policy: Policy,
     task: Task,
     device: str,
     eval_episodes: int,
     bar: Bar,
 ) -> None:
-    """Collect, fit, evaluate, save; until the rounds are done or the policy is as good as the reference."""
-    imitation, done = config.imitation, folder.rounds()
+    """Learn, evaluate, save; until the rounds are done or the policy is as good as the reference."""
+    done = folder.rounds()
+    enough = task.reward.reference_return if task.reward else math.inf
     if done:
         load_weights(policy, folder.weights_file(len(done) - 1))
-        bar.progress.console.print(f"continuing after round {len(done)} of {imitation.rounds}")
-    lower, _ = policy.split(imitation.train_from)
-    kept = [folder.frames(index) for index in range(len(done))]
-    crossed = [imitate.features(lower, frames.seen, device) for frames in kept]
-    with SummaryWriter(str(folder.path / "tensorboard"), purge_step=len(done)) as board:
-        for index in range(len(done), imitation.rounds):
-            if index and folder.rounds()[-1].eval_return >= task.reward.reference_return:
+        learner.restore(folder, len(done))
+        bar.progress.console.print(f"continuing after round {len(done)} of {learner.rounds}")
+    with _board(folder, done) as board:
+        for index in range(len(done), learner.rounds):
+            if index and folder.rounds()[-1].eval_return >= enough:
                 break  # as good as it gets
             start = time.perf_counter()
-            title = f"round {index + 1}/{imitation.rounds}"
-            bar.begin(f"{title} collect", imitation.frames)
-            fresh = imitate.collect(task, policy, imitation, index, device, _ticker(bar, start))
-            kept.append(fresh)
-            crossed.append(imitate.features(lower, fresh.seen, device))
-            if index == 0:
-                policy.fit_standardize(imitation.train_from, crossed[0].to(device))
-            inputs, labels = imitate.join(crossed), torch.cat([frames.expert for frames in kept])
-            bar.begin(f"{title} fit", None)
-            loss = 0.0
-            for step, steps, loss in imitate.fit(policy, inputs, labels, imitation, index, device):
-                bar.progress.update(bar.task, total=steps, completed=step, note=f"loss {loss:.4f}")
-            rate = imitation.frames / (time.perf_counter() - start)
-            first = EVALUATION_SEED + 1000
-            seeds, more = (range(first + n * eval_episodes, first + (n + 1) * eval_episodes) for n in range(2))
-            returns = judge(policy, task, device, seeds, bar, f"{title} evaluate")
-            if fmean(returns) >= task.reward.reference_return:  # which ends training: once may have been luck
-                returns += judge(policy, task, device, more, bar, f"{title} confirm")
-            mean = fmean(returns)
-            metrics = RoundMetrics(len(labels), loss, mean, time.perf_counter() - start)
-            folder.save_round(fresh, policy, metrics)
-            for name, value in (("loss", loss), ("eval_return", mean), ("frames_per_second", rate)):
-                board.add_scalar(name, value, metrics.frames)
-            bar.progress.console.print(
-                f"{title}: {metrics.frames} frames, {rate:.0f} frames/s, loss {loss:.4f}, return {mean:.1f}"
-            )
+            title = f"round {index + 1}/{learner.rounds}"
+            learned = learner.round(index, bar, title)
+            rate = learned.fresh / (time.perf_counter() - start)
+            if board is None:
+                folder.keep(index, learned.kept)
+            distributed.wait()  # until every rank has written what it needs to go on
+            if board is not None:
+                first = EVALUATION_SEED + 1000
+                seeds, more = (range(first + n * eval_episodes, first + (n + 1) * eval_episodes) for n in range(2))
+                returns = judge(policy, task, device, seeds, bar, f"{title} evaluate")
+                if fmean(returns) >= enough:  # which ends training: once may have been luck
+                    returns += judge(policy, task, device, more, bar, f"{title} confirm")
+                mean, many = fmean(returns), distributed.size()
+                metrics = RoundMetrics(learned.frames * many, learned.loss, mean, time.perf_counter() - start)
+                folder.save_round(policy, metrics, learned.kept, learned.latest)
+                for frames, values in (
+                    *learned.curves,
+                    (learned.frames, {"loss": learned.loss, "eval_return": mean, "frames_per_second": rate * many}),
+                ):
+                    for name, value in values.items():
+                        board.add_scalar(name, value, frames * many)
+                bar.progress.console.print(
+                    f"{title}: {metrics.frames} frames, {rate * many:.0f} frames/s, loss {metrics.loss:.4f},"
+                    f" return {mean:.1f}"
+                )
+            distributed.wait()  # until the round is saved
+
+
+def _board(folder: RunFolder, done: list[RoundMetrics]) -> AbstractContextManager[SummaryWriter | None]:
+    """Return what draws curves; only the first rank, which judges and saves, has one."""
+    if distributed.rank():
+        return nullcontext()
+    return SummaryWriter(str(folder.path / "tensorboard"), purge_step=done[-1].frames + 1 if done else None)
 
 
 def finish(folder: RunFolder, policy: Policy, task: Task, device: str, eval_episodes: int, bar: Bar) -> None:
@@ -138,14 +136,3 @@ def judge(policy: Policy, task: Task, device: str, seeds: range, bar: Bar, title
         returns[seed] = value
         bar.show(len(returns), f"return {fmean(returns.values()):.1f}")
     return [returns[seed] for seed in seeds]
-
-
-def _ticker(bar: Bar, start: float) -> Callable[[int], None]:
-    count = 0
-
-    def tick(frames: int) -> None:
-        nonlocal count
-        count += frames
-        bar.show(count, f"{count / (time.perf_counter() - start):.0f} frames/s")
-
-    return tick

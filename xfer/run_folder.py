@@ -3,7 +3,9 @@
 runs/cartpole/
   config.json                    what was asked for; running again with another configuration is refused
   progress.json                  what each finished round measured
-  rounds/000-frames.safetensors.gz, 000-weights.safetensors
+  rounds/000-weights.safetensors        the policy after each round, and what the next one needs besides:
+         000-frames.safetensors.gz      imitation: what each round collected
+         000-trainer.safetensors        PPO: critic and optimiser after the newest round
   policy.safetensors, policy.json    the trained policy
   observations/calibration.safetensors.gz, held-out.safetensors.gz
   result.json                    the last evaluation
@@ -13,11 +15,11 @@ runs/cartpole/
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from filelock import FileLock, Timeout
@@ -29,7 +31,13 @@ from xfer.errors import RunError
 from xfer.files import from_json, to_json, write_atomically
 from xfer.imitate import Frames, ImitationConfig
 from xfer.policy import Policy, PolicyConfig
+from xfer.ppo import PPOConfig
 from xfer.trajectories import Trajectories, load_trajectories
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FRAMES, TRAINER = "frames.safetensors.gz", "trainer.safetensors"
 
 
 @dataclass(frozen=True)
@@ -40,13 +48,24 @@ class RunConfig:
         task: Name of the task.
         weights: Where the trunk's weights came from.
         policy: How the policy is built.
-        imitation: How it is trained.
+        imitation: How it is trained, if by imitation.
+        ppo: How it is trained, if by PPO.
+        demonstrations: Minari dataset that imitation began with, if any.
+        processes: How many trained together.
     """
 
     task: str
     weights: str
     policy: PolicyConfig
-    imitation: ImitationConfig
+    imitation: ImitationConfig | None = None
+    ppo: PPOConfig | None = None
+    demonstrations: str | None = None
+    processes: int = 1
+
+    @property
+    def algorithm(self) -> str:
+        """Which of the two it is."""
+        return "imitation" if self.ppo is None else "ppo"
 
 
 @dataclass(frozen=True)
@@ -108,7 +127,7 @@ class RunFolder:
             RunError: If something else is here, or another configuration is.
         """
         if (self.path / "config.json").exists():
-            difference = _first_difference(msgspec.to_builtins(self.config()), msgspec.to_builtins(config))
+            difference = _first_difference(_plain(self.config()), _plain(config))
             if difference:
                 raise RunError(
                     f"{self.path} holds a run with another configuration ({difference})."
@@ -164,32 +183,61 @@ class RunFolder:
         """Return what the finished rounds measured."""
         return self._read("progress.json", _Progress).rounds if (self.path / "progress.json").exists() else []
 
-    def save_round(self, frames: Frames, policy: Policy, metrics: RoundMetrics) -> None:
-        """Keep a finished round. The line in progress.json comes last: without it the round did not happen."""
-        done = self.rounds()
-        data = gzip.compress(save(frames._asdict()), compresslevel=1, mtime=0)
-        write_atomically(self._frames_file(len(done)), data)
+    def save_round(
+        self,
+        policy: Policy,
+        metrics: RoundMetrics,
+        kept: Mapping[str, bytes],
+        latest: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """Keep a finished round. The line in progress.json comes last: without it the round did not happen.
+
+        Args:
+            policy: Its weights are kept.
+            metrics: What the round measured.
+            kept: Contents of further files by name, ``FRAMES`` for one.
+            latest: The same, of files that are of no use any more once the next round has its own.
+        """
+        done, latest = self.rounds(), latest or {}
+        self.keep(len(done), {**kept, **latest})
         write_atomically(self.weights_file(len(done)), weights_bytes(policy))
         write_atomically(self.path / "progress.json", to_json(_Progress([*done, metrics])))
+        for name in latest:
+            for index in range(len(done)):
+                self._round_file(index, name).unlink(missing_ok=True)
 
-    def frames(self, index: int) -> Frames:
-        """Return what round ``index`` collected.
+    def keep(self, index: int, files: Mapping[str, bytes]) -> None:
+        """Write files of round ``index`` by name; they count once the round is saved."""
+        for name, data in files.items():
+            write_atomically(self._round_file(index, name), data)
+
+    def frames(self, index: int, name: str = FRAMES) -> Frames:
+        """Return what round ``index`` of imitation collected.
 
         Raises:
             RunError: If the file is damaged.
         """
-        path = self._frames_file(index)
+        return Frames(**self.tensors(index, name))
+
+    def tensors(self, index: int, name: str) -> dict[str, Tensor]:
+        """Return what a file of round ``index`` holds.
+
+        Raises:
+            RunError: If the file is missing or damaged.
+        """
+        path = self._round_file(index, name)
         try:
-            return Frames(**load(gzip.decompress(path.read_bytes())))
+            data = path.read_bytes()
+            return load(gzip.decompress(data) if path.suffix == ".gz" else data)
         except (OSError, EOFError, SafetensorError) as error:
             raise RunError(f"{path} is missing or damaged ({error}). Delete the run and train again.") from error
 
     def weights_file(self, index: int) -> Path:
         """Where the weights after round ``index`` are."""
-        return self.path / "rounds" / f"{index:03d}-weights.safetensors"
+        return self._round_file(index, "weights.safetensors")
 
-    def _frames_file(self, index: int) -> Path:
-        return self.path / "rounds" / f"{index:03d}-frames.safetensors.gz"
+    def _round_file(self, index: int, name: str) -> Path:
+        return self.path / "rounds" / f"{index:03d}-{name}"
 
     def result(self) -> RunResult | None:
         """Return the last evaluation, or None if the run is not finished."""
@@ -231,6 +279,15 @@ class RunFolder:
             raise RunError(f"{self.path} is not a run: it has no {name}. Train one with `xfer train`.") from error
         except (OSError, msgspec.DecodeError) as error:
             raise RunError(f"{path} cannot be read: {error}") from error
+
+
+def frames_bytes(frames: Frames) -> bytes:
+    """Return frames as compressed safetensors."""
+    return gzip.compress(save(frames._asdict()), compresslevel=1, mtime=0)
+
+
+def _plain(config: RunConfig) -> dict[str, Any]:
+    return {"algorithm": config.algorithm, **msgspec.to_builtins(config)}
 
 
 def _first_difference(old: Any, new: Any, name: str = "") -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,14 +17,70 @@ from xfer.errors import UsageError
 if TYPE_CHECKING:
     from xfer.imitate import ImitationConfig
     from xfer.policy import Policy
+    from xfer.ppo import PPOConfig
     from xfer.run_folder import RunConfig
+
+NETWORK: dict[str, Any] = {
+    "backbone": "resnet18",
+    "tap": "layer2",
+    "head": "spatial-softmax",
+    "keypoints": 64,
+    "hidden": (),
+    "train_from": "layer1",
+}
+"""How the policy is built and cut, where neither the user nor the task says otherwise."""
+
+IMITATION: dict[str, Any] = {
+    "rounds": 10,
+    "frames": 1000,
+    "environments": 2,
+    "expert_noise": 0.25,
+    "loss": "mse",
+    "optimizer": "adamw",
+    "learning_rate": 3e-3,
+    "weight_decay": 0.01,
+    "batch_size": 64,
+    "steps": 120,
+}
+PPO: dict[str, Any] = {
+    "rounds": 10,
+    "total_frames": 100_000,
+    "environments": 8,
+    "rollout_steps": 128,
+    "update_epochs": 4,
+    "num_minibatches": 4,
+    "learning_rate": 2.5e-4,
+    "anneal_lr": True,
+    "gamma": 0.99,
+    "gae_lambda": 0.95,
+    "clip_coef": 0.2,
+    "norm_adv": True,
+    "clip_vloss": False,
+    "ent_coef": 0.01,
+    "vf_coef": 0.5,
+    "max_grad_norm": 0.5,
+    "target_kl": 0.02,
+    "reward_scale": 1.0,
+}
+DEFAULTS = {"imitation": IMITATION, "ppo": PPO}
+"""The same for each algorithm's own options."""
+
+
+def _default(name: str) -> Any:
+    """Return what ``--help`` says where an option's value depends on task and algorithm."""
+    values = {key: table[name] for key, table in {**DEFAULTS, "": NETWORK}.items() if name in table}
+    words = [f"{key} {value}" for key, value in values.items()]
+    if len(set(values.values())) == 1:
+        words = [str(next(iter(values.values())))]
+    return tyro.conf.arg(help_behavior_hint=f"(default: {', '.join(words)}; or the task's)")
 
 
 @dataclass(kw_only=True)
 class Args(Common):
-    """Fine-tune a pretrained network on a task, by imitating its expert.
+    """Fine-tune a pretrained network on a task: by imitating its expert, or by reinforcement learning (PPO).
 
     The same command on the same folder continues a run that was interrupted, and ends in the same weights.
+    A task brings defaults of its own; what is given here comes before them.
 
     Example commands:
       xfer train cartpole --weights imagenet
@@ -30,51 +88,99 @@ class Args(Common):
       xfer train cartpole --weights runs/simple --train-from layer2 --head spatial-softmax
       xfer train cartpole --tap layer4 --head average --train-from head --optimizer sgd --learning-rate 0.001
         --loss cross-entropy        (the textbook form)
+      xfer train cartpole --demonstrations cartpole/expert-v0 --weights none --steps 2000
+      xfer train cartpole --algorithm ppo --total-frames 200000 --environments 8
+      xfer train navigation:empty --algorithm ppo --weights runs/simple --train-from layer2
+      xfer train my_robot:task --algorithm ppo --environments 16 --rollout-steps 64 --gamma 0.98
     """
 
     task: Annotated[str, tyro.conf.Positional]
-    """Task to learn: cartpole."""
+    """Task to learn: cartpole, navigation:fourrooms, gym:Acrobot-v1 ..., or module:function of your own."""
+    algorithm: Literal["auto", "imitation", "ppo"] = "auto"
+    """auto: imitation where the task has an expert, else ppo."""
     output: Path | None = None
     """Folder of the run (default: runs/TASK)."""
     weights: str = "imagenet"
     """Where the network's weights come from: imagenet (torchvision), none, a file, or another run's folder."""
-    backbone: str = "resnet18"
+    demonstrations: str | None = None
+    """Imitation: Minari dataset (its name, or a folder; see xfer record) that the first round learns from. It is then
+    the only round, unless --rounds asks for more: those go on with the task's expert."""
+    backbone: Annotated[str | None, _default("backbone")] = None
     """torchvision network."""
-    tap: str = "layer2"
+    tap: Annotated[str | None, _default("tap")] = None
     """Stage that the head reads; later ones are cut off."""
-    head: Literal["spatial-softmax", "flatten", "average"] = "spatial-softmax"
+    head: Annotated[Literal["spatial-softmax", "flatten", "average"] | None, _default("head")] = None
     """What takes the place of fc; average is the textbook's global pooling and one linear layer."""
-    keypoints: int = 64
+    keypoints: Annotated[int | None, _default("keypoints")] = None
     """Feature maps of a spatial softmax."""
-    train_from: str = "layer1"
+    hidden: Annotated[tuple[int, ...] | None, _default("hidden")] = None
+    """Sizes of hidden layers between the head and the scores."""
+    train_from: Annotated[str | None, _default("train_from")] = None
     """First layer that moves: head, layer4, layer3, layer2, layer1 or all; what lies below stays frozen."""
-    rounds: int = 10
-    """Rounds of collecting and fitting at most; the first is behaviour cloning, the others are DAgger. Training
-    stops early when a round reaches the reference return; the best round is kept."""
-    frames: int = 1000
-    """Frames collected in each round."""
-    environments: int = 2
-    """Environments that are stepped together; few, so that each gets far into its episodes."""
-    expert_noise: float = 0.25
-    """Share of random actions in the first round."""
-    loss: Literal["mse", "cross-entropy"] = "mse"
-    """mse regresses the expert's scores; cross-entropy imitates its hard action."""
-    optimizer: Literal["sgd", "adamw"] = "adamw"
-    """sgd has momentum 0.9."""
-    learning_rate: float = 3e-3
-    """The highest in a round, which warms up to it and anneals to zero."""
-    weight_decay: float = 0.01
-    """Of the optimiser."""
-    batch_size: int = 64
-    """Frames in a gradient step."""
-    steps: int = 120
-    """Gradient steps in each round."""
+    rounds: Annotated[int | None, _default("rounds")] = None
+    """Rounds at most; each ends with an evaluation. Training stops early when a round reaches the reference return;
+    the best round is kept. Imitation collects and fits in each (the first is behaviour cloning, the others are
+    DAgger); PPO divides its updates among them."""
+    environments: Annotated[int | None, _default("environments")] = None
+    """Environments that are stepped together. Imitation wants few, so that each gets far into its episodes."""
+    learning_rate: Annotated[float | None, _default("learning_rate")] = None
+    """The highest: imitation warms up to it and anneals to zero in each round, PPO anneals over all updates."""
+    frames: Annotated[int | None, _default("frames")] = None
+    """Imitation: frames collected in each round."""
+    expert_noise: Annotated[float | None, _default("expert_noise")] = None
+    """Imitation: share of random actions in the first round."""
+    loss: Annotated[Literal["mse", "cross-entropy"] | None, _default("loss")] = None
+    """Imitation: mse regresses the expert's scores; cross-entropy imitates its hard action."""
+    optimizer: Annotated[Literal["sgd", "adamw"] | None, _default("optimizer")] = None
+    """Imitation: sgd has momentum 0.9."""
+    weight_decay: Annotated[float | None, _default("weight_decay")] = None
+    """Imitation: of the optimiser."""
+    batch_size: Annotated[int | None, _default("batch_size")] = None
+    """Imitation: frames in a gradient step."""
+    steps: Annotated[int | None, _default("steps")] = None
+    """Imitation: gradient steps in each round."""
+    total_frames: Annotated[int | None, _default("total_frames")] = None
+    """PPO: frames of experience at most, over all environments."""
+    rollout_steps: Annotated[int | None, _default("rollout_steps")] = None
+    """PPO: steps of each environment between two updates."""
+    update_epochs: Annotated[int | None, _default("update_epochs")] = None
+    """PPO: passes over each rollout."""
+    num_minibatches: Annotated[int | None, _default("num_minibatches")] = None
+    """PPO: gradient steps in each pass."""
+    anneal_lr: Annotated[bool | None, _default("anneal_lr")] = None
+    """PPO: whether the learning rate falls to zero."""
+    gamma: Annotated[float | None, _default("gamma")] = None
+    """PPO: discount."""
+    gae_lambda: Annotated[float | None, _default("gae_lambda")] = None
+    """PPO: lambda of generalised advantage estimation."""
+    clip_coef: Annotated[float | None, _default("clip_coef")] = None
+    """PPO: how far the probability ratio may leave 1."""
+    norm_adv: Annotated[bool | None, _default("norm_adv")] = None
+    """PPO: whether advantages are normalised in each minibatch."""
+    clip_vloss: Annotated[bool | None, _default("clip_vloss")] = None
+    """PPO: whether values are clipped as ratios are."""
+    ent_coef: Annotated[float | None, _default("ent_coef")] = None
+    """PPO: weight of the entropy bonus."""
+    vf_coef: Annotated[float | None, _default("vf_coef")] = None
+    """PPO: weight of the value loss."""
+    max_grad_norm: Annotated[float | None, _default("max_grad_norm")] = None
+    """PPO: the gradient's norm is cut down to this."""
+    target_kl: Annotated[float | None, _default("target_kl")] = None
+    """PPO: an update ends after the epoch whose approximate KL divergence exceeds this; 0 never ends it."""
+    reward_scale: Annotated[float | None, _default("reward_scale")] = None
+    """PPO: what rewards are multiplied by before learning."""
     eval_episodes: int = 20
     """Episodes of the last evaluation; each round is judged by half as many."""
     amp: Literal["off", "bf16", "fp16"] = "off"
-    """Automatic mixed precision of fitting; fp16 needs CUDA."""
+    """Automatic mixed precision; fp16 needs CUDA."""
     compile: bool | None = None
-    """torch.compile the trained part (default: on CUDA only)."""
+    """torch.compile the trained part, and for PPO the frozen one as well (default: on CUDA only)."""
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
+    """PPO: mode of torch.compile; reduce-overhead records CUDA graphs."""
+    vectorize: Literal["auto", "sync", "async"] = "auto"
+    """PPO: async steps each environment in a process of its own; the weights come out equal."""
+    memory_gib: float = 8.0
+    """What may be kept of frames for training (PPO: of a rollout; imitation: of all rounds)."""
     device: str = ""
     """cpu or cuda (default: cuda where there is one)."""
     seed: int = 0
@@ -86,7 +192,10 @@ def main(args: Args) -> dict[str, Any]:
     import torch
     from rich.console import Console
 
+    from xfer import distributed
     from xfer.backbones import load_weights
+    from xfer.demonstrations import open_dataset
+    from xfer.learners import check_memory
     from xfer.rounds import train
     from xfer.run_folder import RunFolder
 
@@ -96,20 +205,26 @@ def main(args: Args) -> dict[str, Any]:
         raise UsageError("--device cuda: PyTorch sees no CUDA GPU here. Use --device cpu.")
     if args.amp == "fp16" and device == "cpu":
         raise UsageError("--amp fp16 needs CUDA (its gradients are scaled). Use --amp bf16 or off.")
-    for name in ("rounds", "frames", "environments", "batch_size", "steps", "eval_episodes"):
-        if getattr(args, name) < 1:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least 1.")
+    check(args)
     console = Console()
-    folder = RunFolder(args.output or Path("runs") / task.name)
-    policy, config = build(args, task, device)
-    folder.check(config)  # before a download that would be in vain
-    loaded = load_weights(policy.trunk, args.backbone, args.weights)
-    if loaded.taken:
-        console.print(f"weights: {loaded.taken} tensors from {loaded.source}; left out: {_brief(loaded.left_out)}")
-    policy.to(device).eval()
-    folder.start(config)
-    with folder.held():
-        train(folder, config, policy, task, device, args.eval_episodes, console)
+    folder = RunFolder(args.output or Path("runs") / task.name.replace(":", "-"))
+    with distributed.group(device):
+        policy, config = build(args, task, device)
+        folder.check(config)  # before a download that would be in vain
+        demonstrated = 0
+        if args.demonstrations is not None:
+            demonstrated = open_dataset(args.demonstrations, task).total_steps
+        loaded = load_weights(policy, args.weights)
+        if loaded.taken:
+            console.print(f"weights: {loaded}", markup=False)
+        policy.to(device).eval()
+        gib = check_memory(config, policy, args.memory_gib, demonstrated)
+        console.print(f"features that are kept: {1024 * gib:.3g} MiB at most")
+        if distributed.rank() == 0:
+            folder.start(config)
+        distributed.wait()  # until it is there
+        with folder.held() if distributed.rank() == 0 else nullcontext():
+            train(folder, config, policy, task, device, args.eval_episodes, console, args.vectorize)
     result = folder.result()
     assert result is not None
     console.print(
@@ -126,44 +241,108 @@ def main(args: Args) -> dict[str, Any]:
     }
 
 
+def check(args: Args) -> None:
+    """Refuse options that do not fit.
+
+    Raises:
+        UsageError: If one is too small, or belongs to the other algorithm.
+    """
+    algorithm, task = algorithm_of(args), tasks.load(args.task)
+    if algorithm == "imitation" and task.expert is None and args.demonstrations is None:
+        raise UsageError(f"Task {task.name} has no expert to imitate. Use --algorithm ppo, or --demonstrations.")
+    if args.demonstrations is not None:
+        check_demonstrations(args, task)
+    for name, value in vars(args).items():
+        option = f"--{name.replace('_', '-')}"
+        if type(value) is int and value < 1 and name != "seed":
+            raise UsageError(f"{option} must be at least 1.")
+        others = set().union(*DEFAULTS.values()) - DEFAULTS[algorithm].keys()
+        if name in others and value is not None:
+            raise UsageError(f"{option} is no option of --algorithm {algorithm}.")
+
+
+def check_demonstrations(args: Args, task: tasks.Task) -> None:
+    """Refuse what cannot be done with demonstrations.
+
+    Raises:
+        UsageError: If it is PPO, or rounds that would need an expert, or another kind of one.
+    """
+    if algorithm_of(args) == "ppo":
+        raise UsageError("--demonstrations is no option of --algorithm ppo.")
+    chosen = settings(args)
+    if chosen["rounds"] > 1 and task.expert is None:
+        raise UsageError(f"Task {task.name} has no expert to go on with after the demonstrations. Use --rounds 1.")
+    if chosen["rounds"] > 1 and task.expert_kind == "scores" and chosen["loss"] == "mse":
+        raise UsageError("--loss mse cannot mix recorded actions with an expert's scores. Use cross-entropy.")
+
+
+def algorithm_of(args: Args) -> str:
+    """Return ``imitation`` or ``ppo``."""
+    if args.algorithm != "auto":
+        return args.algorithm
+    return "imitation" if args.demonstrations is not None or tasks.load(args.task).expert is not None else "ppo"
+
+
+def settings(args: Args) -> dict[str, Any]:
+    """Return every option's value: what was given, else what the task brings, else the default."""
+    algorithm, task = algorithm_of(args), tasks.load(args.task)
+    brought = dict(task.defaults)
+    own = brought.pop("ppo", {})
+    if algorithm == "ppo":  # a task's values for imitation are no good for it
+        brought = {name: value for name, value in brought.items() if name in NETWORK} | dict(own)
+    if args.demonstrations is not None:  # what was recorded are actions, not an expert's scores
+        brought |= {"rounds": 1} | ({"loss": "cross-entropy"} if task.action.kind == "discrete" else {})
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    return {**NETWORK, **DEFAULTS[algorithm], **brought, **given}
+
+
 def build(args: Args, task: tasks.Task, device: str) -> tuple[Policy, RunConfig]:
     """Return the policy with random weights, and what decides the rest."""
     import torch
 
+    from xfer.distributed import size
     from xfer.imitate import SCORE_KINDS
     from xfer.policy import Policy, PolicyConfig, make_spec
+    from xfer.ppo import initialise
     from xfer.run_folder import RunConfig
 
     torch.manual_seed(args.seed)
-    policy_config = PolicyConfig(args.backbone, args.tap, args.head, args.keypoints, task.image)
-    policy = Policy(policy_config, make_spec(task, task.image, SCORE_KINDS[args.loss]))
-    policy.split(args.train_from)  # a wrong name should fail before anything is written
-    return policy, RunConfig(task.name, args.weights, policy_config, imitation_config(args, device))
+    chosen = settings(args)
+    policy_config = PolicyConfig(**_fields(PolicyConfig, {**chosen, "image": task.image}))
+    reinforce = algorithm_of(args) == "ppo"
+    policy = Policy(policy_config, make_spec(task, task.image, "logits" if reinforce else SCORE_KINDS[chosen["loss"]]))
+    policy.split(chosen["train_from"])  # a wrong name should fail before anything is written
+    if not reinforce:
+        how = imitation_config(args, device)
+        more: dict[str, Any] = {"demonstrations": args.demonstrations, "processes": size()}
+        return policy, RunConfig(task.name, args.weights, policy_config, how, **more)
+    initialise(policy.readout, 0.01)
+    return policy, RunConfig(task.name, args.weights, policy_config, ppo=ppo_config(args, device), processes=size())
 
 
 def imitation_config(args: Args, device: str) -> ImitationConfig:
     """Return the part of the arguments that says how to imitate."""
     from xfer.imitate import ImitationConfig
 
-    return ImitationConfig(
-        rounds=args.rounds,
-        frames=args.frames,
-        environments=args.environments,
-        expert_noise=args.expert_noise,
-        loss=args.loss,
-        optimizer=args.optimizer,
-        learning_rate=args.learning_rate,
-        weight_decay=args.weight_decay,
-        batch_size=args.batch_size,
-        steps=args.steps,
-        train_from=args.train_from,
-        amp=args.amp,
-        compile=device == "cuda" if args.compile is None else args.compile,
-        seed=args.seed,
-    )
+    chosen = settings(args)
+    compiled = device == "cuda" if args.compile is None else args.compile
+    return ImitationConfig(**_fields(ImitationConfig, {**chosen, "compile": compiled}))
 
 
-def _brief(names: tuple[str, ...]) -> str:
-    if not names:
-        return "none"
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def ppo_config(args: Args, device: str) -> PPOConfig:
+    """Return the part of the arguments that says how to learn by PPO.
+
+    Raises:
+        UsageError: If they do not fit together.
+    """
+    from xfer.ppo import PPOConfig
+
+    compiled = device == "cuda" if args.compile is None else args.compile
+    mode = args.compile_mode if compiled else "off"
+    config = PPOConfig(**_fields(PPOConfig, {**settings(args), "compile": mode}))
+    config.check()
+    return config
+
+
+def _fields(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
+    return {field.name: values[field.name] for field in dataclasses.fields(kind)}

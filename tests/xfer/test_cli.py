@@ -214,3 +214,23 @@ def test_a_check_that_failed_exits_non_zero_says_why_and_prints_its_object_all_t
     captured = capsys.readouterr()
     assert json.loads(captured.out.splitlines()[-1]) == {"passed": False}
     assert captured.err.splitlines() == ["xfer: The self-test failed: red and blue swapped."]
+
+
+def test_an_interrupt_that_python_ignores_comes_again():
+    """In a destructor or a weak reference's callback, as h5py has many, an exception goes no further."""
+    code = """
+import signal, sys, time
+from xfer import cli
+class Busy:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+def run(command, words):
+    Busy()
+    time.sleep(20)
+    return 0
+cli.run = run
+sys.exit(cli.main(["doctor"]))
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert answer.returncode == 130
+    assert answer.stderr == "xfer: interrupted; nothing was left half-written\n"

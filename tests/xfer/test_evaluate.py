@@ -6,6 +6,7 @@ import pytest
 from export import Bundle
 from xfer import tasks
 from xfer.evaluate import episode_returns, paired_episode
+from xfer.policy import make_spec
 from xfer.runner import Runner, Step
 
 
@@ -65,6 +66,19 @@ def test_a_variant_whose_scores_are_not_finite_ends_its_own_episode_only(task, p
     assert (pairs["broken"].fork is not None) == forked
     assert pairs["same"].error == ""
     assert pairs["same"].variant == pairs["same"].reference == returns_alone(task, policy.spec, left_right, 3)
+
+
+def test_a_fork_is_right_where_the_environment_is_more_than_drawn():
+    """Atari's wrapper repeats actions: replaying past it would be another game."""
+    pytest.importorskip("ale_py")
+    game = tasks.load("atari:breakout")
+    spec = make_spec(game, game.image, "logits")
+    reference, variant = [1, 2, 3, 0, 2] * 1000, [1, 2, 3, 0, 2, 1, 2, 2, *[1, 3, 3, 2] * 1000]
+    pair = paired_episode(game, Runner(Scripted(reference), spec), {"v": Runner(Scripted(variant), spec)}, seed=3)["v"]
+    assert pair.fork.step == 7
+    assert pair.variant == returns_alone(game, spec, variant, 3)
+    assert pair.reference == returns_alone(game, spec, reference, 3)
+    assert pair.variant != pair.reference
 
 
 def test_a_fork_keeps_what_both_were_shown_at_that_moment(task, policy):

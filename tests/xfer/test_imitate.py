@@ -1,9 +1,15 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load, save
 
 from tests.conftest import imitation_config, make_policy, train_briefly
 from xfer import imitate, tasks
+from xfer.errors import UsageError
+from xfer.policy import Policy, PolicyConfig, to_action
+from xfer.spec import ActionSpec, ImageConfig, PolicySpec, TensorSpec
 
 
 def snapshot(module):
@@ -94,6 +100,93 @@ def test_history_starts_from_zeros_after_an_episode_ends():
     begun = np.flatnonzero(empty.all(dim=1).numpy())
     assert begun[0] == 0
     assert len(begun) > 2 * policy.config.image.frame_step  # several episodes, each with `frame_step` empty histories
+
+
+def test_a_continuous_experts_noise_is_a_share_of_the_range_and_stays_in_it():
+    task = toy("action", ActionSpec("continuous", ("turn", "gas"), "", (-2.0, 0.0), (2.0, 1.0)))
+    expert = np.tile(np.float32([[0.0, 1.0]]), (5000, 1))
+    rng = np.random.default_rng(0)
+    np.testing.assert_array_equal(imitate.with_noise(expert, task, 0.0, rng), expert)
+    drawn = imitate.with_noise(expert, task, 0.25, rng)
+    assert drawn.dtype == np.float32
+    assert drawn[:, 0].std() == pytest.approx(0.25 * 2, rel=0.05)
+    assert (drawn[:, 1] <= 1).all()
+    assert (drawn[:, 1] == 1).mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_half_of_the_discrete_actions_are_random_with_noise_of_one_half():
+    task = toy("scores", ActionSpec("discrete", ("a", "b", "c", "d")))
+    expert = np.tile(np.float32([[0, 3, 1, 0]]), (4000, 1))
+    rng = np.random.default_rng(0)
+    assert (imitate.with_noise(expert, task, 0.0, rng) == 1).all()
+    assert (imitate.with_noise(expert, task, 0.5, rng) == 1).mean() == pytest.approx(5 / 8, abs=0.03)
+
+
+def toy(expert_kind, action):
+    return dataclasses.replace(tasks.load("cartpole"), action=action, expert_kind=expert_kind)
+
+
+def test_probabilities_are_a_soft_target_and_scores_a_hard_one():
+    scores, expert = torch.tensor([[2.0, 1.0, -1.0]]), torch.tensor([[0.5, 0.5, 0.0]])
+    log = scores.log_softmax(1)
+    soft = imitate.imitation_loss(scores, expert, "cross-entropy", "probabilities")
+    torch.testing.assert_close(soft, -(log[0, 0] + log[0, 1]) / 2)
+    torch.testing.assert_close(imitate.imitation_loss(scores, expert, "cross-entropy"), -log[0, 0])
+
+
+def test_frames_kept_before_there_were_vectors_are_read(tmp_path):
+    old = {"seen": torch.rand(3, 3, 4, 4), "expert": torch.rand(3, 2)}
+    frames = imitate.Frames(**load(save(old)))
+    new = imitate.Frames(torch.rand(2, 3, 4, 4), torch.rand(2, 2), torch.zeros(2, 0))
+    again = imitate.Frames(**load(save(new._asdict())))
+    assert torch.cat([frames.vector, again.vector]).shape[1] == 0
+    torch.testing.assert_close(again.seen, new.seen)
+
+
+def test_continuous_actions_are_learned_from_a_vector_beside_the_picture():
+    """The picture is black and the action is in the vector: with it the loss vanishes, without it does not."""
+    frame, joint = TensorSpec("frame", "uint8", (16, 16, 3), color_order="RGB"), TensorSpec("joint", "float32", (2,))
+    action = ActionSpec("continuous", ("turn", "gas"), "", (-2.0, 0.0), (2.0, 1.0))
+    spec = PolicySpec("toy", 10.0, (frame, joint), (), action, "mean")
+    image = ImageConfig((0, 16, 0, 16), gray=False, frames=1)
+    rng = torch.Generator().manual_seed(0)
+    vector = torch.randn(256, 2, generator=rng) * 0.3 + 5
+    wanted = torch.stack([(vector[:, 0] - 5) * 2, (vector[:, 1] - 5) / 2 + 0.5], dim=1)
+    last = {}
+    for name, shown in (("with", vector), ("without", torch.zeros_like(vector))):
+        torch.manual_seed(0)
+        policy = Policy(PolicyConfig("resnet18", "stem", "average", 4, image, (32,)), spec).eval()
+        seen = policy.preprocess(torch.zeros(256, 16, 16, 3, dtype=torch.uint8))
+        config = imitation_config(steps=60, learning_rate=3e-2, train_from="head", weight_decay=0.0)
+        crossed = imitate.features(policy.split("head")[0], seen, "cpu")
+        policy.fit_standardize("head", crossed, shown)
+        *_, (_, _, last[name]) = imitate.fit(policy, crossed, wanted, config, 0, "cpu", shown)
+        if name == "with":
+            with torch.no_grad():
+                acted = to_action(policy.scores(seen, shown), spec)
+            assert (acted - wanted.clamp(torch.tensor([-2.0, 0]), torch.tensor([2.0, 1]))).abs().mean() < 0.1
+    assert last["with"] < 0.05 < last["without"]
+
+
+def test_a_loss_that_is_none_for_continuous_actions_is_refused():
+    policy = make_policy(tap="stem")
+    policy.spec = dataclasses.replace(policy.spec, action=ActionSpec("continuous", ("a", "b"), "", (0, 0), (1, 1)))
+    with pytest.raises(UsageError, match="cross-entropy is for discrete actions"):
+        next(imitate.fit(policy, torch.zeros(1), torch.zeros(1, 2), imitation_config(loss="cross-entropy"), 0, "cpu"))
+
+
+@pytest.mark.parametrize("name", ["navigation:crossing-n1", "reach"])
+def test_dagger_drives_every_kind_of_task(name):
+    from xfer.train import Args, build
+
+    task = tasks.load(name)
+    policy, config = build(Args(task=name, tap="stem", train_from="head", frames=8, environments=2), task, "cpu")
+    policy.eval()
+    for index in (0, 1):
+        frames = imitate.collect(task, policy, config.imitation, index, "cpu")
+        assert frames.seen.shape == (8, 3, *task.image.size)
+        assert frames.expert.shape == (8, len(task.action.elements))
+        assert frames.vector.shape == (8, policy.vector_size)
 
 
 @pytest.mark.gpu

@@ -2,11 +2,160 @@ import os
 import subprocess
 import sys
 
+import gymnasium
 import numpy as np
 import pytest
 
 from xfer import tasks
-from xfer.errors import UsageError
+from xfer.errors import UnavailableError, UsageError
+from xfer.evaluate import native
+from xfer.rendered import observation_space
+
+NAMES = [name for name in tasks.names() if not name.endswith("...")] + ["gym:Acrobot-v1", "gym:Pendulum-v1"]
+
+
+def load(name):
+    """The task, or a skip that says what to install."""
+    try:
+        return tasks.load(name)
+    except UnavailableError as error:
+        pytest.skip(str(error))
+
+
+def play(task, seed, steps=4):
+    """What an environment shows under random actions, and what the expert says."""
+    rng = np.random.default_rng(0)
+    env = task.make()
+    shown, said = [env.reset(seed=seed)[0]], []
+    for _ in range(steps):
+        if task.expert:
+            said.append(task.expert(env))
+        action = rng.integers(len(task.action.elements))
+        if task.action.kind == "continuous":
+            action = rng.uniform(task.action.low, task.action.high).astype(np.float32)
+        shown.append(env.step(native(env, action))[0])
+    spaces = env.observation_space, env.action_space
+    env.close()
+    return shown, said, spaces
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_task_is_what_it_says(name):
+    task = load(name)
+    assert task.name == name
+    shown, said, (sees, acts) = play(task, seed=3)
+    assert sees == observation_space(task.observations)
+    assert all(sees.contains(observations) for observations in shown)
+    if task.action.kind == "discrete":
+        assert acts.n == len(task.action.elements)
+    else:
+        assert acts.dtype == np.float32
+        np.testing.assert_array_equal(acts.low, np.float32(task.action.low))
+        np.testing.assert_array_equal(acts.high, np.float32(task.action.high))
+    for scores in said:
+        assert (scores.shape, scores.dtype) == ((len(task.action.elements),), np.float32)
+        if task.expert_kind == "probabilities":
+            assert scores.sum() == pytest.approx(1)
+        if task.expert_kind == "action":
+            assert acts.contains(scores)
+    assert (task.expert_kind == "action") == (task.expert is not None and task.action.kind == "continuous")
+    again = play(task, seed=3)[0]
+    for first, second in zip(shown, again, strict=True):
+        for key in first:
+            np.testing.assert_array_equal(first[key], second[key])
+    other = play(task, seed=4)[0]
+    if task.name != "navigation:empty":  # which always begins alike
+        assert any((a[key] != b[key]).any() for a, b in zip(shown, other, strict=True) for key in a)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_task_has_a_policy_and_options_that_exist(name):
+    from xfer.train import Args, build
+
+    task = load(name)
+    policy, config = build(Args(task=name), task, "cpu")
+    assert config.policy.image == task.image
+    assert policy.spec.reward == task.reward
+    assert set(task.defaults) - {"ppo"} <= set(vars(Args(task=name)))
+
+
+def test_names_list_families_with_their_worlds():
+    names = tasks.names()
+    assert {"cartpole", "driving", "reach", "navigation:crossing-n1", "atari:pong", "gym:..."} <= set(names)
+    assert "navigation" not in names
+
+
+def test_listing_and_loading_tasks_needs_no_simulator():
+    program = (
+        "import sys; from xfer import tasks; tasks.names(); tasks.load('navigation:empty'); tasks.load('reach');"
+        "assert not {'gymnasium', 'torch', 'mujoco', 'minigrid'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cartpol", "Did you mean 'cartpole'"),
+        ("navigation", "Did you mean 'navigation:"),
+        ("navigation:crossing-n4", "Did you mean 'navigation:crossing-n"),
+        ("cartpole:easy", "Did you mean 'cartpole'"),
+        ("gym", "Choose from: .*gym:"),
+        ("no_such_module:task", "Unknown task 'no_such_module:task'"),
+        ("gym:NoSuchGame-v0", "NoSuchGame"),
+    ],
+)
+def test_an_unknown_task_is_refused_with_the_nearest_name(name, message):
+    with pytest.raises(UsageError, match=message):
+        tasks.load(name)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        gymnasium.spaces.MultiDiscrete([2, 3]),
+        gymnasium.spaces.Discrete(3, start=1),
+        gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32),
+        gymnasium.spaces.Box(-1, 1, (2, 2), np.float32),
+    ],
+)
+def test_actions_that_no_policy_gives_are_refused_by_name(space):
+    from xfer.tasks.gym import action_spec
+
+    with pytest.raises(UsageError, match=r"gym:Some-v0 takes .*: a policy gives"):
+        action_spec("Some-v0", space)
+
+
+def test_a_missing_simulator_is_named_with_its_extra(monkeypatch):
+    from xfer.tasks import navigation
+
+    monkeypatch.setattr(navigation, "REQUIRES", ("gymnasium", "no_such_simulator"))
+    with pytest.raises(UnavailableError, match=r"needs no_such_simulator: pip install 'xfer-policy\[navigation\]'"):
+        tasks.load("navigation:empty")
+
+
+def test_a_users_own_task_is_a_function_of_a_module_in_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "my_robot.py").write_text(
+        "import dataclasses\nfrom xfer import tasks\n"
+        "def swing():\n    return dataclasses.replace(tasks.load('cartpole'), name='anything')\n"
+        "def nothing():\n    return None\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    task = tasks.load("my_robot:swing")
+    assert task.name == "my_robot:swing"
+    assert task.control_hz == 50
+    monkeypatch.delenv(tasks.TRUSTED, raising=False)
+    with pytest.raises(UnavailableError, match="--task my_robot:swing"):
+        tasks.load_recorded("my_robot:swing")
+    monkeypatch.setenv(tasks.TRUSTED, "my_robot:other")
+    with pytest.raises(UnavailableError, match="--task my_robot:swing"):
+        tasks.load_recorded("my_robot:swing")
+    tasks.trust("my_robot:swing")
+    assert tasks.load_recorded("my_robot:swing").name == "my_robot:swing"
+    for name in ("my_robot:nothing", "my_robot:missing"):
+        with pytest.raises(UsageError, match=r"returns an xfer\.tasks\.Task"):
+            tasks.load(name)
 
 
 def test_making_cartpole_without_a_screen_says_nothing():
@@ -30,8 +179,3 @@ def test_cartpole_is_seen_as_pixels_and_its_expert_keeps_the_pole_up():
         over, steps = terminated or truncated, steps + 1
     env.close()
     assert steps == 500
-
-
-def test_an_unknown_task_is_refused_with_the_nearest_name():
-    with pytest.raises(UsageError, match="Did you mean 'cartpole'"):
-        tasks.load("cartpol")

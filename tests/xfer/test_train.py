@@ -1,4 +1,5 @@
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -6,8 +7,12 @@ import sys
 import time
 
 import pytest
+import torch
 
+from xfer.cli import main
+from xfer.errors import RunError, UsageError
 from xfer.run_folder import RunFolder
+from xfer.train import DEFAULTS, NETWORK, Args, check, settings
 
 SMALL = [
     "--train-from",
@@ -27,9 +32,33 @@ SMALL = [
 ]
 
 
+REINFORCE = [
+    *("tests.xfer.toys:dial", "--weights", "none", "--tap", "stem", "--train-from", "all", "--eval-episodes", "2"),
+    *("--total-frames", "640", "--rounds", "3", "--environments", "2", "--rollout-steps", "32"),
+]
+
+
 def start(output, *more):
-    words = [sys.executable, "-m", "xfer.cli", "train", "cartpole", *SMALL, "--output", str(output), *more]
-    return subprocess.Popen(words, start_new_session=True, stdout=subprocess.DEVNULL)
+    return begin("cartpole", *SMALL, "--output", str(output), *more)
+
+
+def begin(*words):
+    return subprocess.Popen(
+        [sys.executable, "-m", "xfer.cli", "train", *words], start_new_session=True, stdout=subprocess.DEVNULL
+    )
+
+
+def kill(process, moment):
+    """End a run, hard, at a moment that has come when ``moment()`` is true."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(Exception):
+            if moment():
+                break
+        time.sleep(0.002)
+    assert process.poll() is None, "the run ended before it could be killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -66,16 +95,7 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_weights(uninterru
         lambda: (path / "observations" / "calibration.safetensors.gz").exists(),
     ]
     for moment in moments:
-        process = start(path)
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and process.poll() is None:
-            with contextlib.suppress(Exception):
-                if moment():
-                    break
-            time.sleep(0.002)
-        assert process.poll() is None, "the run ended before it could be killed"
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        kill(start(path), moment)
     assert start(path).wait(timeout=240) == 0
     for name in ("policy.safetensors", "policy.json", "observations/held-out.safetensors.gz"):
         assert (path / name).read_bytes() == (uninterrupted / name).read_bytes(), name
@@ -97,8 +117,6 @@ def test_a_start_that_was_killed_at_once_is_begun_again(tmp_path):
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path):
-    from xfer.errors import RunError
-
     with (
         RunFolder(tmp_path).held(),
         pytest.raises(RunError, match="by another process"),
@@ -114,8 +132,6 @@ def test_running_a_finished_run_again_changes_nothing(uninterrupted):
 
 
 def test_weights_come_from_another_run_and_the_trunk_is_equal(uninterrupted, tmp_path):
-    import torch
-
     path = tmp_path / "transferred"
     words = ["--weights", str(uninterrupted), "--seed", "7", "--rounds", "1"]
     assert start(path, *words).wait(timeout=240) == 0
@@ -123,3 +139,96 @@ def test_weights_come_from_another_run_and_the_trunk_is_equal(uninterrupted, tmp
     for name, value in source.trunk.state_dict().items():
         assert torch.equal(value, policy.trunk.state_dict()[name]), name
     assert not torch.equal(source.head[1].weight, policy.head[1].weight)
+
+
+@pytest.fixture(scope="module")
+def reinforced(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "ppo"
+    assert begin(*REINFORCE, "--output", str(path)).wait(timeout=240) == 0
+    return path
+
+
+def test_a_task_without_an_expert_is_learned_by_ppo(reinforced):
+    folder = RunFolder(reinforced)
+    assert folder.config().algorithm == "ppo"
+    assert [r.frames for r in folder.rounds()] == [256, 448, 640]
+    assert folder.result().frames == 640
+    assert set(folder.observations("held-out").observations) == {"frame", "offset"}
+    assert [file.name for file in sorted((reinforced / "rounds").glob("*trainer*"))] == ["002-trainer.safetensors"]
+
+
+def test_learning_by_ppo_is_drawn_for_tensorboard(reinforced):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(reinforced / "tensorboard"))
+    board.Reload()
+    names = {"episode_return", "episode_length", "approx_kl", "clip_fraction", "entropy", "explained_variance"}
+    assert names | {"eval_return", "loss", "frames_per_second", "learning_rate"} <= set(board.Tags()["scalars"])
+    assert [event.step for event in board.Scalars("entropy")] == list(range(128, 641, 64))
+
+
+def test_a_run_of_ppo_that_is_killed_again_and_again_ends_in_the_same_weights(reinforced, tmp_path):
+    path = tmp_path / "killed"
+    moments = [
+        lambda: (path / "rounds" / "000-trainer.safetensors").exists(),
+        lambda: len(RunFolder(path).rounds()) >= 2,
+        lambda: (path / "observations" / "calibration.safetensors.gz").exists(),
+    ]
+    for moment in moments:
+        kill(begin(*REINFORCE, "--output", str(path)), moment)
+    assert begin(*REINFORCE, "--output", str(path), "--vectorize", "sync").wait(timeout=240) == 0
+    for name in ("policy.safetensors", "rounds/002-trainer.safetensors", "observations/held-out.safetensors.gz"):
+        assert (path / name).read_bytes() == (reinforced / name).read_bytes(), name
+
+
+def test_a_run_is_not_continued_by_another_algorithm_or_with_other_settings(uninterrupted, reinforced):
+    words = ["tests.xfer.toys:dial", "--weights", "none", "--output"]
+    for changes, message in (
+        (["cartpole", *SMALL, "--output", str(reinforced)], "algorithm is ppo there, imitation here"),
+        ([*REINFORCE, "--output", str(reinforced), "--gamma", "0.5"], "gamma is 0.99 there, 0.5 here"),
+        ([*words, str(uninterrupted)], "algorithm is imitation there, ppo here"),
+    ):
+        with pytest.raises(RunError, match=message):
+            main(["train", *changes, "--debug"])
+
+
+def test_runs_of_before_there_was_ppo_are_read(uninterrupted, tmp_path):
+    description = json.loads((uninterrupted / "config.json").read_text())
+    del description["ppo"]
+    (tmp_path / "config.json").write_text(json.dumps(description))
+    assert RunFolder(tmp_path).config() == RunFolder(uninterrupted).config()
+    RunFolder(tmp_path).start(RunFolder(uninterrupted).config())
+
+
+def test_features_that_would_not_fit_into_memory_are_refused_before_anything_is_collected(tmp_path, capsys):
+    words = [*REINFORCE, "--output", str(tmp_path / "run"), "--memory-gib", "0.0001"]
+    assert main(["train", *words]) == 2
+    assert "Lower --rollout-steps or --environments, choose a later --train-from" in capsys.readouterr().err
+
+
+def test_every_option_without_a_value_of_its_own_has_a_default():
+    unset = {name for name, value in vars(Args(task="cartpole")).items() if value is None}
+    unset -= {"output", "compile", "demonstrations"}
+    assert unset == NETWORK.keys() | DEFAULTS["imitation"].keys() | DEFAULTS["ppo"].keys()
+
+
+def test_what_is_given_comes_before_what_the_task_brings_and_that_before_the_defaults():
+    assert settings(Args(task="navigation:empty"))["loss"] == "cross-entropy"
+    assert settings(Args(task="navigation:empty", loss="mse"))["loss"] == "mse"
+    assert settings(Args(task="cartpole"))["loss"] == "mse"
+    assert settings(Args(task="cartpole"))["environments"] == 2
+    assert settings(Args(task="cartpole", algorithm="ppo"))["environments"] == 8
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (Args(task="cartpole", total_frames=5), "--total-frames is no option of --algorithm imitation"),
+        (Args(task="cartpole", algorithm="ppo", loss="mse"), "--loss is no option of --algorithm ppo"),
+        (Args(task="tests.xfer.toys:signs", algorithm="imitation"), "has no expert to imitate. Use --algorithm ppo"),
+        (Args(task="cartpole", rounds=0), "--rounds must be at least 1"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(args, message):
+    with pytest.raises(UsageError, match=message):
+        check(args)

@@ -1,19 +1,34 @@
-"""Tasks: one file a family. A file defines ``TASK``; the folder's listing is the list of names."""
+"""Tasks: one file a family. The folder's listing is the list of families.
+
+A file defines ``TASK``, or ``WORLDS`` and ``task(world)`` where a family has several: they are called ``family`` and
+``family:world``. ``WORLDS = ()`` takes any world. ``REQUIRES`` names the modules that its simulator needs; importing
+the file does not need them. A user's own task is ``module:function``, a function without arguments that returns a
+``Task``.
+"""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
 import pkgutil
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from xfer.errors import check_choice
+from xfer.errors import UnavailableError, UsageError, check_choice
 from xfer.spec import ActionSpec, ImageConfig, RewardScale, TensorSpec
 
 if TYPE_CHECKING:
     import gymnasium
     import numpy as np
+
+ExpertKind = Literal["scores", "probabilities", "action"]
+
+TRUSTED = "XFER_TASK"
+"""Environment variable with the ``module:function`` that files may name, too; processes that are started inherit it."""
 
 
 @dataclass(frozen=True)
@@ -25,34 +40,109 @@ class Task:
         control_hz: Rate at which the environment takes actions, in Hz.
         observations: What ``make()``'s environment gives: a dict of arrays with these names.
         action: What it takes.
-        reward: Mean return of a random policy and the best one known.
+        reward: Mean return of a random policy and the best one known, or None where nobody knows.
         image: How a frame becomes the network's input, by default.
         make: Builds the environment.
-        expert: Scores of each action in the environment's present state, float32 [A], or None if there is no
-            expert. The largest score is the expert's action.
+        expert: What to do in the environment's present state, float32 [A], or None if there is no expert.
+        expert_kind: What ``expert`` returns: ``scores`` of discrete actions, of which the largest is the expert's
+            choice; ``probabilities`` of discrete actions, where equally good ones share 1; or a continuous ``action``
+            in the environment's units.
+        defaults: Values of ``xfer train``'s options that suit this task, used where the user gives none.
+        success: The return from which on an episode counts as a success, or None where there is no such thing.
     """
 
     name: str
     control_hz: float
     observations: tuple[TensorSpec, ...]
     action: ActionSpec
-    reward: RewardScale
+    reward: RewardScale | None
     image: ImageConfig
     make: Callable[[], gymnasium.Env]
     expert: Callable[[gymnasium.Env], np.ndarray] | None = None
+    expert_kind: ExpertKind = "scores"
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    success: float | None = None
 
 
-def names() -> list[str]:
-    """Return the names of all tasks."""
+def families() -> list[str]:
+    """Return the names of all families."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
+def names() -> list[str]:
+    """Return the names of all tasks; ``family:...`` stands for a family that takes any world."""
+    found = []
+    for family in families():
+        worlds: tuple[str, ...] | None = getattr(_family(family), "WORLDS", None)
+        found += [family] if worlds is None else [f"{family}:{world}" for world in worlds or ("...",)]
+    return found
+
+
 def load(name: str) -> Task:
-    """Return the task called ``name``.
+    """Return the task that a user calls ``name``: ``family``, ``family:world``, or their own ``module:function``.
 
     Raises:
         UsageError: If there is none, with the closest name.
+        UnavailableError: If its simulator is not installed.
     """
-    check_choice("task", name, names())
-    task: Task = importlib.import_module(f"{__name__}.{name}").TASK
+    family, _, world = name.partition(":")
+    if family not in families():
+        return _users(name) if world else _unknown(name)
+    module = _family(family)
+    for needed in module.REQUIRES:
+        if not importlib.util.find_spec(needed):
+            raise UnavailableError(f"Task {name} needs {needed}: pip install 'xfer-policy[{family}]'")
+    worlds: tuple[str, ...] | None = getattr(module, "WORLDS", None)
+    if (worlds is None) == bool(world) or (worlds and world not in worlds):
+        _unknown(name)
+    task: Task = module.task(world) if world else module.TASK
     return task
+
+
+def load_recorded(name: str) -> Task:
+    """Return the task that a bundle's or a run's file names.
+
+    Its ``module:function`` is code that whoever wrote the file has chosen, so it is loaded only where the user said
+    the same name: ``trust``, or the environment variable.
+
+    Raises:
+        UsageError: If there is none.
+        UnavailableError: If it is not trusted, or its simulator is not installed.
+    """
+    family, _, function = name.partition(":")
+    if function and family not in families() and name != os.environ.get(TRUSTED):
+        raise UnavailableError(f"task {name} is somebody's own code; if you trust it, say so: --task {name}")
+    return load(name)
+
+
+def trust(name: str | None) -> None:
+    """Let files name this ``module:function``, here and in processes that are started from here."""
+    if name is not None:
+        os.environ[TRUSTED] = name
+
+
+def _family(name: str) -> Any:
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def _unknown(name: str) -> NoReturn:
+    check_choice("task", name, names())
+    raise AssertionError(name)  # no name of a task gets here
+
+
+def _users(name: str) -> Task:
+    """Load ``module:function``, where the module may lie in the current folder."""
+    module_name, _, function = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        make: Any = getattr(importlib.import_module(module_name), function, None)
+    except ModuleNotFoundError as error:
+        if error.name != module_name.split(".")[0]:
+            raise UnavailableError(f"Task {name} needs {error.name}, which is not installed.") from error
+        _unknown(name)
+    task = make() if callable(make) else make
+    if not isinstance(task, Task):
+        raise UsageError(f"Task {name}: {function} of {module_name} is no function that returns an xfer.tasks.Task.")
+    return replace(task, name=name)

@@ -8,15 +8,17 @@ cart and the pole move in and shrunk by 4.
 
 from __future__ import annotations
 
-import os
-import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import gymnasium
 import numpy as np
 
 from xfer.spec import ActionSpec, ImageConfig, RewardScale, TensorSpec
 from xfer.tasks import Task
+
+if TYPE_CHECKING:
+    import gymnasium
+
+REQUIRES = ("gymnasium", "pygame")
 
 FEEDBACK = np.array([1.0, 1.7, 20.0, 4.0])
 """Gains for x, x', theta, theta'. A push to the side of their weighted sum's sign keeps the pole up for 500 steps."""
@@ -24,31 +26,17 @@ FEEDBACK = np.array([1.0, 1.7, 20.0, 4.0])
 SCORE_LIMIT = 3.0
 """The expert's score saturates here, far from the switching line, where its exact value does not matter."""
 
-
-class RenderedFrames(gymnasium.ObservationWrapper[dict[str, np.ndarray], int, np.ndarray]):
-    """Observations are ``{"frame": uint8 [400, 600, 3]}`` instead of the state.
-
-    Stepping the wrapped ``env`` directly advances the simulation without the cost of drawing.
-    """
-
-    def __init__(self, env: gymnasium.Env[np.ndarray, int]) -> None:
-        super().__init__(env)
-        frame = gymnasium.spaces.Box(0, 255, (400, 600, 3), np.uint8)
-        space: Any = gymnasium.spaces.Dict({"frame": frame})
-        self.observation_space = space
-
-    def observation(self, observation: np.ndarray) -> dict[str, np.ndarray]:
-        """Draw the present state; ``observation`` (the state) is not looked at."""
-        frame: Any = self.render()
-        return {"frame": np.ascontiguousarray(frame, np.uint8)}
+FRAME = TensorSpec("frame", "uint8", (400, 600, 3), color_order="RGB", value_range=(0, 255))
 
 
 def make() -> gymnasium.Env:
     """Return CartPole-v1 (500 steps at most, 50 Hz) that observes its own picture."""
-    if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
-        # Where there is no screen, SDL looks for one all the same, and complains about each environment.
-        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-    return RenderedFrames(gymnasium.make("CartPole-v1", render_mode="rgb_array"))
+    import gymnasium
+
+    from xfer.rendered import Rendered, without_screen
+
+    without_screen()
+    return Rendered(gymnasium.make("CartPole-v1", render_mode="rgb_array"), (FRAME,))
 
 
 def expert(env: gymnasium.Env) -> np.ndarray:
@@ -66,7 +54,7 @@ def expert(env: gymnasium.Env) -> np.ndarray:
 TASK = Task(
     name="cartpole",
     control_hz=50.0,
-    observations=(TensorSpec("frame", "uint8", (400, 600, 3), color_order="RGB", value_range=(0, 255)),),
+    observations=(FRAME,),
     action=ActionSpec("discrete", ("left", "right")),
     reward=RewardScale(random_return=22.0, reference_return=500.0),
     image=ImageConfig(crop=(160, 320, 0, 600), shrink=4, gray=True, frames=3, frame_step=2),

@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+
+pytest.importorskip("mujoco")
+
+from xfer import tasks
+from xfer.errors import UnavailableError
+from xfer.tasks import reach
+
+
+@pytest.fixture(scope="module")
+def env():
+    env = tasks.load("reach").make()
+    yield env
+    env.close()
+
+
+def fingertip(angles):
+    first, second = reach.LINKS
+    bend = angles[0] + angles[1]
+    return np.array(
+        [first * np.cos(angles[0]) + second * np.cos(bend), first * np.sin(angles[0]) + second * np.sin(bend)]
+    )
+
+
+def test_the_expert_returns_what_the_scale_says(env):
+    task, returns = tasks.load("reach"), []
+    for seed in range(20):
+        env.env.reset(seed=seed)
+        over, total = False, 0.0
+        while not over:
+            _, reward, terminated, truncated, _ = env.env.step(task.expert(env))
+            total, over = total + reward, terminated or truncated
+        returns.append(total)
+    assert np.mean(returns) == pytest.approx(task.reward.reference_return, abs=1)
+    assert np.linalg.norm(env.unwrapped.get_body_com("fingertip") - env.unwrapped.get_body_com("target")) < 0.02
+
+
+def test_inverse_kinematics_puts_the_fingertip_on_the_target():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        near = rng.uniform(-3, 3, 2)
+        target = fingertip(rng.uniform(-3, 3, 2))
+        angles = reach.inverse_kinematics(target, near)
+        np.testing.assert_allclose(fingertip(angles), target, atol=1e-9)
+        assert abs(angles[0] - near[0]) <= np.pi
+
+
+def test_the_arms_lengths_are_the_simulators(env):
+    env.reset(seed=1)
+    angles, _ = reach.joints(env)
+    np.testing.assert_allclose(env.unwrapped.get_body_com("fingertip")[:2], fingertip(angles), atol=1e-6)
+
+
+def test_joints_say_nothing_of_the_target_and_the_picture_does(env):
+    shown = []
+    for goal in ((0.1, 0.1), (-0.1, 0.05)):
+        env.reset(seed=2)
+        world = env.unwrapped
+        world.set_state(np.array([0.3, -0.2, *goal]), np.zeros(4))
+        shown.append(env.observation(None))
+    np.testing.assert_array_equal(shown[0]["proprio"], shown[1]["proprio"])
+    np.testing.assert_allclose(
+        shown[0]["proprio"], [np.cos(0.3), np.cos(-0.2), np.sin(0.3), np.sin(-0.2), 0, 0], atol=1e-6
+    )
+    assert (shown[0]["frame"] != shown[1]["frame"]).any()
+
+
+def test_the_whole_reach_is_in_the_picture(env):
+    """A red target at the edge of what Reacher draws, 0.2 m from the middle, is seen on each side."""
+    env.reset(seed=2)
+    for goal in ((0.2, 0), (-0.2, 0), (0, 0.2), (0, -0.2)):
+        env.unwrapped.set_state(np.array([0.8, 1.0, *goal]), np.zeros(4))
+        frame = env.observation(None)["frame"].astype(int)
+        red = (frame[..., 0] > 100) & (frame[..., 1] < 80) & (frame[..., 2] < 80)
+        assert red.sum() >= 4, goal
+
+
+def test_a_machine_that_cannot_draw_is_told_what_to_install(monkeypatch):
+    import gymnasium
+
+    def broken(*args, **options):
+        raise AttributeError("'NoneType' object has no attribute 'eglQueryString'")
+
+    monkeypatch.setattr(gymnasium, "make", broken)
+    with pytest.raises(UnavailableError, match="apt-get install libegl1"):
+        reach.make()

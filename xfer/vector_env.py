@@ -1,0 +1,96 @@
+"""Several environments of a task, stepped as one; in processes of their own where that pays.
+
+An episode that ends begins anew in the same step (``AutoresetMode.SAME_STEP``): every step is then a real transition,
+so none has to be masked, and the arrays of a rollout keep their shape. What the ended episode showed last comes in
+``infos["final_obs"]``; a truncated one is bootstrapped from it. (With Gymnasium's default, ``NEXT_STEP``, the step
+after an end ignores its action and has reward 0.)
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import gymnasium
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+
+from xfer.tasks import Task
+
+Vectorize = Literal["auto", "sync", "async"]
+
+
+class MadeAnew(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Make the environment again when it is given a seed: what it went through before must not show.
+
+    ``reset(seed)`` alone does not promise that: a physics engine may keep the order of its contacts, for one. A run
+    that was killed goes on in fresh environments, and must see what it would have seen in the old ones.
+
+    Args:
+        make: Builds the environment.
+    """
+
+    def __init__(self, make: Callable[[], gymnasium.Env[Any, Any]]) -> None:
+        super().__init__(make())
+        self._make, self._used = make, False
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode, in a new environment if there is a seed."""
+        if seed is not None and self._used:
+            self.env.close()
+            self.env = self._make()
+        self._used = True
+        return self.env.reset(seed=seed, options=options)
+
+
+class Maker:
+    """Builds one environment, in this process or in a worker's.
+
+    Args:
+        make: Builds the environment itself.
+    """
+
+    def __init__(self, make: Callable[[], gymnasium.Env[Any, Any]]) -> None:
+        self.make = make
+
+    def __call__(self) -> gymnasium.Env[Any, Any]:
+        """Return the environment."""
+        if multiprocessing.parent_process() is not None:
+            # Ctrl-C reaches the workers too. They end when the process that trains does, without a word of their own.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return MadeAnew(self.make)
+
+
+@contextmanager
+def vector_env(task: Task, environments: int, kind: Vectorize = "auto") -> Iterator[VectorEnv[Any, Any, Any]]:
+    """Yield ``environments`` environments of a task as one.
+
+    Args:
+        task: The task.
+        environments: How many.
+        kind: ``async`` has a process each, with observations in shared memory; ``sync`` steps one after the other here.
+            Both give the same numbers. ``auto``: processes, where there are several environments and cores.
+    """
+    makers = [Maker(task.make) for _ in range(environments)]
+    if kind == "auto":
+        kind = "async" if environments > 1 and (os.cpu_count() or 1) > 1 else "sync"
+    if kind == "sync":
+        envs: VectorEnv[Any, Any, Any] = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
+    else:
+        # Never a fork of this process: its threads (PyTorch's) would not come along, but their locks would.
+        methods = multiprocessing.get_all_start_methods()
+        context = "forkserver" if "forkserver" in methods else "spawn"
+        multiprocessing.get_context(context).set_forkserver_preload(["gymnasium"])
+        envs = AsyncVectorEnv(
+            makers, shared_memory=True, copy=False, context=context, autoreset_mode=AutoresetMode.SAME_STEP
+        )
+    try:
+        yield envs
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that an interrupt came in the middle of a step
+            envs.close()
