@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from export.onnx_graph import add_spec, nodes_in_scope
+from export.onnxruntime_library import onnxruntime
 from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
 
@@ -37,6 +38,8 @@ def quantize_int8(
             Runtime on x86: unsigned activations and signed weights, which its VNNI kernels want.
     """
     import onnx
+
+    onnxruntime()  # before its submodules
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -75,9 +78,7 @@ class CalibrationInputs:
     """Feeds the quantiser with the graph's inputs, step by step (``CalibrationDataReader``'s protocol)."""
 
     def __init__(self, graph: Path, spec: PolicySpec, calibration: Trajectories) -> None:
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+        session = onnxruntime().InferenceSession(str(graph), providers=["CPUExecutionProvider"])
         self._inputs = self._steps(session, spec, calibration)
 
     def get_next(self) -> dict[str, np.ndarray] | None:

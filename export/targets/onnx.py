@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from export.onnxruntime_library import onnxruntime
 from export.target import Exported, ExportRequest, Place, installed_versions
 from xfer.errors import BundleError, UnavailableError
 from xfer.runner import Arrays, Session, Step
@@ -34,11 +35,8 @@ def runnable(place: str) -> str | None:
     """ONNX Runtime with the execution provider of ``place``."""
     if not importlib.util.find_spec("onnxruntime"):
         return "onnxruntime is not installed: pip install 'xfer-policy[onnx]'"
-    if place:
-        import onnxruntime
-
-        if PROVIDERS[place] not in onnxruntime.get_available_providers():
-            return f"onnxruntime has no {PROVIDERS[place]}: pip install 'xfer-policy[onnx-gpu]'"
+    if place and PROVIDERS[place] not in onnxruntime().get_available_providers():
+        return f"onnxruntime has no {PROVIDERS[place]}: pip install 'xfer-policy[onnx-gpu]'"
     return None
 
 
@@ -82,9 +80,8 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
     """Open the graph with exactly one execution provider, and check that it is the one that runs."""
     if (reason := runnable(place.name)) is not None:
         raise UnavailableError(f"onnx: {reason}")
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
+    library = onnxruntime()
+    options = library.SessionOptions()
     options.intra_op_num_threads = place.threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if place.spin else "0")
     options.log_severity_level = 3
@@ -92,7 +89,7 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
     try:
         # Given as bytes, the graph cannot make the library read other files.
         graph = (folder / FILE).read_bytes()
-        session = onnxruntime.InferenceSession(graph, options, providers=[provider])
+        session = library.InferenceSession(graph, options, providers=[provider])
     except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
         raise BundleError(f"{folder / FILE}: ONNX Runtime cannot load it: {error}") from error
     session.disable_fallback()
