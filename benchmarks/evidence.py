@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -34,6 +35,8 @@ class Args(Common):
       xfer evidence
       xfer evidence verdict-simulation
       xfer evidence crosscheck runs/cartpole.bundle --threads 2
+      xfer evidence transfer --output runs/transfer
+      xfer evidence gpu --output runs/gpu
     """
 
     name: tyro.conf.Positional[str] = ""
@@ -45,7 +48,14 @@ class Args(Common):
     threads: int = 0
     """Threads of what is measured. 0: as many as there are usable cores."""
     seed: int = 0
-    """Seed of what is simulated."""
+    """Seed of what is simulated, or trained."""
+    output: Path | None = None
+    """Folder of the runs and of what is drawn, for those that train. Default: runs/evidence/NAME."""
+
+    @property
+    def folder(self) -> Path:
+        """Where those that train keep their runs; an interrupted one goes on there."""
+        return self.output or Path("runs", "evidence", self.name)
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,7 @@ class Evidence:
 
 
 class Source(Protocol):
-    """The names that a module in ``benchmarks/evidences/`` defines."""
+    """The names that a module in ``benchmarks/evidences/`` defines; ``SHOWS_PROGRESS = True`` where it does so itself."""
 
     CLAIM: str
 
@@ -118,7 +128,7 @@ def main(args: Args) -> dict[str, Any]:
         raise UsageError(f"--runs {args.runs} is negative. Leave it out for as many as the claim is about.")
     source = load(args.name)
     start = time.perf_counter()
-    with console.status(args.name):
+    with nullcontext() if getattr(source, "SHOWS_PROGRESS", False) else console.status(args.name):
         found = source.collect(args)
     console.print(Text(source.CLAIM))
     console.print(grid(found.rows))

@@ -1,0 +1,94 @@
+"""What only a GPU can show: a policy is trained on it, becomes TensorRT engines, and acts and is fast there.
+
+One command, for whoever has a GPU: it trains with ``torch.compile`` and bf16 (cartpole by imitation, and a little PPO
+with CUDA graphs), exports, verifies against eager on the CPU, measures, and leaves the usual report.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks import command as bench
+from benchmarks.evidence import Args, Evidence
+from export import command as export
+from export import verify_command as verify
+from xfer import train
+from xfer.errors import UnavailableError
+
+TARGETS = "eager,torchscript,onnx,tensorrt"
+ON_GPU = ("eager-fp32@cuda", "torchscript-fp32@cuda", "onnx-fp32@cuda")
+CLAIM = (
+    "On an NVIDIA GPU, a policy that was trained there with torch.compile and bf16 becomes TensorRT engines that act as"
+    " eager PyTorch does, and the fastest of them is faster than eager on the same GPU."
+)
+PROVEN = ("verified", "provisional")
+
+
+def collect(args: Args) -> Evidence:
+    """Train, export, verify and measure; what was finished before is not done again.
+
+    Raises:
+        UnavailableError: If PyTorch sees no GPU.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UnavailableError("gpu needs an NVIDIA GPU with its driver: PyTorch sees none here.")
+    run, bundle = args.folder / "cartpole", args.folder / "cartpole.bundle"
+    common: dict[str, Any] = {"weights": "none", "device": "cuda", "amp": "bf16", "compile": True, "seed": args.seed}
+    rounds = args.runs or None
+    imitated = train.main(train.Args(task="cartpole", output=run, rounds=rounds, **common))
+    reinforced = train.main(
+        train.Args(
+            task="cartpole",
+            output=args.folder / "ppo",
+            algorithm="ppo",
+            rounds=1,
+            total_frames=8 * 1024,
+            compile_mode="reduce-overhead",
+            **common,
+        )
+    )
+    export.main(export.Args(run=run, targets=TARGETS, output=bundle))
+    verified = verify.main(verify.Args(bundle=bundle))["variants"]
+    names = [row["variant"] for row in verified]
+    on_gpu = verify.main(
+        verify.Args(bundle=bundle, variants=",".join(n for n in ON_GPU if n.partition("@")[0] in names))
+    )
+    variants = ",".join([*names, *(row["variant"] for row in on_gpu["variants"])])
+    report = args.folder / "report"
+    measured = bench.main(bench.Args(bundle=bundle, variants=variants, quick=True, output=report))
+    rows = judge([row for row in measured["variants"] if not row["whole_backbone"]])
+    notes = (
+        f"{torch.cuda.get_device_name()}: imitation {imitated['frames_per_second']:g} frames/s, mean return"
+        f" {imitated['eval_return_mean']:.1f}; PPO {reinforced['frames_per_second']:g} frames/s.",
+        f"Report: {report / 'report.html'}",
+    )
+    return Evidence(tuple(rows), notes)
+
+
+def judge(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Say of each variant whether it is as claimed.
+
+    Args:
+        rows: Of ``xfer bench``.
+
+    Returns:
+        A row each. An engine holds if it is proven; the fastest engine also has to beat eager on the GPU. Others only
+        stand beside them.
+    """
+    p50 = {row["variant"]: row["p50_ms"] for row in rows}
+    engines = [row for row in rows if row["variant"].startswith("tensorrt-")]
+    times = [row["p50_ms"] for row in engines if row["p50_ms"] is not None]
+    eager = p50.get("eager-fp32@cuda")
+    fastest = min(times, default=None)
+    faster = fastest is not None and eager is not None and fastest < eager
+    found = []
+    for row in rows:
+        proven = row["status"] in PROVEN and row["p50_ms"] is not None
+        holds = proven and (faster or row["p50_ms"] != fastest) if row in engines else True
+        figures = {"p50_ms": row["p50_ms"], "speedup": row["speedup"]}
+        found.append({"variant": row["variant"], "status": row["status"], **figures, "holds": holds})
+    if not engines:
+        found.append({"variant": "tensorrt", "status": "missing", "p50_ms": None, "speedup": None, "holds": False})
+    return found
