@@ -136,6 +136,33 @@ def test_a_wrong_variant_name_says_what_was_meant(text, message):
         Variant.parse(text)
 
 
+def test_machine_code_is_loaded_only_where_it_can_run(exported, policy, met):
+    from export.targets import aotinductor
+    from export.targets.aotinductor import Needs
+    from xfer.files import from_json, to_json
+
+    folder, _ = exported(Variant("aotinductor", "fp32"))
+    whole = (folder / aotinductor.NEEDS).read_bytes()
+    here = aotinductor.needs()
+    assert from_json(whole, Needs) == here
+    older = Needs("2.0.0", here.machine, here.capability)
+    (folder / aotinductor.NEEDS).write_bytes(to_json(older))
+    with (
+        pytest.raises(UnavailableError, match=r"built by PyTorch 2\.0\.0, and this is .*Export it there"),
+        aotinductor.load(folder, policy.spec, Place()),
+    ):
+        pass
+    (folder / aotinductor.NEEDS).write_bytes(whole)
+    robot = Needs("2.15.0", "aarch64", "DEFAULT")
+    assert Needs("2.15.0", "x86_64", "AVX2").missing(robot) == "it was built for x86_64, and this is aarch64"
+    narrow, wide = (Needs("2.15.0", "x86_64", name) for name in ("AVX2", "AVX512"))
+    assert narrow.missing(wide) is None
+    assert wide.missing(narrow) == "it was built for AVX512, and this processor has AVX2"
+    two = {"frame": met.observations["frame"][:2]}
+    with aotinductor.load(folder, policy.spec, Place()) as session, pytest.raises(UsageError, match="batch of 2"):
+        session.step(two, {state.name: state.zeros(2) for state in policy.spec.states})
+
+
 def test_a_target_alone_means_all_of_its_precisions():
     assert [str(v) for v in expand("onnx, eager-fp32,onnx-int8")] == ["onnx-fp32", "onnx-int8", "eager-fp32"]
 

@@ -3,42 +3,19 @@
 #include <torch/script.h>
 #include <torch/version.h>
 
-#include <cstring>
 #include <sstream>
 #include <string>
-#include <vector>
 
 #include "backend.hpp"
+#include "torch_tensors.hpp"
 
 namespace xfer::backend {
 namespace {
 
-torch::ScalarType scalar_type(xfer_dtype dtype) {
-  return dtype == XFER_UINT8 ? torch::kUInt8 : dtype == XFER_INT64 ? torch::kInt64 : torch::kFloat32;
-}
-
-struct TensorFact {
-  std::string name;
-  torch::ScalarType type;
-  std::vector<std::int64_t> shape;  // the batch first
-  std::size_t row_bytes;
-};
-
-std::vector<TensorFact> facts(const xfer_tensor *tensors, std::size_t count) {
-  std::vector<TensorFact> result;
-  for (std::size_t i = 0; i < count; ++i) {
-    std::vector<std::int64_t> shape{0};
-    shape.insert(shape.end(), tensors[i].shape, tensors[i].shape + tensors[i].rank);
-    result.push_back({tensors[i].name, scalar_type(tensors[i].dtype), std::move(shape), tensors[i].row_bytes});
-  }
-  return result;
-}
-
 class Session {
  public:
   explicit Session(const xfer_plugin_request &request)
-      : threads_(request.threads), inputs_(facts(request.inputs, request.input_count)),
-        outputs_(facts(request.outputs, request.output_count)), library_("torch " TORCH_VERSION) {
+      : threads_(request.threads), tensors_(request), library_("torch " TORCH_VERSION) {
     const std::string place = request.place;
     if (place == "cuda") {
       if (!torch::hasCUDA()) throw Refusal(XFER_UNAVAILABLE, "PyTorch sees no CUDA GPU.");
@@ -65,29 +42,17 @@ class Session {
     const c10::InferenceMode guard;
     // PyTorch has one setting for all modules of a process.
     if (at::get_num_threads() != threads_) at::set_num_threads(threads_);
-    const auto rows = static_cast<std::int64_t>(batch);
     stack_.clear();
     stack_.emplace_back(module_._ivalue());
-    for (std::size_t i = 0; i < inputs_.size(); ++i) {
-      inputs_[i].shape[0] = rows;
-      stack_.emplace_back(at::from_blob(const_cast<void *>(inputs[i]), inputs_[i].shape, inputs_[i].type).to(device_));
-    }
+    for (torch::Tensor &input : tensors_.inputs(batch, inputs)) stack_.emplace_back(input.to(device_));
     forward_->run(stack_);
     const auto results = stack_.back().toTuple();
-    if (results->elements().size() != outputs_.size()) throw Refusal(XFER_BUNDLE, "policy.pt has other outputs.");
-    for (std::size_t i = 0; i < outputs_.size(); ++i) {
-      outputs_[i].shape[0] = rows;
-      const torch::Tensor result = results->elements()[i].toTensor().contiguous().cpu();
-      if (result.sizes() != c10::IntArrayRef(outputs_[i].shape) || result.scalar_type() != outputs_[i].type) {
-        throw Refusal(XFER_BUNDLE, "policy.pt gives '" + outputs_[i].name + "' of another shape or type.");
-      }
-      std::memcpy(outputs[i], result.data_ptr(), batch * outputs_[i].row_bytes);
-    }
+    tensors_.copy(results->elements(), batch, outputs);
   }
 
  private:
   int threads_;
-  std::vector<TensorFact> inputs_, outputs_;
+  TorchTensors tensors_;
   std::string library_;
   torch::Device device_ = torch::kCPU;
   torch::jit::Module module_;

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 NEEDED = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime")
 VARIANTS = ("onnx-fp32", "torchscript-fp32", "openvino-fp32")
-ALSO = {"cartpole": ("onnx-int8", "tensorrt-fp32")}
-"""Of xfer's own policies only: these targets change the graph in ways that they know of it."""
+ALSO = {"cartpole": ("onnx-int8", "tensorrt-fp32"), "recurrent": ("aotinductor-fp32",)}
+"""int8 and TensorRT of xfer's own policies only, whose graph they know; AOTInductor once: its compiler takes long."""
 SKIPPED = 77
 
 

@@ -1,0 +1,124 @@
+"""AOTInductor: PyTorch's own compiler, ahead of time (https://docs.pytorch.org/docs/stable/torch.compiler_aot_inductor.html).
+
+The package (.pt2) holds machine code for one instruction set and one version of PyTorch; both are checked before it is
+loaded. It is code: open only packages of people whose programs you would run.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from export import torch_library
+from export.target import Exported, ExportRequest, Place
+from export.torch_library import libraries
+from xfer.errors import BundleError, UnavailableError, UsageError
+from xfer.files import from_json, to_json
+from xfer.runner import Session
+from xfer.spec import PolicySpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PRECISIONS = ("fp32",)
+PLACES = ()
+FILE = "policy.pt2"
+NEEDS = "needs.json"
+COMPILERS = ("g++", "clang++", "c++")
+WIDER = {"AVX2": ("AVX2", "AVX512"), "DEFAULT": ("DEFAULT", "AVX2", "AVX512")}
+"""Which processors run code for one of PyTorch's CPU capabilities; another one runs its own only."""
+
+__all__ = ["PLACES", "PRECISIONS", "available", "export", "libraries", "load", "runnable"]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the machine code was made for.
+
+    Attributes:
+        torch: Version of PyTorch, as 2.15.0.
+        machine: Architecture, as x86_64.
+        capability: PyTorch's name of the vector instructions, as AVX512.
+    """
+
+    torch: str
+    machine: str
+    capability: str
+
+    def missing(self, here: Needs) -> str | None:
+        """Return what a machine lacks to run it, or None."""
+        if self.torch != here.torch:
+            return f"it was built by PyTorch {self.torch}, and this is {here.torch}"
+        if self.machine != here.machine:
+            return f"it was built for {self.machine}, and this is {here.machine}"
+        if here.capability not in WIDER.get(self.capability, (self.capability,)):
+            return f"it was built for {self.capability}, and this processor has {here.capability}"
+        return None
+
+
+def available() -> str | None:
+    """PyTorch, and a C++ compiler."""
+    if not any(map(shutil.which, COMPILERS)):
+        return "AOTInductor needs a C++ compiler: install g++ or clang++"
+    return runnable("")
+
+
+def runnable(place: str) -> str | None:
+    """PyTorch; no compiler."""
+    return torch_library.available()
+
+
+def needs() -> Needs:
+    """Return what this machine has."""
+    import torch
+
+    return Needs(torch.__version__.partition("+")[0], platform.machine(), torch.backends.cpu.get_cpu_capability())
+
+
+def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
+    """Compile with constants folded in, for a batch of 1: with a free batch the code is a third slower."""
+    import torch
+    from torch._inductor import aoti_compile_and_package, config
+
+    from export.torch_library import example_inputs
+
+    module = request.policy.deploy(precision)
+    with torch.no_grad(), warnings.catch_warnings(), config.patch(freezing=True):
+        warnings.simplefilter("ignore")  # of the compiler's own deprecations
+        program = torch.export.export(module, example_inputs(request.spec, batch=1))
+        aoti_compile_and_package(program, package_path=str(folder / FILE))
+    (folder / NEEDS).write_bytes(to_json(needs()))
+    return Exported(max_batch=1, notes="machine code of this architecture")
+
+
+@contextmanager
+def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
+    """Load the machine code, where it can run."""
+    if (reason := runnable(place.name)) is not None:
+        raise UnavailableError(f"aotinductor: {reason}")
+    if (reason := from_json((folder / NEEDS).read_bytes(), Needs).missing(needs())) is not None:
+        raise UnavailableError(f"aotinductor: {reason}. Export it there.")
+    from torch._inductor import aoti_load_package
+
+    from xfer.torch_session import TorchSession, set_threads
+
+    set_threads(place.threads)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            module = aoti_load_package(str(folder / FILE))
+        except RuntimeError as error:
+            raise BundleError(f"{folder / FILE}: PyTorch cannot load it: {error}") from error
+
+    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+        if len(inputs[0]) != 1:  # the machine code itself would not notice
+            raise UsageError(f"A batch of {len(inputs[0])} does not fit: aotinductor takes 1.")
+        return tuple(module(*inputs))
+
+    yield TorchSession(run, spec)
