@@ -16,7 +16,7 @@ from xfer.spec import PolicySpec
 if TYPE_CHECKING:
     from openvino import Core, InferRequest, Model
 
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "int8")
 PLACES = ()
 FILE = "policy.xml"
 """The graph; its weights lie beside it in ``policy.bin``."""
@@ -39,21 +39,28 @@ def runnable(place: str) -> str | None:
 
 def libraries() -> dict[str, str]:
     """Versions of the exporter's libraries, where they are installed, and of OpenVINO."""
-    return installed_versions("torch", "torchvision", "onnx", "onnxscript", "openvino")
+    return installed_versions("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "openvino")
 
 
 def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
-    """Write ``policy.xml`` and ``policy.bin``, read from the one ONNX graph."""
+    """Write ``policy.xml`` and ``policy.bin``, read from the one ONNX graph.
+
+    int8 is the same Q/DQ graph as ONNX Runtime's. NNCF's quantiser, on the same observations, left cartpole's scores
+    2.4 times as far from eager's, and was 5 % faster.
+    """
     import openvino
 
     from export.onnx_graph import export_onnx
+    from export.quantize import quantize_int8
 
-    float_graph = folder / "policy.onnx"
-    export_onnx(request.policy.deploy("fp32"), float_graph)
+    graph = folder / "policy.onnx"
+    export_onnx(request.policy.deploy("fp32"), graph)
+    if precision == "int8":
+        quantize_int8(graph, graph, request.spec, request.calibration, symmetric=False)
     # Not ``convert_model``: that one reports its use over the network.
-    model = openvino.Core().read_model(float_graph)
+    model = openvino.Core().read_model(graph)
     openvino.save_model(model, folder / FILE, compress_to_fp16=False)
-    float_graph.unlink()
+    graph.unlink()
     return Exported()
 
 

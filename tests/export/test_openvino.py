@@ -38,6 +38,17 @@ def test_it_runs_with_the_threads_the_device_and_the_precision_that_were_asked_f
             assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
 
 
+def test_int8_runs_the_convolutions_of_the_trunk_in_int8(policy, met, tmp_path):
+    openvino.export(ExportRequest(policy, policy.spec, met, ExportOptions()), tmp_path, "int8")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["policy.bin", "policy.xml"]
+    with openvino.load(tmp_path, policy.spec, Place()) as session:
+        running = session.request(1).get_compiled_model().get_runtime_model().get_ops()
+    facts = [op.get_rt_info() for op in running]
+    layers = [(str(f["layerType"].astype(str)), str(f["runtimePrecision"].astype(str))) for f in facts]
+    convolutions = [precision for kind, precision in layers if kind == "Convolution"]
+    assert sum(precision in ("u8", "i8") for precision in convolutions) >= 4, convolutions  # stem and a stage
+
+
 def test_each_batch_size_is_compiled_once(folder, policy, met):
     with openvino.load(folder, policy.spec, Place()) as session:
         assert session.request(3) is session.request(3)
