@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from typing import TYPE_CHECKING
 
 from export.target import installed_versions
@@ -17,6 +18,12 @@ def available() -> str | None:
     if importlib.util.find_spec("torch") and importlib.util.find_spec("torchvision"):
         return None
     return "PyTorch is not installed: pip install 'xfer-policy[train]'"
+
+
+def no_compiler() -> str | None:
+    """None if there is a C++ compiler, which Inductor needs, else what to install."""
+    found = any(map(shutil.which, ("g++", "clang++", "c++")))
+    return None if found else "Inductor needs a C++ compiler: install g++ or clang++"
 
 
 def on_cuda() -> str | None:

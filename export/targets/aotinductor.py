@@ -7,7 +7,6 @@ loaded. It is code: open only packages of people whose programs you would run.
 from __future__ import annotations
 
 import platform
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +29,6 @@ PRECISIONS = ("fp32",)
 PLACES = ()
 FILE = "policy.pt2"
 NEEDS = "needs.json"
-COMPILERS = ("g++", "clang++", "c++")
 WIDER = {"AVX2": ("AVX2", "AVX512"), "DEFAULT": ("DEFAULT", "AVX2", "AVX512")}
 """Which processors run code for one of PyTorch's CPU capabilities; another one runs its own only."""
 
@@ -64,9 +62,7 @@ class Needs:
 
 def available() -> str | None:
     """PyTorch, and a C++ compiler."""
-    if not any(map(shutil.which, COMPILERS)):
-        return "AOTInductor needs a C++ compiler: install g++ or clang++"
-    return runnable("")
+    return torch_library.available() or torch_library.no_compiler()
 
 
 def runnable(place: str) -> str | None:

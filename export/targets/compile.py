@@ -1,0 +1,62 @@
+"""``torch.compile`` in the process that acts: what one would gain without exporting, at the price of a slow start."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from export import torch_library
+from export.target import Exported, ExportRequest, Place
+from export.torch_library import libraries, on_cuda
+from xfer.errors import UnavailableError
+from xfer.runner import Session
+from xfer.spec import PolicySpec
+
+PRECISIONS = ("fp32",)
+PLACES = ("cuda",)
+
+__all__ = ["PLACES", "PRECISIONS", "available", "export", "libraries", "load", "runnable"]
+
+
+def available() -> str | None:
+    """PyTorch, and a C++ compiler wherever it runs."""
+    return runnable("")
+
+
+def runnable(place: str) -> str | None:
+    """PyTorch, a C++ compiler, and for ``cuda`` a GPU."""
+    missing = torch_library.available() or torch_library.no_compiler()
+    return missing or (on_cuda() if place == "cuda" else None)
+
+
+def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
+    """Write weights and configuration; there is no file of what is compiled."""
+    from xfer.checkpoint import save_policy
+
+    save_policy(request.policy, folder)
+    return Exported()
+
+
+@contextmanager
+def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
+    """Build the module again and compile it for a batch of 1, with constants folded in; other batches on first use."""
+    if (reason := runnable(place.name)) is not None:
+        raise UnavailableError(f"compile: {reason}")
+    import torch
+
+    from xfer.checkpoint import load_policy
+    from xfer.torch_session import TorchSession, set_threads
+
+    set_threads(place.threads)
+    device = place.name or "cpu"
+    # Without freezing, what Inductor makes for a CPU is slower than eager.
+    options: dict[str, Any] = {"freezing": True}
+    module = torch.compile(load_policy(folder).deploy().to(device), dynamic=False, options=options)
+    session = TorchSession(module, spec, device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the compiler's own deprecations
+        session.step({o.name: o.zeros(1) for o in spec.observations}, {s.name: s.zeros(1) for s in spec.states})
+    yield session
