@@ -24,6 +24,7 @@ COMMANDS = {
     "bench": ("benchmarks.command", "measure latency against eager PyTorch, and write a report"),
     "compare": ("benchmarks.compare", "say which variants became faster or slower between two reports"),
     "recommend": ("benchmarks.recommend", "name the fastest variant that is proven not to act worse"),
+    "pack": ("export.pack", "make the smallest bundle that ships one variant"),
     "run": ("export.run", "drive the environment with one variant"),
     "cmake-dir": ("export.cmake_dir", "say where CMake finds the C++ runtime"),
     "doctor": ("export.doctor", "say which targets work here, and what to install"),
