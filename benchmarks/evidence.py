@@ -77,7 +77,7 @@ class Evidence:
 
 
 class Source(Protocol):
-    """The names that a module in ``benchmarks/evidences/`` defines; ``SHOWS_PROGRESS = True`` where it does so itself."""
+    """The names that a module in ``benchmarks/evidences/`` defines, and ``SHOWS_PROGRESS = True`` if it does so."""
 
     CLAIM: str
 
@@ -159,13 +159,14 @@ def grid(rows: Sequence[dict[str, Any]]) -> Table:
     for key in rows[0] if rows else ():
         table.add_column(key.replace("_", " "), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(_cell(value)) for value in row.values()))
+        table.add_row(*(Text(cell(value)) for value in row.values()))
     return table
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
+    """Return a value of a row as text."""
     if isinstance(value, bool):
         return "yes" if value else "NO"
     if isinstance(value, tuple):
-        return f"[{', '.join(_cell(part) for part in value)}]"
+        return f"[{', '.join(cell(part) for part in value)}]"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -13,6 +13,7 @@ from export.target import expand
 from xfer import imitate, tasks
 from xfer.evaluate import native
 from xfer.policy import Policy, PolicyConfig, make_spec
+from xfer.torch_session import set_threads
 from xfer.trajectories import Trajectories
 
 torch.set_num_threads(2)
@@ -76,6 +77,15 @@ def drive(seed: int, steps: int) -> Trajectories:
             observations = env.reset()[0]
     env.close()
     return Trajectories({"frame": np.stack(frames)}, np.array(resets))
+
+
+@pytest.fixture
+def one_thread():
+    """A network this small is no faster with two, and on a machine that does something else much slower."""
+    before = torch.get_num_threads()
+    set_threads(1)
+    yield
+    set_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ Anything with ``reset()`` and ``act()`` can be judged; so it is a ``Runner`` tha
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -35,10 +36,12 @@ CALIBRATION_SEED = 4_000_000
 def episode_returns(task: Task, runner: Runner, seeds: Iterable[int]) -> Iterator[tuple[int, float]]:
     """Run one episode for each seed, as many at once as the runner's batch, and yield (seed, return) as they end.
 
-    The return is the sum of rewards. Rows without an episode left are shown their last observation again.
+    The return is the sum of rewards. Rows without an episode left are shown their last observation again. An episode
+    that goes round in circles (``Task.circles``) ends there, with the return that it has and will have.
     """
     waiting = iter(seeds)
-    rows = [_Row(task.make()) for _ in range(runner.batch)]
+    circles = task.circles and not runner.spec.states
+    rows = [_Row(task.make(), circles) for _ in range(runner.batch)]
     begun = np.array([row.begin(next(waiting, None)) for row in rows])
     try:
         runner.reset()
@@ -79,24 +82,40 @@ def record(task: Task, actor: Runner, seed: int, length: int, stretch: int) -> T
 class _Row:
     """One environment of a batch, and the episode that is running in it."""
 
-    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
-        self.env = env
+    def __init__(self, env: gymnasium.Env[Any, Any], circles: bool) -> None:
+        self.env, self.circles = env, circles
         self.seed: int | None = None
         self.total = 0.0
         self.observations: dict[str, np.ndarray] = {}
+        self.met: set[bytes] = set()  # digests of what this episode has shown
 
     def begin(self, seed: int | None) -> bool:
         """Start the episode of a seed, if there is one."""
         self.seed, self.total = seed, 0.0
         if seed is not None:
             self.observations, _ = self.env.reset(seed=seed)
+            self.met = {self.shown()} if self.circles else set()
         return seed is not None
 
     def step(self, action: np.ndarray) -> bool:
         """Act, and say whether the episode is over."""
         self.observations, reward, terminated, truncated, _ = self.env.step(native(self.env, action))
         self.total += float(reward)
-        return bool(terminated or truncated)
+        return bool(terminated or truncated) or (self.circles and self.circled())
+
+    def circled(self) -> bool:
+        """Whether the episode has shown before what it shows now."""
+        shown = self.shown()
+        known = shown in self.met
+        self.met.add(shown)
+        return known
+
+    def shown(self) -> bytes:
+        """Return a digest of the observations."""
+        digest = hashlib.blake2b(digest_size=16)
+        for array in self.observations.values():
+            digest.update(array.tobytes())
+        return digest.digest()
 
 
 @dataclass(frozen=True, eq=False)

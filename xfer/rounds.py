@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from statistics import fmean
 
@@ -21,6 +22,9 @@ from xfer.tasks import Task
 from xfer.torch_session import runner
 from xfer.vector_env import Vectorize
 
+ROUND_SEED = EVALUATION_SEED + 1000
+"""Seeds from here on judge each round; those before them, the finished policy."""
+
 
 def train(
     folder: RunFolder,
@@ -31,6 +35,7 @@ def train(
     eval_episodes: int,
     console: Console,
     vectorize: Vectorize = "auto",
+    until_success: float | None = None,
 ) -> None:
     """Run the rounds that are not done yet; then judge the best one anew, and record what it meets."""
     if folder.result() is not None:
@@ -46,7 +51,7 @@ def train(
             console=console,
         ) as progress,
     ):
-        run_rounds(folder, learns, policy, task, device, max(1, eval_episodes // 2), Bar(progress))
+        run_rounds(folder, learns, policy, task, device, max(1, eval_episodes // 2), Bar(progress), until_success)
         if distributed.rank() == 0:
             finish(folder, policy, task, device, eval_episodes, Bar(progress))
         distributed.wait()
@@ -60,10 +65,15 @@ def run_rounds(
     device: str,
     eval_episodes: int,
     bar: Bar,
+    until_success: float | None = None,
 ) -> None:
-    """Learn, evaluate, save; until the rounds are done or the policy is as good as the reference."""
+    """Learn, evaluate, save; until the rounds are done or the policy is good enough.
+
+    That is when it is as good as the reference; or, with ``until_success``, when that share of the episodes succeeded
+    in each of the last two rounds.
+    """
     done = folder.rounds()
-    enough = task.reward.reference_return if task.reward else math.inf
+    enough = task.reward.reference_return if task.reward and until_success is None else math.inf
     if done:
         load_weights(policy, folder.weights_file(len(done) - 1))
         learner.restore(folder, len(done))
@@ -72,6 +82,8 @@ def run_rounds(
         for index in range(len(done), learner.rounds):
             if index and folder.rounds()[-1].eval_return >= enough:
                 break  # as good as it gets
+            if until_success is not None and held(folder.rounds(), until_success):
+                break
             start = time.perf_counter()
             title = f"round {index + 1}/{learner.rounds}"
             learned = learner.round(index, bar, title)
@@ -80,13 +92,16 @@ def run_rounds(
                 folder.keep(index, learned.kept)
             distributed.wait()  # until every rank has written what it needs to go on
             if board is not None:
-                first = EVALUATION_SEED + 1000
-                seeds, more = (range(first + n * eval_episodes, first + (n + 1) * eval_episodes) for n in range(2))
+                starts = (ROUND_SEED, ROUND_SEED + eval_episodes)
+                seeds, more = (range(start, start + eval_episodes) for start in starts)
                 returns = judge(policy, task, device, seeds, bar, f"{title} evaluate")
                 if fmean(returns) >= enough:  # which ends training: once may have been luck
                     returns += judge(policy, task, device, more, bar, f"{title} confirm")
                 mean, many = fmean(returns), distributed.size()
-                metrics = RoundMetrics(learned.frames * many, learned.loss, mean, time.perf_counter() - start)
+                seconds, success = time.perf_counter() - start, None
+                if task.success is not None:
+                    success = fmean(value >= task.success for value in returns)
+                metrics = RoundMetrics(learned.frames * many, learned.loss, mean, seconds, success)
                 folder.save_round(policy, metrics, learned.kept, learned.latest)
                 for frames, values in (
                     *learned.curves,
@@ -96,9 +111,14 @@ def run_rounds(
                         board.add_scalar(name, value, frames * many)
                 bar.progress.console.print(
                     f"{title}: {metrics.frames} frames, {rate * many:.0f} frames/s, loss {metrics.loss:.4f},"
-                    f" return {mean:.1f}"
+                    f" return {mean:.4g}" + ("" if success is None else f", success {success:.0%}")
                 )
             distributed.wait()  # until the round is saved
+
+
+def held(rounds: Sequence[RoundMetrics], success: float) -> bool:
+    """Whether this share of the episodes succeeded in each of the last two rounds."""
+    return len(rounds) > 1 and all(r.success is not None and r.success >= success for r in rounds[-2:])
 
 
 def _board(folder: RunFolder, done: list[RoundMetrics]) -> AbstractContextManager[SummaryWriter | None]:

@@ -77,12 +77,14 @@ class RoundMetrics:
         loss: Mean loss of the last epoch.
         eval_return: Mean return of this round's evaluation episodes.
         seconds: How long the round took.
+        success: Share of these episodes that succeeded, where the task says what success is.
     """
 
     frames: int
     loss: float
     eval_return: float
     seconds: float
+    success: float | None = None
 
 
 @dataclass(frozen=True)

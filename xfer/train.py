@@ -171,6 +171,8 @@ class Args(Common):
     """PPO: what rewards are multiplied by before learning."""
     eval_episodes: int = 20
     """Episodes of the last evaluation; each round is judged by half as many."""
+    until_success: float | None = None
+    """End once this share of a round's episodes succeeds in two rounds in a row, instead of at the reference return."""
     amp: Literal["off", "bf16", "fp16"] = "off"
     """Automatic mixed precision; fp16 needs CUDA."""
     compile: bool | None = None
@@ -224,7 +226,7 @@ def main(args: Args) -> dict[str, Any]:
             folder.start(config)
         distributed.wait()  # until it is there
         with folder.held() if distributed.rank() == 0 else nullcontext():
-            train(folder, config, policy, task, device, args.eval_episodes, console, args.vectorize)
+            train(folder, config, policy, task, device, args.eval_episodes, console, args.vectorize, args.until_success)
     result = folder.result()
     assert result is not None
     console.print(
@@ -252,6 +254,8 @@ def check(args: Args) -> None:
         raise UsageError(f"Task {task.name} has no expert to imitate. Use --algorithm ppo, or --demonstrations.")
     if args.demonstrations is not None:
         check_demonstrations(args, task)
+    if args.until_success is not None and task.success is None:
+        raise UsageError(f"Task {task.name} does not say what success is, so --until-success has no meaning.")
     for name, value in vars(args).items():
         option = f"--{name.replace('_', '-')}"
         if type(value) is int and value < 1 and name != "seed":

@@ -106,7 +106,7 @@ def test_crosscheck_runs_the_same_model_in_both_ways(monkeypatch, bundle_path):
     found = crosscheck.collect(Args(name="crosscheck", bundle=bundle_path, runs=1))
     rows = {row["variant"]: row for row in found.rows}
     assert set(rows) == {"onnx-fp32", "onnx-int8"}
-    assert all(0.3 < row["xfer_ms"] / row["tool_ms"] < 3 for row in rows.values())
+    assert all(0.1 < row["xfer_ms"] / row["tool_ms"] < 10 for row in rows.values())
     assert (
         "openvino-fp32 was left out: the bundle has no openvino-fp32: xfer export RUN --targets openvino" in found.notes
     )

@@ -1,4 +1,6 @@
 import math
+import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -159,3 +161,38 @@ def test_the_expert_returns_500_and_random_actions_are_what_the_scale_says(task)
         returns.append(length)
     assert np.mean(returns) == pytest.approx(task.reward.random_return, abs=2.5)
     env.close()
+
+
+class Habits:
+    """A session that does in each frame what it always does there: what it has learned, or else look left and right."""
+
+    def __init__(self, learned):
+        self.learned, self.steps = learned, 0
+
+    def step(self, observations, states):
+        self.steps += 1
+        frames = [frame.tobytes() for frame in observations["frame"]]
+        action = np.array([self.learned.get(frame, zlib.crc32(frame) % 2) for frame in frames])
+        return Step(action, np.zeros((len(frames), 5), np.float32), states)
+
+
+def test_an_episode_in_circles_ends_early_with_the_return_that_it_would_have():
+    pytest.importorskip("minigrid")
+    task = tasks.load("navigation:crossing-n1")
+    env, learned, over = task.make(), {}, False
+    observations, _ = env.reset(seed=1)
+    while not over:
+        frame = observations["frame"].tobytes()
+        learned[frame] = int(task.expert(env).argmax())
+        observations, _, over, _, _ = env.step(learned[frame])
+    env.close()
+    spec = make_spec(task, task.image, "logits")
+    found = []
+    for circles in (True, False):
+        session = Habits(learned)
+        runner = Runner(session, spec, batch=2)
+        found.append((dict(episode_returns(replace(task, circles=circles), runner, range(4))), session.steps))
+    (early, few), (whole, many) = found
+    assert early == whole
+    assert [value > 0 for _, value in sorted(early.items())] == [False, True, False, False]
+    assert few < 60 < 600 < many

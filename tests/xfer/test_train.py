@@ -11,7 +11,8 @@ import torch
 
 from xfer.cli import main
 from xfer.errors import RunError, UsageError
-from xfer.run_folder import RunFolder
+from xfer.rounds import held
+from xfer.run_folder import RoundMetrics, RunFolder
 from xfer.train import DEFAULTS, NETWORK, Args, check, settings
 
 SMALL = [
@@ -181,6 +182,23 @@ def test_a_run_of_ppo_that_is_killed_again_and_again_ends_in_the_same_weights(re
         assert (path / name).read_bytes() == (reinforced / name).read_bytes(), name
 
 
+@pytest.mark.parametrize(
+    ("success", "ends"),
+    [((0.5, 0.9), False), ((0.9, 0.95), True), ((0.9, 0.95, 0.5), False), ((0.95,), False), ((None, None), False)],
+)
+def test_success_counts_where_it_is_held_in_two_rounds(success, ends):
+    assert held([RoundMetrics(100, 0.0, 0.0, 1.0, share) for share in success], 0.9) is ends
+
+
+def test_training_ends_once_success_is_held_and_says_how_much_there_was(one_thread, tmp_path):
+    pytest.importorskip("minigrid")
+    command = ["train", "navigation:empty", *SMALL, "--rounds", "4", "--output", str(tmp_path / "run")]
+    assert main([*command, "--until-success", "0"]) == 0
+    rounds = RunFolder(tmp_path / "run").rounds()
+    assert len(rounds) == 2
+    assert all(r.success == float(r.eval_return > 0.05) for r in rounds)  # of one episode
+
+
 def test_a_run_is_not_continued_by_another_algorithm_or_with_other_settings(uninterrupted, reinforced):
     words = ["tests.xfer.toys:dial", "--weights", "none", "--output"]
     for changes, message in (
@@ -227,6 +245,7 @@ def test_what_is_given_comes_before_what_the_task_brings_and_that_before_the_def
         (Args(task="cartpole", algorithm="ppo", loss="mse"), "--loss is no option of --algorithm ppo"),
         (Args(task="tests.xfer.toys:signs", algorithm="imitation"), "has no expert to imitate. Use --algorithm ppo"),
         (Args(task="cartpole", rounds=0), "--rounds must be at least 1"),
+        (Args(task="cartpole", until_success=0.9), "cartpole does not say what success is"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(args, message):

@@ -49,6 +49,9 @@ class Task:
             in the environment's units.
         defaults: Values of ``xfer train``'s options that suit this task, used where the user gives none.
         success: The return from which on an episode counts as a success, or None where there is no such thing.
+        circles: Whether a policy without memory that sees the same twice in an episode goes round in circles until its
+            time is up, for no reward: nothing is left to chance, observations show the whole state, and only reaching
+            the goal is rewarded. Such an episode need not be run to its end.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Task:
     expert_kind: ExpertKind = "scores"
     defaults: Mapping[str, Any] = field(default_factory=dict)
     success: float | None = None
+    circles: bool = False
 
 
 def families() -> list[str]:

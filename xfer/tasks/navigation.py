@@ -184,6 +184,15 @@ def task(world: str) -> Task:
             "environments": 4,
             "rounds": 8,
             "steps": 150,
+            "ppo": {
+                "tap": "layer1",  # still one cell a tile
+                "train_from": "head",
+                "total_frames": 150_000,
+                "rounds": 30,
+                "update_epochs": 8,
+                "learning_rate": 1e-4,
+            },
         },
         success=0.05,  # reaching the goal returns 0.1 at least, anything else 0
+        circles=True,
     )

@@ -37,15 +37,16 @@ PROPRIO = TensorSpec(
 CAMERA = {"trackbodyid": -1, "distance": 0.54, "elevation": -90.0, "azimuth": 90.0, "lookat": np.zeros(3)}
 """From straight above: the arm's whole reach, 0.21 m, and a little more."""
 
-TORQUE_WEIGHT = 0.1
+TORQUE_WEIGHT = 0.01
 """Weight of the squared torques in the reward. With Gymnasium's own, 1, random torques cost so much that doing nothing
-(-10, where they return -43) looks like 84 % of an expert. So weighted, the distance is what counts."""
+(-12, where they return -44) looks like 80 % of an expert. So weighted, the distance is what counts, and doing nothing
+returns less than random torques do."""
 
 LINKS = (0.1, 0.11)
 """Lengths of the arm's links, the second up to the fingertip, in m (Gymnasium's reacher.xml)."""
 STIFFNESS, DAMPING = 0.8, 0.1
-"""The expert's gains: torque (as a share of the largest) for each rad, and for each rad/s. Of a grid of gains these
-gave the best return: faster costs torque, slower costs distance."""
+"""The expert's gains: torque (as a share of the largest) for each rad, and for each rad/s. Gentle ones: of a grid of
+gains the best returned 0.4 more, for twice the torque."""
 
 
 def make() -> gymnasium.Env:
@@ -129,7 +130,7 @@ TASK = Task(
     observations=(FRAME, PROPRIO),
     action=ActionSpec("continuous", ("shoulder", "elbow"), "200 N m", (-1.0, -1.0), (1.0, 1.0)),
     # Uniform torques, and the expert: 100 episodes each, seeds 0 to 99.
-    reward=RewardScale(random_return=-13.2, reference_return=-1.97),
+    reward=RewardScale(random_return=-10.2, reference_return=-1.64),
     image=ImageConfig(crop=(0, SIDE, 0, SIDE), shrink=2, gray=False, frames=1),
     make=make,
     expert=expert,

@@ -3,7 +3,7 @@ import pytest
 
 pytest.importorskip("Box2D")
 
-from xfer import tasks
+from xfer import tasks, train
 from xfer.tasks import driving
 
 
@@ -33,3 +33,12 @@ def test_a_bend_is_braked_for_and_a_straight_is_not():
     assert driving.allowed_speed(-soon) == driving.allowed_speed(soon)
     around = np.array([3.1, 3.14, -3.1, -3.06, -3.0, -2.96, -2.9, -2.85])  # past pi the direction begins anew
     assert driving.allowed_speed(around) == driving.FASTEST
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_imitation_with_the_tasks_defaults_drives_nearly_as_the_expert_does(tmp_path):
+    trained = train.main(train.Args(task="driving", weights="none", device="cpu", output=tmp_path / "run"))
+    scale = tasks.load("driving").reward
+    assert trained["eval_episodes"] == 20
+    assert (trained["eval_return_mean"] - scale.random_return) / scale.span >= 0.8

@@ -3,7 +3,8 @@ import pytest
 
 pytest.importorskip("minigrid")
 
-from xfer import tasks
+from xfer import tasks, train
+from xfer.run_folder import RunFolder
 from xfer.tasks import navigation
 
 
@@ -85,3 +86,14 @@ def test_a_world_lies_in_the_part_of_the_canvas_that_its_policy_looks_at():
         assert (outside == navigation.WALL_GRAY).all()
         green = (frame[top:bottom, left:right] == (0, 255, 0)).all(axis=2)
         assert green.sum() >= navigation.TILE**2 / 2  # the goal
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_ppo_with_the_tasks_defaults_finds_the_goal_of_the_empty_room_with_each_of_three_seeds(tmp_path):
+    task = tasks.load("navigation:empty")
+    for seed in range(3):
+        folder = tmp_path / f"seed{seed}"
+        train.main(train.Args(task=task.name, algorithm="ppo", weights="none", seed=seed, device="cpu", output=folder))
+        returns = RunFolder(folder).result().returns
+        assert np.mean(np.array(returns) >= task.success) >= 0.9, seed

@@ -1,11 +1,17 @@
+import dataclasses
+
+import gymnasium
 import numpy as np
 import pytest
 
 pytest.importorskip("mujoco")
 
-from xfer import tasks
+from xfer import tasks, train
 from xfer.errors import UnavailableError
+from xfer.evaluate import EVALUATION_SEED, episode_returns
+from xfer.run_folder import RunFolder
 from xfer.tasks import reach
+from xfer.torch_session import runner
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +83,39 @@ def test_the_whole_reach_is_in_the_picture(env):
 
 
 def test_a_machine_that_cannot_draw_is_told_what_to_install(monkeypatch):
-    import gymnasium
-
     def broken(*args, **options):
         raise AttributeError("'NoneType' object has no attribute 'eglQueryString'")
 
     monkeypatch.setattr(gymnasium, "make", broken)
     with pytest.raises(UnavailableError, match="apt-get install libegl1"):
         reach.make()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_imitation_with_the_tasks_defaults_reaches_the_target_and_only_by_seeing_it(tmp_path):
+    task = tasks.load("reach")
+    trained = train.main(train.Args(task="reach", weights="none", device="cpu", output=tmp_path / "run"))
+    assert trained["eval_episodes"] == 20
+    assert normalised(trained["eval_return_mean"]) >= 0.8
+    policy = RunFolder(tmp_path / "run").policy()
+    blind = dataclasses.replace(task, make=lambda: Noise(task.make()))
+    seeds = range(EVALUATION_SEED, EVALUATION_SEED + 20)
+    assert normalised(np.mean([value for _, value in episode_returns(blind, runner(policy), seeds)])) < 0.3
+
+
+def normalised(mean_return):
+    scale = tasks.load("reach").reward
+    return (mean_return - scale.random_return) / scale.span
+
+
+class Noise(gymnasium.ObservationWrapper):
+    """Shows random pixels in the place of the picture, and the joints as they are."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.rng = np.random.default_rng(0)
+
+    def observation(self, observation):
+        frame = observation["frame"]
+        return {**observation, "frame": self.rng.integers(0, 256, frame.shape, frame.dtype)}

@@ -1,0 +1,119 @@
+"""Learning curves: success over frames of experience, with a band over seeds; as a picture and as a page."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+from benchmarks import drawing
+from benchmarks.drawing import ACCENT, BASE, INK, MUTED
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = (ACCENT, BASE)
+"""One a kind of run, as the page has them; ``PRINTED`` are the same where there is no page."""
+PRINTED = ("#0b6bcb", "#7a8594")
+DPI = 160
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How one run learned.
+
+    Attributes:
+        label: What kind of run it was.
+        seed: Its seed.
+        frames: Frames collected until each evaluation, rising.
+        success: Share of the episodes that succeeded in each.
+        seconds: How long the run took.
+    """
+
+    label: str
+    seed: int
+    frames: tuple[int, ...]
+    success: tuple[float, ...]
+    seconds: float
+
+    def reached(self, success: float) -> int | None:
+        """Return the frames after which success was there and stayed in the next evaluation, or None.
+
+        An evaluation before the first frame does not count.
+        """
+        pairs = zip(self.frames, pairwise(self.success), strict=False)
+        return next((frames for frames, both in pairs if frames and min(both) >= success), None)
+
+    def at(self, frames: int) -> float:
+        """Return the success of the last evaluation with no more frames than these."""
+        return [value for had, value in zip(self.frames, self.success, strict=True) if had <= frames][-1]
+
+
+def by_label(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
+    """Return the curves by kind, in the order in which the kinds come."""
+    return {
+        label: [curve for curve in curves if curve.label == label] for label in dict.fromkeys(c.label for c in curves)
+    }
+
+
+def plot(curves: Sequence[Curve], threshold: float, colours: Sequence[str] = COLOURS) -> Figure:
+    """Draw the median over seeds of each kind, and a band from the worst to the best.
+
+    A run that had ended by then counts with its last evaluation.
+
+    Args:
+        curves: The runs, of two kinds at most; each begins at or before the first frames of its kind's others.
+        threshold: What was to be reached.
+        colours: One a kind.
+    """
+    figure, axes = drawing.area(3.0)
+    axes.axhline(100 * threshold, color=MUTED, linewidth=1, linestyle="dashed")
+    for (label, runs), colour in zip(by_label(curves).items(), colours, strict=False):
+        across = sorted({frames for run in runs for frames in run.frames})
+        values = [[100 * run.at(frames) for run in runs] for frames in across]
+        axes.fill_between(across, list(map(min, values)), list(map(max, values)), color=colour, alpha=0.22, linewidth=0)
+        axes.plot(across, list(map(median, values)), "o-", color=colour, markersize=3, linewidth=1.8, label=label)
+    axes.legend(loc="lower right", frameon=False, labelcolor=INK)
+    axes.set_ylim(0, 103)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("frames of the target task", color=MUTED)
+    axes.set_ylabel("episodes that succeed, %", color=MUTED)
+    return figure
+
+
+def png(curves: Sequence[Curve], threshold: float) -> bytes:
+    """Return the drawing as a PNG on white."""
+    buffer = io.BytesIO()
+    plot(curves, threshold, PRINTED).savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def html(curves: Sequence[Curve], threshold: float, heading: str, row: Mapping[str, str], notes: Sequence[str]) -> str:
+    """Return a page with the drawing, the figures and every run's evaluations; it asks the network for nothing.
+
+    Args:
+        curves: The runs.
+        threshold: What was to be reached.
+        heading: What is claimed.
+        row: Figures by name.
+        notes: What else a reader should know.
+    """
+    import jinja2
+    from markupsafe import Markup
+
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
+    said = "; ".join(
+        f"{label} {100 * median(run.success[-1] for run in runs):.0f} % at the end"
+        for label, runs in by_label(curves).items()
+    )
+    svg = drawing.svg(plot(curves, threshold), "learning", f"Success over frames: {said}")
+    page: str = environment.get_template("learning_curves.html.j2").render(
+        heading=heading, row=row, notes=notes, curves=curves, drawn=Markup(svg)
+    )
+    return page
