@@ -58,6 +58,10 @@ class Args(Common):
         return self.output or Path("runs", "evidence", self.name)
 
 
+MANY = 7
+"""Columns that a terminal has room for."""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What was found.
@@ -150,16 +154,22 @@ def main(args: Args) -> dict[str, Any]:
 
 
 def grid(rows: Sequence[dict[str, Any]]) -> Table:
-    """Return rows as a table; its columns are their keys."""
+    """Return rows as a table; its columns are their keys, or the rows themselves where the keys are many."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, show_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-    for key in rows[0] if rows else ():
-        table.add_column(key.replace("_", " "), overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell(value)) for value in row.values()))
+    names = [key.replace("_", " ") for key in (rows[0] if rows else ())]
+    lines = [[Text(cell(value)) for value in row.values()] for row in rows]
+    if len(names) > MANY:
+        lines = [[Text(name, "bold"), *values] for name, *values in zip(names, *lines, strict=True)]
+        names = [""] * len(lines[0])
+        table.show_header = False
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for line in lines:
+        table.add_row(*line)
     return table
 
 

@@ -142,3 +142,14 @@ def test_crosscheck_against_openvino_s_own_tool(monkeypatch, policy, met, golden
 def test_one_case_that_fails_fails_the_claim():
     assert Evidence(({"holds": True}, {"holds": True})).holds
     assert not Evidence(({"holds": True}, {"holds": False})).holds
+
+
+def test_a_case_with_many_figures_is_a_column_that_fits_a_terminal():
+    from rich.console import Console
+
+    console = Console(width=60, record=True)
+    console.print(evidence.grid([{f"figure {n}": 1.5 * n for n in range(12)}, {f"figure {n}": n for n in range(12)}]))
+    console.print(evidence.grid([{"case": "a", "holds": False}]))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert ["figure", "11", "16.5", "11"] in lines
+    assert ["a", "NO"] in lines
