@@ -226,7 +226,7 @@ def test_features_that_would_not_fit_into_memory_are_refused_before_anything_is_
 
 def test_every_option_without_a_value_of_its_own_has_a_default():
     unset = {name for name, value in vars(Args(task="cartpole")).items() if value is None}
-    unset -= {"output", "compile", "demonstrations"}
+    unset -= {"output", "compile", "demonstrations", "until_success"}
     assert unset == NETWORK.keys() | DEFAULTS["imitation"].keys() | DEFAULTS["ppo"].keys()
 
 
