@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import drawing
 from benchmarks.drawing import ACCENT, BASE, INK, MUTED
+from xfer.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,6 +21,7 @@ COLOURS = (ACCENT, BASE)
 """One a kind of run, as the page has them; ``PRINTED`` are the same where there is no page."""
 PRINTED = ("#0b6bcb", "#7a8594")
 DPI = 160
+PICTURE, PAGE = "learning-curves.png", "learning-curves.html"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,40 @@ class Curve:
         return [value for had, value in zip(self.frames, self.success, strict=True) if had <= frames][-1]
 
 
+def learn(path: Path, label: str, **options: Any) -> Curve:
+    """Do what ``xfer train`` does, or the rest of it, and return how it went."""
+    from rich.console import Console
+
+    from xfer import train
+    from xfer.run_folder import RunFolder
+
+    Console().print(f"[bold]{label}[/] ({path})")
+    train.main(train.Args(output=path, **options))
+    run = RunFolder(path)
+    done, result = run.rounds(), run.result()
+    assert result is not None
+    success = tuple(one.success for one in done if one.success is not None)
+    return Curve(label, options["seed"], tuple(one.frames for one in done), success, result.seconds)
+
+
+def write(
+    folder: Path,
+    curves: Sequence[Curve],
+    threshold: float,
+    heading: str,
+    row: Mapping[str, str],
+    notes: Sequence[str],
+) -> None:
+    """Write picture and page; see ``html``."""
+    write_atomically(folder / PICTURE, png(curves, threshold))
+    write_atomically(folder / PAGE, html(curves, threshold, heading, row, notes).encode())
+
+
+def where(folder: Path) -> str:
+    """Return the note that says where they are."""
+    return f"Curves: {folder / PICTURE}, {folder / PAGE}"
+
+
 def by_label(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
     """Return the curves by kind, in the order in which the kinds come."""
     return {
@@ -80,7 +116,7 @@ def plot(curves: Sequence[Curve], threshold: float, colours: Sequence[str] = COL
     axes.legend(loc="lower right", frameon=False, labelcolor=INK)
     axes.set_ylim(0, 103)
     axes.set_xlim(left=0)
-    axes.set_xlabel("frames of the target task", color=MUTED)
+    axes.set_xlabel("frames of this task", color=MUTED)
     axes.set_ylabel("episodes that succeed, %", color=MUTED)
     return figure
 

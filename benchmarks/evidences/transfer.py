@@ -18,12 +18,10 @@ from benchmarks import learning_curves
 from benchmarks.evidence import Args, Evidence, cell
 from benchmarks.learning_curves import Curve
 from xfer.errors import UsageError
-from xfer.files import write_atomically
 
 SHOWS_PROGRESS = True
 SUCCESS, SEEDS, TUNING_SEED = 0.9, 3, 100
 WANTED, BUDGET_RATIO = 2.0, 3
-PICTURE, PAGE = "learning-curves.png", "learning-curves.html"
 
 
 @dataclass(frozen=True)
@@ -115,11 +113,10 @@ def compare(protocol: Protocol, folder: Path, first_seed: int, seeds: int) -> Ev
         f" {first_seed + TUNING_SEED} for {protocol.tuning_rounds} rounds; success in the last two:"
         f" {'; '.join(f'{describe(one)} {fmean(curve.success[-2:]):.0%}' for one, curve in tried.items())}.",
         f"Transfer: all layers, learning rate {protocol.learning_rate:g}. Its source is no part of its frames.",
-        f"Curves: {folder / PICTURE}, {folder / PAGE}",
+        learning_curves.where(folder),
     )
     curves, shown = [*transfers, *scratches], {key.replace("_", " "): cell(value) for key, value in row.items()}
-    write_atomically(folder / PICTURE, learning_curves.png(curves, SUCCESS))
-    write_atomically(folder / PAGE, learning_curves.html(curves, SUCCESS, CLAIM, shown, notes).encode())
+    learning_curves.write(folder, curves, SUCCESS, CLAIM, shown, notes)
     return Evidence((row,), notes)
 
 
@@ -150,7 +147,7 @@ def learn_simpler(protocol: Protocol, folder: Path, seed: int) -> tuple[str, Cur
     weights, frames, seconds = "none", 0, 0.0
     for world in protocol.simpler:
         path = folder / f"source-{seed}-{world.partition(':')[2]}"
-        run = learn(
+        run = learning_curves.learn(
             path,
             f"source {seed}, {world}",
             task=world,
@@ -170,7 +167,7 @@ def learn_target(
 ) -> Curve:
     """Train in the target until success is held; the curve begins with an evaluation before any frame."""
     before = success_before(protocol, weights)
-    run = learn(
+    run = learning_curves.learn(
         path,
         label,
         task=protocol.target,
@@ -184,22 +181,6 @@ def learn_target(
         **options,
     )
     return replace(run, frames=(0, *run.frames), success=(before, *run.success))
-
-
-def learn(path: Path, label: str, **options: Any) -> Curve:
-    """Do what ``xfer train`` does, or the rest of it, and return how it went."""
-    from rich.console import Console
-
-    from xfer import train
-    from xfer.run_folder import RunFolder
-
-    Console().print(f"[bold]{label}[/] ({path})")
-    train.main(train.Args(output=path, **options))
-    run = RunFolder(path)
-    done, result = run.rounds(), run.result()
-    assert result is not None
-    success = tuple(one.success for one in done if one.success is not None)
-    return Curve(label, options["seed"], tuple(one.frames for one in done), success, result.seconds)
 
 
 def success_before(protocol: Protocol, weights: str) -> float:

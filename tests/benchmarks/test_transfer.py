@@ -127,8 +127,8 @@ def test_a_small_comparison_from_end_to_end(one_thread, tmp_path, capsys):
     assert RunFolder(tmp_path / "transfer-0").config().weights == str(tmp_path / "source-0-empty")
     assert RunFolder(tmp_path / "scratch-0").config().imitation.train_from == "head"
     assert "random trunk frozen" in " ".join(found.notes)
-    assert (tmp_path / transfer.PICTURE).read_bytes().startswith(b"\x89PNG")
-    page = (tmp_path / transfer.PAGE).read_text()
+    assert (tmp_path / learning_curves.PICTURE).read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / learning_curves.PAGE).read_text()
     assert "<svg" in page
     assert "from scratch, seed 0" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
