@@ -134,7 +134,8 @@ def copy_bundle(host: Host, bundle: Bundle) -> None:
         LostError: If it cannot be copied.
     """
     apart = (f"--exclude=/{records.RECORDS}/", "--exclude=/.*")
-    host.rsync("--delete", *apart, f"{bundle.path.resolve()}/", f"{host.name}:{remote_folder(bundle)}/")
+    # By content: rsync's quick look would miss a manifest of the same size that was written within the same second.
+    host.rsync("--checksum", "--delete", *apart, f"{bundle.path.resolve()}/", f"{host.name}:{remote_folder(bundle)}/")
 
 
 class Watch:

@@ -21,6 +21,7 @@ from xfer.run_folder import RunConfig, RunFolder, RunResult
 from xfer.torch_session import runner
 
 minari = pytest.importorskip("minari")
+SIGNS = "tests.xfer.toys:signs"
 
 
 @pytest.fixture(autouse=True)
@@ -112,7 +113,7 @@ def test_frames_are_compressed(datasets):
 
 
 def trained_run(path, finished=True):
-    task = tasks.load("tests.xfer.toys:signs")
+    task = tasks.load(SIGNS)
     torch.manual_seed(0)
     policy = Policy(PolicyConfig("resnet18", "stem", "flatten", 8, task.image), make_spec(task, task.image, "values"))
     folder = RunFolder(path)
@@ -123,9 +124,15 @@ def trained_run(path, finished=True):
     return policy.eval()
 
 
-def test_a_runs_policy_is_recorded(tmp_path):
+@pytest.fixture
+def nothing_trusted(monkeypatch):
+    monkeypatch.setenv(tasks.TRUSTED, "")
+
+
+def test_a_runs_policy_is_recorded(tmp_path, nothing_trusted):
     policy = runner(trained_run(tmp_path / "run"))
-    result = record.main(record.Args(source=str(tmp_path / "run"), output="signs/policy-v0", episodes=3, seed=9))
+    source = str(tmp_path / "run")
+    result = record.main(record.Args(source=source, output="signs/policy-v0", episodes=3, seed=9, task=SIGNS))
     dataset = minari.load_dataset("signs/policy-v0")
     assert result["return_mean"] == pytest.approx(np.mean([episode.rewards.sum() for episode in dataset]))
     assert len({action for episode in dataset for action in episode.actions}) == 2
@@ -156,13 +163,13 @@ def test_a_folder_that_cannot_be_made_is_refused_in_one_line(tmp_path):
 
 def test_a_task_without_an_expert_asks_for_a_run():
     with pytest.raises(UsageError, match=r"has no expert\. Give the folder of a run"):
-        record.main(record.Args(source="tests.xfer.toys:signs", output="signs-v0"))
+        record.main(record.Args(source=SIGNS, output="signs-v0"))
 
 
-def test_an_unfinished_run_is_refused(tmp_path):
+def test_an_unfinished_run_is_refused(tmp_path, nothing_trusted):
     trained_run(tmp_path / "run", finished=False)
     with pytest.raises(RunError, match="not finished"):
-        record.main(record.Args(source=str(tmp_path / "run"), output="signs-v0"))
+        record.main(record.Args(source=str(tmp_path / "run"), output="signs-v0", task=SIGNS))
 
 
 def command(*words):
