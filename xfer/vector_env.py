@@ -11,7 +11,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -90,7 +89,24 @@ def vector_env(task: Task, environments: int, kind: Vectorize = "auto") -> Itera
         )
     try:
         yield envs
-    finally:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that an interrupt came in the middle of a step
-            envs.close()
+    except BaseException:
+        _end(envs)
+        raise
+    else:
+        envs.close()
+
+
+def _end(envs: VectorEnv[Any, Any, Any]) -> None:
+    """End environments in the middle of whatever they are at.
+
+    An interrupt may have cut a message from a process in two, and whoever closes politely then waits for the rest. By
+    SIGKILL, because SDL, which draws for environments, makes SIGTERM an event that nobody reads here.
+    """
+    if not isinstance(envs, AsyncVectorEnv):
+        envs.close()
+        return
+    for process in envs.processes:
+        process.kill()
+    for process in envs.processes:
+        process.join()
+    envs.closed = True

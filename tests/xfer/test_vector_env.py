@@ -3,6 +3,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,28 @@ def test_a_seed_makes_the_environment_anew_and_closes_the_old_one():
     env.reset(seed=0)
     assert closed == [2]
     assert env.unwrapped.episode == 1
+
+
+class Stuck(toys.Script):
+    def step(self, action):
+        time.sleep(600)
+
+
+def interrupted(processes):
+    with vector_env(replace(toys.signs(), make=Stuck), 2, "async") as envs:
+        processes += envs.processes
+        envs.reset(seed=[0, 1])
+        envs.step_async([0, 1])
+        raise KeyboardInterrupt
+
+
+def test_an_error_does_not_wait_for_environments_that_do_not_answer():
+    start, processes = time.monotonic(), []
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(processes)
+    assert len(processes) == 2
+    assert not any(process.is_alive() for process in processes)
+    assert time.monotonic() - start < 60
 
 
 ENDLESS = """
