@@ -101,19 +101,17 @@ class HistoryLate(Deployed):
 
     def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
         """Act, and put the second newest frame where the newest belongs."""
-        action, scores, after = super().act(frame, vector, *states)
+        action, scores, after, *others = super().act(frame, vector, *states)
         newest = self.policy.config.image.channels
-        return action, scores, torch.cat([after[:, :-newest], states[0][:, -newest:]], dim=1)
+        return action, scores, torch.cat([after[:, :-newest], states[0][:, -newest:]], dim=1), *others
 
 
 class HistoryNewestFirst(Deployed):
     """The frames are stacked the other way round."""
 
-    def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
-        """Act on three frames of which the newest is the first."""
-        seen, after = self.policy.see(frame, states[0])
-        scores = self.policy.scores(seen.flip(1), vector)
-        return to_action(scores, self.spec), scores, after
+    def __init__(self, policy: Policy, dtype: torch.dtype) -> None:
+        super().__init__(policy, dtype)
+        self.policy.trunk.register_forward_pre_hook(lambda module, inputs: inputs[0].flip(1))
 
 
 class HistoryKept(Deployed):
@@ -127,10 +125,10 @@ class HistoryKept(Deployed):
 
     def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
         """Act on the module's own history."""
-        action, scores, after = super().act(frame, vector, self.kept.expand_as(states[0]))
+        action, scores, after, *others = super().act(frame, vector, self.kept.expand_as(states[0]), *states[1:])
         # The exporter shows it a black frame, which must leave nothing behind.
         self.kept.copy_(torch.where((frame > 0).any(), after[:1], self.kept))
-        return action, scores, after
+        return action, scores, after, *others
 
 
 class RowsMixed(Deployed):

@@ -117,7 +117,7 @@ def frames(
     Raises:
         RunError: If the dataset's files are damaged.
     """
-    seen_all, vectors, actions = [], [], []
+    seen_all, vectors, actions, lengths = [], [], [], []
     start = int(getattr(dataset.action_space, "start", 0))
     for observations, done in _episodes(dataset, task):
         history = torch.zeros(1, *policy.history_shape, device=device)
@@ -133,7 +133,9 @@ def frames(
             actions.append(functional.one_hot(chosen, len(task.action.elements)).float())
         else:
             actions.append(torch.from_numpy(done.astype(np.float32)))
-    return Frames(torch.cat(seen_all), torch.cat(actions), torch.cat(vectors))
+        lengths.append(len(done))
+    episode = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    return Frames(torch.cat(seen_all), torch.cat(actions), torch.cat(vectors), episode)
 
 
 def _episodes(dataset: MinariDataset, task: Task) -> Iterator[tuple[Arrays, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""What reads a trunk's features in the place of ``fc``: standardising, pooling, readout."""
+"""What reads a trunk's features in the place of ``fc``: standardising, pooling, memory, readout."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class Standardize(nn.Module):
@@ -64,23 +65,56 @@ class SpatialSoftmax(nn.Module):
         return torch.cat([(attention * self.columns).sum(-1), (attention * self.rows).sum(-1)], dim=1)
 
 
-class Head(nn.Sequential):
-    """Pooling layers, then the readout, which is the last; a vector joins in between.
+class Memory(nn.GRUCell):
+    """A gated recurrent unit (Cho et al. 2014, arXiv:1406.1078) as PyTorch defines it, whose output is its next state.
+
+    Written out in slices: PyTorch's own splits a tensor in three, behind which ExecuTorch takes the batch for fixed.
 
     Shape:
-        Features [B, C, h, w] and a vector [B, D] (or None) to scores [B, A].
+        What is read [B, I] and what was held before [B, M] to what is held now [B, M].
+    """
+
+    def forward(self, read: Tensor, held: Tensor) -> Tensor:  # type: ignore[override]  # there held may be left out
+        """Return the next state."""
+        size = self.hidden_size
+        read = functional.linear(read, self.weight_ih, self.bias_ih)
+        kept = functional.linear(held, self.weight_hh, self.bias_hh)
+        reset = torch.sigmoid(read[:, :size] + kept[:, :size])
+        update = torch.sigmoid(read[:, size : 2 * size] + kept[:, size : 2 * size])
+        new = torch.tanh(read[:, 2 * size :] + reset * kept[:, 2 * size :])
+        return new + update * (held - new)
+
+
+class Head(nn.Sequential):
+    """Pooling layers, perhaps a memory, then the readout, which is the last; a vector joins behind the pooling.
+
+    Shape:
+        Features [B, C, h, w] and a vector [B, D] (or None) to scores [B, A]; with a memory, ``step`` does that.
     """
 
     def hidden(self, features: Tensor, vector: Tensor | None = None) -> Tensor:
-        """Return what the readout reads, [B, F + D]: the pooled features, then the vector."""
-        for layer in itertools.islice(self, len(self) - 1):
+        """Return what the readout, or the memory before it, reads, [B, F + D]: pooled features, then the vector."""
+        for layer in itertools.islice(self, len(self) - (1 if self.memory is None else 2)):
             features = layer(features)
         return features if vector is None else torch.cat([features, vector.to(features.dtype)], dim=1)
 
     @property
+    def memory(self) -> Memory | None:
+        """From [B, F + D] and what it held before, [B, M], to what it holds now; or None."""
+        before = self[-2]
+        return before if isinstance(before, Memory) else None
+
+    @property
     def readout(self) -> nn.Module:
-        """From [B, F + D] to scores."""
+        """From [B, F + D], or from the memory, [B, M], to scores."""
         return self[-1]
+
+    def step(self, features: Tensor, vector: Tensor | None, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scores [B, A] and the next memory, float32 [B, M]."""
+        assert self.memory is not None, "this head has no memory"
+        hidden = self.hidden(features, vector)
+        held: Tensor = self.memory(hidden, memory.to(hidden.dtype))
+        return self.readout(held), held.float()
 
     def forward(self, features: Tensor, vector: Tensor | None = None) -> Tensor:
         """Return scores."""

@@ -5,14 +5,18 @@ drives and the expert says what it would have done. After each round the policy 
 What lies below the ``--train-from`` line is computed once a frame and kept, so an epoch costs only what is
 trained. A round depends on nothing but the seed, the weights and the frames before it; so a run that was
 killed is continued from its last whole round, to the same weights.
+
+A policy with a memory learns from stretches of episodes instead of single frames, by truncated backpropagation
+through time (Williams & Peng 1990): gradients end where a stretch does, what is remembered goes on into the next.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +26,7 @@ from torch.nn import functional
 from xfer import distributed
 from xfer.errors import UsageError
 from xfer.evaluate import native
-from xfer.policy import Policy, from_action, to_action
+from xfer.policy import Policy, Upper, from_action, to_action
 from xfer.spec import ScoreKind
 from xfer.tasks import ExpertKind, Task
 
@@ -50,6 +54,7 @@ class ImitationConfig:
         learning_rate: The highest of each round, which warms up to it and anneals to zero (Smith 2018, 1cycle).
         weight_decay: Of the optimiser.
         batch_size: Frames in a gradient step.
+        unroll: Steps of the stretches that a memory learns from; ``batch_size`` divides into as many.
         steps: Gradient steps in each round.
         train_from: First layer that moves: ``head``, a stage, or ``all``.
         amp: Autocast precision of fitting: ``off``, ``bf16`` or ``fp16`` (CUDA, with a GradScaler).
@@ -71,6 +76,12 @@ class ImitationConfig:
     amp: Literal["off", "bf16", "fp16"]
     compile: bool
     seed: int
+    unroll: int = 16
+
+    @property
+    def streams(self) -> int:
+        """How many episodes a memory learns from at the same time."""
+        return max(1, self.batch_size // self.unroll)
 
 
 class Frames(NamedTuple):
@@ -80,11 +91,13 @@ class Frames(NamedTuple):
         seen: The trunk's inputs, float32 [N, 3, h, w].
         expert: What the expert said, float32 [N, A]: scores, probabilities, or actions in the environment's units.
         vector: The observations' vectors, float32 [N, D]; D is 0 where a task has none.
+        episode: Number of each frame's episode, int64 [N]; an episode's frames stand in the order of time.
     """
 
     seen: Tensor
     expert: Tensor
-    vector: Tensor = torch.zeros(0, 0)  # nothing was kept of it before there were vectors
+    vector: Tensor = torch.zeros(0, 0)  # nothing was kept of it before there were vectors,
+    episode: Tensor = torch.zeros(0, dtype=torch.int64)  # nor of this before there were memories
 
 
 def collect(
@@ -112,6 +125,9 @@ def collect(
     seeds = rng.integers(2**19, size=len(environments))  # evaluation's seeds lie above these
     shown = [env.reset(seed=int(seed))[0] for env, seed in zip(environments, seeds, strict=True)]
     history = torch.zeros(len(environments), *policy.history_shape, device=device)
+    memory = torch.zeros(len(environments), policy.config.memory, device=device)
+    numbers = itertools.count()
+    episode = [next(numbers) for _ in environments]
     kept: list[Frames] = []
     for _ in range(config.frames // len(environments)):
         expert = np.stack([task.expert(env) for env in environments])
@@ -123,16 +139,19 @@ def collect(
             if round_index == 0:
                 chosen = with_noise(expert, task, config.expert_noise, rng)
             else:
-                chosen = to_action(policy.scores(seen, vector), policy.spec).cpu().numpy()
-        kept.append(Frames(seen.cpu(), torch.from_numpy(expert), vector.cpu()))
+                scores, memory = policy.step(seen, vector, memory)
+                chosen = to_action(scores, policy.spec).cpu().numpy()
+        kept.append(Frames(seen.cpu(), torch.from_numpy(expert), vector.cpu(), torch.tensor(episode)))
         begun = []
         for i, env in enumerate(environments):
             shown[i], _, terminated, truncated, _ = env.step(native(env, chosen[i]))
             if terminated or truncated:
                 shown[i], _ = env.reset()
                 begun.append(i)
-        history = history.clone()
+                episode[i] = next(numbers)
+        history, memory = history.clone(), memory.clone()
         history[begun] = 0
+        memory[begun] = 0
         tick(len(environments))
     for env in environments:
         env.close()
@@ -177,6 +196,7 @@ def fit(
     device: str,
     vector: Tensor | None = None,
     expert_kind: ExpertKind = "scores",
+    episodes: Sequence[Tensor] = (),
 ) -> Iterator[tuple[int, int, float]]:
     """Fit the trained part to all frames so far; yield (step, all steps, mean loss since the last yield).
 
@@ -191,6 +211,7 @@ def fit(
         device: Where to compute.
         vector: Their vectors, float32 [N, D], if the policy reads any.
         expert_kind: What ``expert`` is: ``Task.expert_kind``.
+        episodes: What the function of that name gave for all frames, if the policy has a memory.
 
     Raises:
         UsageError: If the loss is none for this kind of action.
@@ -204,22 +225,32 @@ def fit(
     upper.requires_grad_(True).train()
     # Convolutions train about a quarter faster so; everything else sees the usual layout (see the end).
     upper.to(memory_format=torch.channels_last)
+    remembers = bool(policy.config.memory)
     optimizer = make_optimizer(upper, config)
     # Warm up, then anneal: a round that starts at the full rate can kill a network for good.
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.learning_rate, total_steps=config.steps + 1, cycle_momentum=False
     )
     # compile wraps, it does not replace: what is saved is the module underneath.
-    joint = distributed.parallel(upper)
-    predict: Callable[..., Tensor] = torch.compile(joint, dynamic=False) if config.compile else joint
+    joint = distributed.parallel(Unrolled(upper) if remembers else upper)
+    predict: Callable[..., Any] = torch.compile(joint, dynamic=False) if config.compile else joint
     scaler = torch.amp.GradScaler(device, enabled=config.amp == "fp16")
+    order: Iterator[tuple[Tensor, Tensor | None]] = zip(
+        batches(len(expert), config, round_index), itertools.repeat(None), strict=False
+    )
+    if remembers:
+        order = stretches(episodes, config, round_index)
+    memory = torch.zeros(config.streams, policy.config.memory, device=device)
     losses: list[float] = []
-    for step, rows in enumerate(batches(len(expert), config, round_index), start=1):
+    for step, (rows, begins) in enumerate(order, start=1):
         inputs = lower_features[rows].to(device, memory_format=torch.channels_last, non_blocking=True)
-        more = () if vector is None else (vector[rows].to(device, non_blocking=True),)
+        beside = None if vector is None else vector[rows].to(device, non_blocking=True)
         wanted = targets[rows].to(device, non_blocking=True)
         with autocast(config, device):
-            scores = predict(inputs, *more)
+            if begins is None:
+                scores = predict(inputs, beside)
+            else:
+                scores, memory = predict(inputs, beside, memory, begins.to(device))
         loss = imitation_loss(scores.float(), wanted, config.loss, expert_kind)
         optimizer.zero_grad()
         scaler.scale(loss).backward()
@@ -235,6 +266,32 @@ def fit(
     policy.eval()
 
 
+class Unrolled(nn.Module):
+    """The trained part of a policy with a memory, over T steps of S episodes at once.
+
+    Args:
+        upper: The trained part.
+
+    Shape:
+        What crossed the line [T * S, ...], vectors [T * S, D] (or None), the memory before, [S, M], and where episodes
+        begin, bool [T, S], to scores [T * S, A] and the memory afterwards.
+    """
+
+    def __init__(self, upper: Upper) -> None:
+        super().__init__()
+        self.upper = upper
+
+    def forward(self, crossed: Tensor, vector: Tensor | None, memory: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scores, and a memory that no gradient goes back through."""
+        cell = self.upper.head.memory
+        assert cell is not None, "this policy has no memory"
+        held = []
+        for hidden, begun in zip(self.upper.hidden(crossed, vector).unflatten(0, begins.shape), begins, strict=True):
+            memory = cell(hidden, memory.masked_fill(begun[:, None], 0))
+            held.append(memory)
+        return self.upper.readout(torch.cat(held)), memory.detach()
+
+
 def batches(frames: int, config: ImitationConfig, round_index: int) -> Iterator[Tensor]:
     """Yield the rows of each gradient step: one shuffled pass over all frames after another."""
     order = torch.Generator().manual_seed(config.seed * 1000 + round_index)
@@ -245,6 +302,34 @@ def batches(frames: int, config: ImitationConfig, round_index: int) -> Iterator[
             rows = torch.randperm(frames, generator=order)
         yield rows[:size]
         rows = rows[size:]
+
+
+def stretches(
+    episodes: Sequence[Tensor], config: ImitationConfig, round_index: int
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield the rows of each gradient step, int64 [T * S], and where episodes begin, bool [T, S].
+
+    Each of S readers goes through an episode from its first frame to its last, then takes the next from a shuffled pile
+    that all share; so a memory goes on from one gradient step to the next.
+    """
+    assert episodes, "a memory learns from episodes"
+    order = torch.Generator().manual_seed(config.seed * 1000 + round_index)
+    pile = (episodes[i] for _ in itertools.count() for i in torch.randperm(len(episodes), generator=order).tolist())
+    readers = [((row, t == 0) for e in pile for t, row in enumerate(e.tolist())) for _ in range(config.streams)]
+    for _ in range(config.steps):
+        table = torch.tensor([[next(reader) for reader in readers] for _ in range(config.unroll)])
+        yield table[..., 0].flatten(), table[..., 1].bool()
+
+
+def episodes(kept: Sequence[Frames]) -> list[Tensor]:
+    """Return the rows of each episode, in the order of time, among all rounds' frames one after the other."""
+    found: list[Tensor] = []
+    before = 0
+    for frames in kept:
+        lengths = frames.episode.unique(return_counts=True)[1]
+        found += (frames.episode.argsort(stable=True) + before).split(lengths.tolist())
+        before += len(frames.episode)
+    return found
 
 
 def autocast(config: ImitationConfig, device: str) -> contextlib.AbstractContextManager[object]:

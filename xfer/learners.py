@@ -151,9 +151,11 @@ class ImitationLearner:
             policy.fit_standardize(config.train_from, self.crossed[0].to(self.device), fresh.vector.to(self.device))
         inputs, labels = imitate.join(self.crossed), torch.cat([frames.expert for frames in self.kept])
         vector = torch.cat([frames.vector for frames in self.kept]) if policy.vector_size else None
+        episodes = imitate.episodes(self.kept) if policy.config.memory else []
         bar.begin(f"{title} fit", None)
         loss, kind = 0.0, self.task.expert_kind
-        for step, steps, loss in imitate.fit(policy, inputs, labels, config, index, self.device, vector, kind):
+        fitting = imitate.fit(policy, inputs, labels, config, index, self.device, vector, kind, episodes)
+        for step, steps, loss in fitting:
             bar.progress.update(bar.task, total=steps, completed=step, note=f"loss {loss:.4f}")
         return Learned(len(labels), len(fresh.seen), loss, kept={own_file(FRAMES): frames_bytes(fresh)})
 

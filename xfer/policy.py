@@ -2,24 +2,24 @@
 
 frame ─► preprocess ─► newest ─┐
 history ───────────────────────┴► three frames ─► trunk (lower | upper) ─► pool ─┬► readout ─► scores ─► action
-vectors ──────────────────────────────────────────────── standardise ────────────┘
-                                                        ▲
+vectors ──────────────────────────────────────────────── standardise ────────────┘ ▲
+                                                        ▲                         with --memory gru a GRU stands here
                                         --train-from draws this line: left of it nothing moves
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from xfer import backbones
 from xfer.errors import UsageError, check_choice
-from xfer.heads import Head, SpatialSoftmax, Standardize, make_readout
+from xfer.heads import Head, Memory, SpatialSoftmax, Standardize, make_readout
 from xfer.preprocess import Preprocess
 from xfer.spec import ImageConfig, PolicySpec, ScoreKind, TensorSpec
 from xfer.tasks import Task
@@ -43,6 +43,7 @@ class PolicyConfig:
         keypoints: Number of feature maps whose position a spatial softmax reports.
         image: How frames become the network's input.
         hidden: Sizes of the layers between the pooled features and the scores; none makes the readout linear.
+        memory: Units of the GRU that these layers read instead of the pooled features; 0 for none.
     """
 
     backbone: str
@@ -51,6 +52,27 @@ class PolicyConfig:
     keypoints: int
     image: ImageConfig
     hidden: tuple[int, ...] = ()
+    memory: int = 0
+
+
+class Exportable(Protocol):
+    """A policy as targets need it: xfer's own ``Policy`` is one, and so is a ``Deployable`` of somebody else's."""
+
+    @property
+    def spec(self) -> PolicySpec:
+        """Its contract."""
+
+    def deploy(self, precision: str = "fp32") -> nn.Module:
+        """Return the module to export, in eval mode, with its contract as ``spec``.
+
+        ``forward(*observations, *states)`` gives ``(action, scores, *next_states)``.
+        """
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Its weights that were trained."""
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """All its weights by name."""
 
 
 class Policy(nn.Module):
@@ -67,7 +89,7 @@ class Policy(nn.Module):
         vector_names: Names of the vectors, in the spec's order.
         vector_size: Their elements together, D.
         history_shape: Shape of the kept frames of one row, [0, h, w] where there are none.
-        head_size: What the readout reads, F + D: pooled features and vectors.
+        head_size: What the readout reads: pooled features and vectors, F + D, or the memory, M.
 
     Raises:
         UsageError: If config and spec do not fit each other.
@@ -81,11 +103,14 @@ class Policy(nn.Module):
                 f"{image.frames} frames of {image.channels} channels do not fit the backbone's three input"
                 " channels: use 3 gray frames or 1 in colour."
             )
+        if spec.states != _states(image, config.memory):
+            names = ", ".join(f"{state.name} {list(state.shape)}" for state in spec.states)
+            raise UsageError(f"The states of the spec ({names or 'none'}) are not those of the policy's configuration.")
         self.config, self.spec = config, spec
         frame, vectors = _observed(spec)
         self.frame_name, self.vector_names = frame.name, tuple(vector.name for vector in vectors)
         self.vector_size = sum(math.prod(vector.shape) for vector in vectors)
-        self.history_shape = spec.states[0].shape if spec.states else (0, *image.size)
+        self.history_shape = (image.past * image.channels, *image.size)
         self.preprocess = Preprocess(frame, image)
         self.trunk = backbones.build(config.backbone, config.tap)
         channels, height, width = self._feature_shape()
@@ -100,8 +125,10 @@ class Policy(nn.Module):
             pool, pooled = [nn.Flatten()], channels * height * width
         else:
             pool, pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten()], channels
-        self.head_size = pooled + self.vector_size
-        self.head = Head(*pool, self.make_readout(len(spec.action.elements)))
+        joined = pooled + self.vector_size
+        self.head_size = config.memory or joined
+        memory = [Memory(joined, config.memory)] if config.memory else []
+        self.head = Head(*pool, *memory, self.make_readout(len(spec.action.elements)))
 
     def make_readout(self, outputs: int) -> nn.Module:
         """Return a new module that reads what this policy's own readout does, [B, head_size] to [B, outputs]."""
@@ -109,7 +136,7 @@ class Policy(nn.Module):
 
     @property
     def readout(self) -> nn.Module:
-        """What turns pooled features and vectors into scores."""
+        """What turns pooled features and vectors, or the memory, into scores."""
         return self.head.readout
 
     def _feature_shape(self) -> tuple[int, int, int]:
@@ -146,6 +173,14 @@ class Policy(nn.Module):
         """Return scores, float32 [B, A], of the trunk's input [B, 3, h, w] and what ``vector`` gave [B, D]."""
         scores: Tensor = self.head(self.standardize(self.trunk(seen)), _standardized(self.standardize_vector, vector))
         return scores
+
+    def step(self, seen: Tensor, vector: Tensor | None, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scores as well as the next memory, float32 [B, M], of a policy with or without one (M is 0)."""
+        if not self.config.memory:
+            return self.scores(seen, vector), memory
+        return self.head.step(
+            self.standardize(self.trunk(seen)), _standardized(self.standardize_vector, vector), memory
+        )
 
     def split(self, train_from: str) -> tuple[nn.Sequential, Upper]:
         """Cut the network into what stays as it is and what is trained.
@@ -212,13 +247,13 @@ class Upper(nn.Module):
         self.standardize_vector = policy.standardize_vector
 
     def hidden(self, crossed: Tensor, vector: Tensor | None = None) -> Tensor:
-        """Return what the readout (or a critic beside it) reads: [B, F + D]."""
+        """Return what the readout (or a critic beside it, or the memory before it) reads: [B, F + D]."""
         features = self.standardize(self.stages(crossed))
         return self.head.hidden(features, _standardized(self.standardize_vector, vector))
 
     @property
     def readout(self) -> nn.Module:
-        """From [B, F + D] to scores."""
+        """From [B, F + D], or from the memory, to scores."""
         return self.head.readout
 
     def forward(self, crossed: Tensor, vector: Tensor | None = None) -> Tensor:
@@ -255,11 +290,16 @@ class Deployed(nn.Module):
 
     def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
         """Do so with the image, uint8 [B, H, W, 3], the vectors, float32 [B, D] or None, and the states."""
-        if states:
-            seen, *after = self.policy.see(frame, states[0])
+        policy, after = self.policy, list(states)
+        if policy.config.image.past:
+            seen, after[0] = policy.see(frame, states[0])
         else:
-            seen, after = self.policy.preprocess(frame), []
-        scores = self.policy.scores(seen.to(self.dtype), vector).float()
+            seen = policy.preprocess(frame)
+        if policy.config.memory:
+            scores, after[-1] = policy.step(seen.to(self.dtype), vector, states[-1])
+        else:
+            scores = policy.scores(seen.to(self.dtype), vector)
+        scores = scores.float()
         return (to_action(scores, self.spec), scores, *after)
 
 
@@ -305,22 +345,31 @@ def from_action(action: Tensor, spec: PolicySpec) -> Tensor:
     return (action - low) / (high - low) * 2 - 1
 
 
-def make_spec(task: Task, image: ImageConfig, score_kind: ScoreKind) -> PolicySpec:
+def _states(image: ImageConfig, memory: int) -> tuple[TensorSpec, ...]:
+    """Return what a policy keeps from step to step: earlier frames, then its memory; or neither."""
+    states = []
+    if image.past:
+        states.append(TensorSpec("history", "float32", (image.past * image.channels, *image.size)))
+    if memory:
+        states.append(TensorSpec("memory", "float32", (memory,)))
+    return tuple(states)
+
+
+def make_spec(task: Task, image: ImageConfig, score_kind: ScoreKind, memory: int = 0) -> PolicySpec:
     """Derive the contract of a policy for ``task`` that preprocesses with ``image``.
 
     Args:
         task: The task.
         image: How its frames become the network's input.
         score_kind: What a discrete action is chosen from. A continuous one's scores are always its mean.
+        memory: ``PolicyConfig.memory``.
     """
-    states: tuple[TensorSpec, ...] = ()
-    if image.past:
-        states = (TensorSpec("history", "float32", (image.past * image.channels, *image.size)),)
+    states = _states(image, memory)
     kind: ScoreKind = score_kind if task.action.kind == "discrete" else "mean"
     return PolicySpec(task.name, task.control_hz, task.observations, states, task.action, kind, task.reward)
 
 
-def count_macs(policy: Policy) -> tuple[int, int]:
+def count_macs(policy: Exportable) -> tuple[int, int]:
     """Return (executed parameters, multiply-accumulates) of one step, counted by PyTorch's own counter."""
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -26,6 +26,8 @@ NETWORK: dict[str, Any] = {
     "head": "spatial-softmax",
     "keypoints": 64,
     "hidden": (),
+    "memory": "none",
+    "memory_size": 64,
     "train_from": "layer1",
 }
 """How the policy is built and cut, where neither the user nor the task says otherwise."""
@@ -41,6 +43,7 @@ IMITATION: dict[str, Any] = {
     "weight_decay": 0.01,
     "batch_size": 64,
     "steps": 120,
+    "unroll": 16,
 }
 PPO: dict[str, Any] = {
     "rounds": 10,
@@ -89,6 +92,7 @@ class Args(Common):
       xfer train cartpole --tap layer4 --head average --train-from head --optimizer sgd --learning-rate 0.001
         --loss cross-entropy        (the textbook form)
       xfer train cartpole --demonstrations cartpole/expert-v0 --weights none --steps 2000
+      xfer train driving --memory gru --memory-size 128
       xfer train cartpole --algorithm ppo --total-frames 200000 --environments 8
       xfer train navigation:empty --algorithm ppo --weights runs/simple --train-from layer2
       xfer train my_robot:task --algorithm ppo --environments 16 --rollout-steps 64 --gamma 0.98
@@ -115,6 +119,11 @@ class Args(Common):
     """Feature maps of a spatial softmax."""
     hidden: Annotated[tuple[int, ...] | None, _default("hidden")] = None
     """Sizes of hidden layers between the head and the scores."""
+    memory: Annotated[Literal["none", "gru"] | None, _default("memory")] = None
+    """What the policy remembers of an episode besides the frames that it sees at once: nothing, or what a GRU between
+    head and scores keeps. Imitation trains it."""
+    memory_size: Annotated[int | None, _default("memory_size")] = None
+    """Units of --memory gru."""
     train_from: Annotated[str | None, _default("train_from")] = None
     """First layer that moves: head, layer4, layer3, layer2, layer1 or all; what lies below stays frozen."""
     rounds: Annotated[int | None, _default("rounds")] = None
@@ -139,6 +148,8 @@ class Args(Common):
     """Imitation: frames in a gradient step."""
     steps: Annotated[int | None, _default("steps")] = None
     """Imitation: gradient steps in each round."""
+    unroll: Annotated[int | None, _default("unroll")] = None
+    """Imitation: steps that gradients go back in time through --memory gru; --batch-size divides into as many."""
     total_frames: Annotated[int | None, _default("total_frames")] = None
     """PPO: frames of experience at most, over all environments."""
     rollout_steps: Annotated[int | None, _default("rollout_steps")] = None
@@ -254,6 +265,7 @@ def check(args: Args) -> None:
         raise UsageError(f"Task {task.name} has no expert to imitate. Use --algorithm ppo, or --demonstrations.")
     if args.demonstrations is not None:
         check_demonstrations(args, task)
+    check_gru(args)
     if args.until_success is not None and task.success is None:
         raise UsageError(f"Task {task.name} does not say what success is, so --until-success has no meaning.")
     for name, value in vars(args).items():
@@ -263,6 +275,23 @@ def check(args: Args) -> None:
         others = set().union(*DEFAULTS.values()) - DEFAULTS[algorithm].keys()
         if name in others and value is not None:
             raise UsageError(f"{option} is no option of --algorithm {algorithm}.")
+
+
+def check_gru(args: Args) -> None:
+    """Refuse a memory where it cannot be trained, and its options where there is none.
+
+    Raises:
+        UsageError: If so.
+    """
+    chosen = settings(args)
+    if chosen["memory"] == "none":
+        for name in ("memory_size", "unroll"):
+            if getattr(args, name) is not None:
+                raise UsageError(f"--{name.replace('_', '-')} is an option of --memory gru.")
+    elif algorithm_of(args) == "ppo":
+        raise UsageError("--algorithm ppo does not train --memory gru. Use --algorithm imitation, or no memory.")
+    elif chosen["unroll"] > chosen["batch_size"]:
+        raise UsageError(f"--unroll {chosen['unroll']} needs --batch-size {chosen['unroll']} at least.")
 
 
 def check_demonstrations(args: Args, task: tasks.Task) -> None:
@@ -312,9 +341,11 @@ def build(args: Args, task: tasks.Task, device: str) -> tuple[Policy, RunConfig]
 
     torch.manual_seed(args.seed)
     chosen = settings(args)
-    policy_config = PolicyConfig(**_fields(PolicyConfig, {**chosen, "image": task.image}))
+    memory = chosen["memory_size"] if chosen["memory"] == "gru" else 0
+    policy_config = PolicyConfig(**_fields(PolicyConfig, {**chosen, "image": task.image, "memory": memory}))
     reinforce = algorithm_of(args) == "ppo"
-    policy = Policy(policy_config, make_spec(task, task.image, "logits" if reinforce else SCORE_KINDS[chosen["loss"]]))
+    score_kind = "logits" if reinforce else SCORE_KINDS[chosen["loss"]]
+    policy = Policy(policy_config, make_spec(task, task.image, score_kind, memory))
     policy.split(chosen["train_from"])  # a wrong name should fail before anything is written
     if not reinforce:
         how = imitation_config(args, device)

@@ -27,12 +27,12 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def make_policy(backbone="resnet18", tap="layer1", head="spatial-softmax", actions=2, seed=0, keypoints=8):
+def make_policy(backbone="resnet18", tap="layer1", head="spatial-softmax", actions=2, seed=0, keypoints=8, memory=0):
     torch.manual_seed(seed)
     task = tasks.load("cartpole")
     names = tuple(f"action {i}" for i in range(actions))
-    spec = replace(make_spec(task, SMALL, "values"), action=ActionSpec("discrete", names))
-    return Policy(PolicyConfig(backbone, tap, head, keypoints, SMALL), spec).eval()
+    spec = replace(make_spec(task, SMALL, "values", memory), action=ActionSpec("discrete", names))
+    return Policy(PolicyConfig(backbone, tap, head, keypoints, SMALL, memory=memory), spec).eval()
 
 
 def randomize(net, seed=3):
@@ -325,6 +325,9 @@ def saved(folder, **config):
     return policy
 
 
+READOUT = ["head.2.bias", "head.2.weight"]
+
+
 def moved(policy, before):
     return {key for key, value in policy.state_dict().items() if not torch.equal(value, before.state_dict()[key])}
 
@@ -342,6 +345,7 @@ def test_another_run_of_the_same_form_gives_its_head_too(tmp_path):
     ("changes", "left_out"),
     [
         ({"actions": 3}, ["head.1.bias", "head.1.weight"]),
+        ({"memory": 6}, [*(f"head.1.{w}_{s}" for w in ("bias", "weight") for s in ("hh", "ih")), *READOUT]),
         ({"keypoints": 5}, ["head.0.maps.bias", "head.0.maps.weight", "head.1.bias", "head.1.weight"]),
         ({"head": "average"}, ["head.2.bias", "head.2.weight", "standardize.mean", "standardize.std"]),
     ],

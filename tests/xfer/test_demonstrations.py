@@ -118,6 +118,7 @@ def test_what_is_learned_from_is_what_the_environment_shows():
     assert (shown.seen[::3, :2] == 0).all()  # an episode starts without a past
     assert (shown.seen[2::3] != 0).all()
     assert torch.equal(shown.expert, torch.tensor([[0.0, 1.0]]).expand(36, 2))
+    assert torch.equal(shown.episode, torch.arange(12).repeat_interleave(3))
     assert sum(ticks) == 36
 
 

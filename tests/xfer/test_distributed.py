@@ -22,12 +22,13 @@ def ranks(tmp_path_factory):
     done = subprocess.run(words, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     weights = {
-        line: [load_file(folder / f"{line}-{rank}.safetensors") for rank in (0, 1)] for line in ("head", "layer1")
+        line: [load_file(folder / f"{line}-{rank}.safetensors") for rank in (0, 1)]
+        for line in ("head", "layer1", "memory")
     }
     return weights, done.stdout
 
 
-@pytest.mark.parametrize("line", ["head", "layer1"])
+@pytest.mark.parametrize("line", ["head", "layer1", "memory"])
 def test_ranks_hold_the_same_weights_and_statistics(ranks, line):
     first, second = ranks[0][line]
     for name in first:

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -6,10 +7,13 @@ import torch
 from safetensors.torch import load, save
 
 from tests.conftest import imitation_config, make_policy, train_briefly
+from tests.xfer import toys
 from xfer import imitate, tasks
 from xfer.errors import UsageError
-from xfer.policy import Policy, PolicyConfig, to_action
+from xfer.evaluate import episode_returns
+from xfer.policy import Policy, PolicyConfig, make_spec, to_action
 from xfer.spec import ActionSpec, ImageConfig, PolicySpec, TensorSpec
+from xfer.torch_session import runner
 
 
 def snapshot(module):
@@ -173,6 +177,120 @@ def test_a_loss_that_is_none_for_continuous_actions_is_refused():
     policy.spec = dataclasses.replace(policy.spec, action=ActionSpec("continuous", ("a", "b"), "", (0, 0), (1, 1)))
     with pytest.raises(UsageError, match="cross-entropy is for discrete actions"):
         next(imitate.fit(policy, torch.zeros(1), torch.zeros(1, 2), imitation_config(loss="cross-entropy"), 0, "cpu"))
+
+
+def remembering(task, memory=16):
+    torch.manual_seed(0)
+    spec = make_spec(task, task.image, "values", memory)
+    return Policy(PolicyConfig("resnet18", "stem", "flatten", 8, task.image, (), memory), spec).eval()
+
+
+def test_frames_are_numbered_by_their_episodes_which_are_joined_over_rounds():
+    task, config = toys.cue(), imitation_config(frames=40, environments=2)
+    policy = remembering(task)
+    rounds = [imitate.collect(task, policy, config, index, "cpu") for index in (0, 1)]
+    whole = imitate.join([frames.seen for frames in rounds])
+    cut = imitate.episodes(rounds)
+    assert [len(rows) for rows in cut] == 2 * [8, 8, 8, 8, 4, 4]
+    assert torch.equal(torch.cat(cut).sort()[0], torch.arange(80))
+    for rows in cut:
+        assert (rows.diff() == 2).all()  # two environments take turns
+        assert whole[rows[0]].std() > 0.1  # the cue
+        assert (whole[rows[1:]] == whole[rows[1], :, 0, 0, None, None]).all()
+
+
+def test_stretches_go_through_whole_episodes_one_after_the_other():
+    episodes = [torch.arange(3), torch.tensor([10, 12, 14, 16, 18]), torch.tensor([11])]
+    follows = {int(a): int(b) for rows in episodes for a, b in itertools.pairwise(rows)}
+    config = imitation_config(batch_size=8, unroll=4, steps=30)
+    given = [(rows.reshape(4, 2), begins) for rows, begins in imitate.stretches(episodes, config, 0)]
+    rows, begins = (torch.cat(parts) for parts in zip(*given, strict=True))
+    assert rows.shape == begins.shape == (120, 2)
+    firsts = [int(e[0]) for e in episodes]
+    for stream, starts in zip(rows.T.tolist(), begins.T.tolist(), strict=True):
+        assert starts == [row in firsts for row in stream]
+        assert all(follows.get(a) == b or (a not in follows and b in firsts) for a, b in itertools.pairwise(stream))
+    read = rows[begins].bincount()[firsts]
+    assert read.max() - read.min() <= 2  # all are read equally often
+
+
+def test_a_memory_in_training_is_the_one_that_is_deployed():
+    """Two stretches, with an episode that begins in the middle of the second."""
+    task = toys.cue()
+    policy = remembering(task)
+    frames = torch.randint(0, 256, (8, 2, 32, 32, 3), dtype=torch.uint8)
+    begins = torch.zeros(8, 2, dtype=torch.bool)
+    begins[0], begins[6, 1] = True, True
+    unrolled = imitate.Unrolled(policy.split("head")[1])
+    module, state, memory = policy.deploy(), torch.ones(2, 16), torch.ones(2, 16)
+    with torch.no_grad():
+        for part in (slice(0, 4), slice(4, 8)):
+            crossed = policy.split("head")[0](policy.preprocess(frames[part].flatten(0, 1)))
+            scores, memory = unrolled(crossed, None, memory, begins[part])
+            for step, wanted in zip(range(part.start, part.stop), scores.unflatten(0, (4, 2)), strict=True):
+                state[begins[step]] = 0
+                _, found, state = module(frames[step], state)
+                torch.testing.assert_close(found, wanted)
+            torch.testing.assert_close(state, memory)
+
+
+def test_a_policy_that_drives_takes_its_memory_along_and_drops_it_with_the_episode():
+    task = toys.cue()
+    policy, acted = remembering(task), []
+
+    class Watched(toys.Cue):
+        def step(self, action):
+            acted.append(action)
+            return super().step(action)
+
+    config = imitation_config(frames=30, environments=1)
+    watched = dataclasses.replace(task, make=Watched)
+    with torch.no_grad():  # what it remembers must decide
+        policy.head.memory.weight_hh.mul_(10)
+    frames = imitate.collect(watched, policy, config, 1, "cpu")
+    runs = {"with": [], "without": []}
+    with torch.inference_mode():
+        for rows in imitate.episodes([frames]):
+            memory = torch.zeros(1, 16)
+            for row in rows:
+                runs["without"].append(policy.step(frames.seen[row][None], None, torch.zeros(1, 16))[0].argmax())
+                scores, memory = policy.step(frames.seen[row][None], None, memory)
+                runs["with"].append(scores.argmax())
+    assert acted == runs["with"]
+    assert acted != runs["without"]
+
+
+@pytest.mark.parametrize("memory", [0, 16])
+def test_only_a_memory_learns_what_was_to_be_seen_earlier(one_thread, memory):
+    """Seven pictures of eight are all alike; without a memory the best is to guess, for 4.5 of 8."""
+    task, config = toys.cue(), imitation_config(frames=320, steps=150, batch_size=64, unroll=8, learning_rate=1e-2)
+    policy = remembering(task, memory)
+    kept = [imitate.collect(task, policy, config, 0, "cpu")]
+    crossed = imitate.features(policy.split("head")[0], kept[0].seen, "cpu")
+    policy.fit_standardize("head", crossed)
+    episodes = imitate.episodes(kept)
+    *_, (_, _, loss) = imitate.fit(policy, crossed, kept[0].expert, config, 0, "cpu", episodes=episodes)
+    returns = [value for _, value in episode_returns(task, runner(policy, "cpu", 4), range(12))]
+    if memory:
+        assert loss < 0.05
+        assert np.mean(returns) > 7
+    else:
+        assert loss > 0.15
+        assert np.mean(returns) < 6.5
+
+
+@pytest.mark.parametrize("changes", [{"amp": "bf16"}, {"compile": True}, {"train_from": "all", "optimizer": "sgd"}])
+def test_a_memory_learns_in_every_way(one_thread, changes):
+    task, config = toys.cue(), imitation_config(frames=64, steps=100, batch_size=16, unroll=8, **changes)
+    policy = remembering(task)
+    kept = [imitate.collect(task, policy, config, 0, "cpu")]
+    crossed = imitate.features(policy.split(config.train_from)[0], kept[0].seen, "cpu")
+    policy.fit_standardize(config.train_from, crossed)
+    before = snapshot(policy.head)
+    found = imitate.fit(policy, crossed, kept[0].expert, config, 0, "cpu", episodes=imitate.episodes(kept))
+    first, *_, last = [loss for _, _, loss in found]
+    assert last < first
+    assert not any(torch.equal(value, before[name]) for name, value in policy.head.state_dict().items())
 
 
 @pytest.mark.parametrize("name", ["navigation:crossing-n1", "reach"])

@@ -3,6 +3,7 @@ import torch
 
 from tests.conftest import make_policy
 from xfer.errors import UsageError
+from xfer.heads import Memory
 from xfer.policy import Policy, PolicyConfig, from_action, to_action
 from xfer.spec import ActionSpec, ImageConfig, PolicySpec, TensorSpec
 
@@ -93,6 +94,54 @@ def test_names_in_checkpoints_stay_what_they_were():
         "head.1.bias",
     }
     assert {"head.2.weight", "head.2.bias"} <= set(linear.state_dict())
+
+
+def remembering(memory=6, states=(("history", (2, 32, 32)), ("memory", (6,)))):
+    """A policy with both kinds of state."""
+    torch.manual_seed(0)
+    specs = tuple(TensorSpec(name, "float32", shape) for name, shape in states)
+    spec = PolicySpec("mixed", 10.0, (JOINTS, FRAME), specs, GRIP, "mean")
+    image = ImageConfig(crop=(0, 32, 0, 32))
+    return Policy(PolicyConfig("resnet18", "stem", "average", 4, image, (), memory), spec).eval()
+
+
+def test_a_memory_is_a_state_beside_the_history_and_a_part_of_the_head():
+    policy = remembering()
+    assert policy.spec.output_names == ("action", "scores", "history_out", "memory_out")
+    assert policy.head_size == 6
+    head = {name for name in policy.state_dict() if name.startswith("head.")}
+    cell = {f"head.2.{kind}_{side}" for kind in ("weight", "bias") for side in ("ih", "hh")}
+    assert head == cell | {"head.3.weight", "head.3.bias"}
+    given, history, memory = observed(), torch.rand(3, 2, 32, 32), torch.rand(3, 6)
+    with torch.no_grad():
+        _, scores, _, after = policy.deploy()(given["joints"], given["frame"], history, memory)
+        seen, _ = policy.see(given["frame"], history)
+        wanted, remembered = policy.step(seen, given["joints"], memory)
+    torch.testing.assert_close((scores, after), (wanted, remembered))
+    assert not torch.allclose(after, memory)
+
+
+def test_a_memory_computes_what_pytorchs_own_gru_does():
+    torch.manual_seed(0)
+    memory, read, held = Memory(7, 5), torch.randn(3, 7) * 2, torch.randn(3, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(memory(read, held), torch.nn.GRUCell.forward(memory, read, held))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_memory_stays_float32_in_half_precision(precision):
+    policy, given = remembering(), observed()
+    inputs = (given["joints"], given["frame"], torch.rand(3, 2, 32, 32), torch.rand(3, 6))
+    with torch.no_grad():
+        whole, half = policy.deploy()(*inputs), policy.deploy(precision)(*inputs)
+    assert {tensor.dtype for tensor in half} == {torch.float32}
+    torch.testing.assert_close(half[3], whole[3], atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("states", [(), (("history", (2, 32, 32)),), (("memory", (6,)), ("history", (2, 32, 32)))])
+def test_a_spec_whose_states_are_not_the_policys_is_refused(states):
+    with pytest.raises(UsageError, match=r"states of the spec .* are not those of the policy's configuration"):
+        remembering(states=states)
 
 
 def test_an_action_is_the_clipped_mean_in_the_environments_units():

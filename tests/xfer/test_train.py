@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,6 +143,24 @@ def test_weights_come_from_another_run_and_the_trunk_is_equal(uninterrupted, tmp
     assert not torch.equal(source.head[1].weight, policy.head[1].weight)
 
 
+def test_a_run_with_a_memory_goes_on_after_its_last_whole_round_to_the_same_weights(one_thread, tmp_path):
+    small = ["--weights", "none", "--tap", "stem", "--train-from", "head", "--rounds", "2", "--frames", "40"]
+    slow = ["--steps", "20", "--learning-rate", "1e-5"]  # so that it is not done after the first round
+    words = ["train", "tests.xfer.toys:cue", *small, *slow, "--memory", "gru"]
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    assert main([*words, "--output", str(whole)]) == 0
+    shutil.copytree(whole, again)
+    for name in ("result.json", "policy.safetensors", "rounds/001-weights.safetensors"):
+        (again / name).unlink()
+    progress = json.loads((again / "progress.json").read_text())
+    (again / "progress.json").write_text(json.dumps({"rounds": progress["rounds"][:1]}))
+    assert main([*words, "--output", str(again)]) == 0
+    assert (again / "policy.safetensors").read_bytes() == (whole / "policy.safetensors").read_bytes()
+    policy = RunFolder(whole).policy()
+    assert [state.name for state in policy.spec.states] == ["memory"]
+    assert policy.config.memory == 64
+
+
 @pytest.fixture(scope="module")
 def reinforced(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "ppo"
@@ -245,6 +264,9 @@ def test_what_is_given_comes_before_what_the_task_brings_and_that_before_the_def
         (Args(task="cartpole", algorithm="ppo", loss="mse"), "--loss is no option of --algorithm ppo"),
         (Args(task="tests.xfer.toys:signs", algorithm="imitation"), "has no expert to imitate. Use --algorithm ppo"),
         (Args(task="cartpole", rounds=0), "--rounds must be at least 1"),
+        (Args(task="cartpole", algorithm="ppo", memory="gru"), "--algorithm ppo does not train --memory gru"),
+        (Args(task="cartpole", memory_size=32), "--memory-size is an option of --memory gru"),
+        (Args(task="cartpole", memory="gru", unroll=65), "--unroll 65 needs --batch-size 65"),
         (Args(task="cartpole", until_success=0.9), "cartpole does not say what success is"),
     ],
 )

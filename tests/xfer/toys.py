@@ -1,5 +1,6 @@
 """Tiny tasks for tests of training; `xfer train tests.xfer.toys:signs` finds them by name."""
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -53,6 +54,15 @@ class Signs(Toy):
 
     def reward(self, action: int) -> float:
         return float(action == self.right)
+
+
+class Cue(Signs):
+    """The first picture says where to go; the others are all the same."""
+
+    def observe(self) -> dict[str, np.ndarray]:
+        if self.count:
+            return {"frame": np.full(FRAME.shape, 40, np.uint8)}
+        return super().observe()
 
 
 class Dial(Toy):
@@ -113,6 +123,11 @@ def _task(name: str, make: type[Toy], frames: int, gray: bool, span: tuple[float
 
 def signs() -> Task:
     return _task("signs", Signs, 1, False, (LENGTH / 2, float(LENGTH)))
+
+
+def cue() -> Task:
+    task = _task("cue", Cue, 1, False, (LENGTH / 2, float(LENGTH)))
+    return replace(task, expert=lambda env: np.eye(2, dtype=np.float32)[env.unwrapped.right])
 
 
 def dial() -> Task:

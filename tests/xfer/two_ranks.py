@@ -27,15 +27,17 @@ def joint_frames():
     return torch.rand(FRAMES, 3, toys.SIZE, toys.SIZE, generator=draw), torch.rand(FRAMES, 2, generator=draw)
 
 
-def fitted(seen, expert, train_from, start=0.0):
-    """Return a policy after a few steps, each on all frames."""
+def fitted(seen, expert, train_from, start=0.0, memory=0):
+    """Return a policy after a few steps, each on all frames; to a memory they are one episode."""
     torch.manual_seed(0)
     task = toys.signs()
-    policy = Policy(PolicyConfig("resnet18", "layer1", "flatten", 8, task.image), make_spec(task, task.image, "values"))
-    policy.head[1].bias.data += start
-    config = imitation_config(train_from=train_from, steps=4, batch_size=len(seen), optimizer="sgd", learning_rate=0.01)
+    spec = make_spec(task, task.image, "values", memory)
+    policy = Policy(PolicyConfig("resnet18", "layer1", "flatten", 8, task.image, memory=memory), spec)
+    policy.head[-1].bias.data += start
+    changes = {"optimizer": "sgd", "learning_rate": 0.01, "unroll": len(seen)}
+    config = imitation_config(train_from=train_from, steps=4, batch_size=len(seen), **changes)
     crossed = imitate.features(policy.split(train_from)[0], seen, "cpu")
-    for _ in imitate.fit(policy, crossed, expert, config, 0, "cpu"):
+    for _ in imitate.fit(policy, crossed, expert, config, 0, "cpu", episodes=[torch.arange(len(seen))]):
         pass
     return policy
 
@@ -49,6 +51,8 @@ def main(folder):
             # They begin with different weights, and both must go on from rank 0's.
             policy = fitted(seen, expert, train_from, start=float(rank))
             save_file(policy.state_dict(), folder / f"{train_from}-{rank}.safetensors")
+        policy = fitted(seen, expert, "head", start=float(rank), memory=8)
+        save_file(policy.state_dict(), folder / f"memory-{rank}.safetensors")
         measured = distributed.mean({"loss": 1.0 + rank, "other": -2.0 * rank})
         assert measured == {"loss": 1.5, "other": -1.0}, measured
         assert distributed.from_first(f"of {rank}") == "of 0"

@@ -1,6 +1,6 @@
 """Makes the bundles that the runtime's tests open: ``python make_bundles.py FOLDER``. It needs xfer, torch and onnx.
 
-    cartpole.bundle    a ResNet's first stage on CartPole's frames, with a history of frames; discrete
+    cartpole.bundle    a ResNet's first stage on CartPole's frames, with a history of frames and a GRU; discrete
     two.bundle         two observations, an image and a vector, and no state; discrete
     recurrent.bundle   a vector and a recurrent state; continuous
 
@@ -65,8 +65,8 @@ def cartpole() -> nn.Module:
     from xfer.policy import Policy, PolicyConfig, make_spec
 
     task = tasks.load("cartpole")
-    config = PolicyConfig("resnet18", "layer1", "flatten", 8, task.image)
-    return Policy(config, make_spec(task, task.image, "values")).eval().deploy()
+    config = PolicyConfig("resnet18", "layer1", "flatten", 8, task.image, memory=16)
+    return Policy(config, make_spec(task, task.image, "values", memory=16)).eval().deploy()
 
 
 def two_observations() -> nn.Module:
