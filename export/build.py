@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -17,15 +17,16 @@ from export.records import this_machine
 from export.target import ExportOptions, ExportRequest, Variant
 from export.writer import BundleWriter, content_key
 from xfer import __version__
+from xfer.errors import XferError
 from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
 
 if TYPE_CHECKING:
-    from xfer.policy import Policy
+    from xfer.policy import Exportable
 
 
 def export_policy(
-    policy: Policy,
+    policy: Exportable,
     spec: PolicySpec,
     calibration: Trajectories,
     golden: Trajectories,
@@ -38,18 +39,18 @@ def export_policy(
     on_start: Callable[[Variant], None] | None = None,
     on_build: Callable[[Build, bool], None] | None = None,
 ) -> list[tuple[Build, bool]]:
-    """Build each variant into the bundle at ``path``.
+    """Build each variant into the bundle at ``path``: a ``Builder`` and its ``build`` in one.
 
     Args:
-        policy: The policy, in eval mode.
+        policy: See ``Builder``, as for all that is not named here.
         spec: Its contract.
         calibration: Observations it met, for int8.
-        golden: Observations for the golden trajectories; eager's actions and scores are computed here.
+        golden: Observations for the golden trajectories.
         variants: What to build.
-        path: The bundle's folder; made if it is not there.
-        run: Where the policy came from, for the manifest.
+        path: The bundle's folder.
+        run: Where the policy came from.
         options: What targets are told.
-        command: What would build this again, for the manifest.
+        command: What would build this again.
         on_start: Called before each build.
         on_build: Called after each, with whether it was there already.
 
@@ -59,80 +60,119 @@ def export_policy(
     Raises:
         BundleError: If ``path`` is something else, holds another policy, or cannot be written to.
     """
-    from xfer.checkpoint import weights_bytes
-    from xfer.policy import count_macs
-    from xfer.runner import Runner
-    from xfer.torch_session import TorchSession
-
-    options = options or ExportOptions()
-    request = ExportRequest(policy, spec, calibration, options)
-    writer = BundleWriter(path)
-    weights = hashlib.sha256(weights_bytes(policy)).hexdigest()
-    parameters, macs = count_macs(policy)
-    config = policy.config
-    provenance = Provenance(run, weights, config.backbone, config.tap, config.head, parameters, macs, __version__)
-    writer.begin(spec, provenance, golden.acted_by(Runner(TorchSession(policy.deploy(), spec), spec)))
-    writer.sweep()
-    facts = {
-        "xfer": __version__,
-        "weights": weights,
-        "spec": msgspec.to_builtins(spec),
-        "options": msgspec.to_builtins(options),
-        "instruction_set": this_machine().instruction_set,
-    }
+    request = ExportRequest(policy, spec, calibration, options or ExportOptions())
+    builder = Builder(request, golden, path, run=run, command=command)
     results = []
     for variant in variants:
         if on_start:
             on_start(variant)
-        result = _build(writer, request, variant, facts, command)
-        results.append(result)
+        results.append(builder.build(variant))
         if on_build:
-            on_build(*result)
+            on_build(*results[-1])
     return results
 
 
-def _build(
-    writer: BundleWriter, request: ExportRequest, variant: Variant, facts: dict[str, Any], command: str
-) -> tuple[Build, bool]:
-    module = target.load(variant.target)
-    if (reason := module.available()) is not None:
-        build = Build(variant.build, "unavailable", reason, command=command)
-        return _keep_present(writer, build), False
-    calibration = request.calibration.digest() if variant.precision == "int8" else ""
-    facts = {**facts, "calibration": calibration, "libraries": module.libraries(), "variant": variant.build}
-    key = content_key(facts)
-    present = Bundle(writer.path).builds.get(variant.build)
-    if present is not None and present.key == key and present.status == "built" and writer.is_whole(present):
-        return present, True
-    start = time.perf_counter()
-    build = Build(
-        variant.build,
-        "built",
-        key=key,
-        libraries=module.libraries(),
-        options=msgspec.to_builtins(request.options),
-        instruction_set=this_machine().instruction_set,
-        calibration=calibration,
-        command=command,
-    )
-    with writer.temporary_folder() as folder:
-        try:
-            exported = module.export(request, folder, variant.precision)
-        except Exception as error:  # whatever a converter raises: this variant failed, the others go on
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-            seconds = time.perf_counter() - start
-            return writer.add(replace(build, status="failed", reason=reason, seconds=seconds)), False
-        build = replace(
-            build,
-            max_batch=exported.max_batch,
-            compute_capabilities=exported.compute_capabilities,
-            notes=exported.notes,
-            seconds=time.perf_counter() - start,
+class Builder:
+    """Builds variants of one policy into one bundle.
+
+    Args:
+        request: The policy, in eval mode, and what targets are told.
+        golden: Observations for the golden trajectories; eager's actions and scores are computed here.
+        path: The bundle's folder; made if it is not there.
+        run: Where the policy came from, for the manifest.
+        command: What would build this again, for the manifest.
+
+    Raises:
+        BundleError: If ``path`` is something else, holds another policy, or cannot be written to.
+    """
+
+    def __init__(
+        self, request: ExportRequest, golden: Trajectories, path: Path, *, run: str, command: str = ""
+    ) -> None:
+        from xfer.runner import Runner
+        from xfer.torch_session import TorchSession
+
+        self._request, self._command = request, command
+        provenance = describe(request.policy, run)
+        self._facts = {
+            "xfer": __version__,
+            "weights": provenance.weights,
+            "spec": msgspec.to_builtins(request.spec),
+            "instruction_set": this_machine().instruction_set,
+        }
+        self._writer = BundleWriter(path)
+        eager = Runner(TorchSession(request.policy.deploy(), request.spec), request.spec)
+        self._writer.begin(request.spec, provenance, golden.acted_by(eager))
+        self._writer.sweep()
+
+    def build(self, variant: Variant, float_layers: tuple[str, ...] | None = None) -> tuple[Build, bool]:
+        """Build one variant, unless the bundle has it.
+
+        Args:
+            variant: Which.
+            float_layers: Layers that int8 leaves in float; by default those that the request names, or else those that
+                a repair has found for the build in the bundle.
+
+        Returns:
+            Its entry, and whether it was there already.
+        """
+        module = target.load(variant.target)
+        writer, request = self._writer, self._request
+        present = Bundle(writer.path).builds.get(variant.build)
+        if (reason := module.available()) is not None:
+            if present is not None and present.status == "built":  # elsewhere
+                return present, False
+            return writer.add(Build(variant.build, "unavailable", reason, command=self._command)), False
+        calibration = ""
+        if variant.precision == "int8":
+            calibration = request.calibration.digest()
+            if float_layers is None:
+                repaired = present.options.get("float_layers", ()) if present is not None else ()
+                float_layers = request.options.float_layers or tuple(repaired)
+            request = replace(request, options=replace(request.options, float_layers=float_layers))
+        options, libraries = request.options.plain(), module.libraries()
+        facts = {"options": options, "calibration": calibration, "libraries": libraries, "variant": variant.build}
+        key = content_key({**self._facts, **facts})
+        if present is not None and present.key == key and present.status == "built" and writer.is_whole(present):
+            return present, True
+        start = time.perf_counter()
+        build = Build(
+            variant.build,
+            "built",
+            key=key,
+            libraries=libraries,
+            options=options,
+            instruction_set=this_machine().instruction_set,
+            calibration=calibration,
+            command=self._command,
         )
-        return writer.add(build, folder), False
+        with writer.temporary_folder() as folder:
+            try:
+                exported = module.export(request, folder, variant.precision)
+            except Exception as error:  # whatever a converter raises: this variant failed, the others go on
+                what = "" if isinstance(error, XferError) else f"{type(error).__name__}: "
+                reason = what + " ".join(str(error).split())[:500]
+                seconds = time.perf_counter() - start
+                return writer.add(replace(build, status="failed", reason=reason, seconds=seconds)), False
+            build = replace(
+                build,
+                max_batch=exported.max_batch,
+                compute_capabilities=exported.compute_capabilities,
+                notes=exported.notes,
+                seconds=time.perf_counter() - start,
+            )
+            return writer.add(build, folder), False
 
 
-def _keep_present(writer: BundleWriter, build: Build) -> Build:
-    """Enter a build that is unavailable here, unless the bundle holds one that was built elsewhere."""
-    present = Bundle(writer.path).builds.get(build.variant)
-    return present if present is not None and present.status == "built" else writer.add(build)
+def describe(policy: Exportable, run: str) -> Provenance:
+    """Say where a policy came from and which graph it is; of somebody else's, backbone, tap and head stay empty."""
+    from xfer.checkpoint import weights_bytes
+    from xfer.policy import Policy, count_macs
+
+    counted = (*count_macs(policy), __version__)
+    if isinstance(policy, Policy):
+        weights = hashlib.sha256(weights_bytes(policy)).hexdigest()
+        return Provenance(run, weights, policy.config.backbone, policy.config.tap, policy.config.head, *counted)
+    from export.sources.deployed import digest
+
+    return Provenance(run, digest(policy), "", "", "", *counted)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import tempfile
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,65 +15,132 @@ import numpy as np
 
 from export.onnx_graph import add_spec, nodes_in_scope
 from export.onnxruntime_library import onnxruntime
+from xfer.errors import UsageError, check_choice
 from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
+OPERATIONS = ["Conv"]
+"""What is quantised, in ONNX's words."""
+
 
 def quantize_int8(
-    source: Path, destination: Path, spec: PolicySpec, calibration: Trajectories, *, symmetric: bool
+    source: Path,
+    destination: Path,
+    spec: PolicySpec,
+    calibration: Trajectories,
+    *,
+    symmetric: bool,
+    float_layers: tuple[str, ...] = (),
 ) -> None:
-    """Quantise the trunk's convolutions.
+    """Quantise the trunk's convolutions: ``Quantizer`` and its ``write`` in one."""
+    Quantizer(source, spec, calibration, symmetric=symmetric).write(destination, float_layers)
 
-    Preprocessing stays in float, where it is exact; so do the head, whose attention maps turn small errors into
-    wrong positions, and the residual sums, whose rounding would enter every later layer. Together they are a few
-    percent of the arithmetic.
+
+class Quantizer:
+    """A graph whose value ranges have been measured, to be written in int8 with all of its layers or without some.
+
+    What can be quantised are the trunk's convolutions. Preprocessing stays in float, where it is exact; so do the
+    head, whose attention maps turn small errors into wrong positions, and the residual sums, whose rounding would
+    enter every later layer. Together they are a few percent of the arithmetic.
 
     Args:
         source: An fp32 graph from ``export_onnx``.
-        destination: The file to write.
         spec: The policy's contract.
         calibration: Observations to take value ranges from. The states come from running ``source`` on them.
         symmetric: True for TensorRT: signed activations, no zero points, biases left in float. False for ONNX
             Runtime on x86: unsigned activations and signed weights, which its VNNI kernels want.
+
+    Attributes:
+        layers: Nodes by the layer that they are, in the graph's order.
+
+    Raises:
+        UsageError: If there is none.
     """
-    import onnx
 
-    onnxruntime()  # before its submodules
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
+    def __init__(self, source: Path, spec: PolicySpec, calibration: Trajectories, *, symmetric: bool) -> None:
+        onnxruntime()  # before its submodules
+        from onnxruntime.quantization import create_calibrator
+        from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
+        from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the quantiser's own deprecations
-        prepared = Path(folder) / "prepared.onnx"
-        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-        exact = [*nodes_in_scope(source, "policy.preprocess"), *nodes_in_scope(source, "policy.head")]
-        level = logging.root.level
-        logging.root.setLevel(logging.ERROR)
-        try:
-            quantize_static(
-                str(prepared),
-                str(destination),
-                CalibrationInputs(prepared, spec, calibration),
-                quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=["Conv"],
-                nodes_to_exclude=exact,
+        self._spec, self._symmetric = spec, symmetric
+        self._exact = [*nodes_in_scope(source, "policy.preprocess"), *nodes_in_scope(source, "policy.head")]
+        self.layers = _layers(source, self._exact)
+        if not self.layers:
+            raise UsageError(f"there is nothing to quantise: the graph has no {' or '.join(OPERATIONS)}")
+        with tempfile.TemporaryDirectory() as folder, _quiet():
+            prepared = Path(folder) / "prepared.onnx"
+            quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+            self._graph = load_model_with_shape_infer(prepared)
+            calibrator = create_calibrator(prepared, OPERATIONS, str(Path(folder) / "augmented.onnx"))
+            calibrator.collect_data(CalibrationInputs(prepared, spec, calibration))
+            self._ranges = calibrator.compute_data()
+
+    def write(self, destination: Path, float_layers: tuple[str, ...] = ()) -> None:
+        """Write the graph in int8, per channel.
+
+        Args:
+            destination: The file to write.
+            float_layers: Layers that stay in float.
+
+        Raises:
+            UsageError: If the graph has no such layer, with the closest that it has.
+        """
+        import onnx
+        from onnxruntime.quantization import QDQQuantizer, QuantType
+
+        kept = [node for layer in float_layers for node in self.layers[check_choice("layer", layer, self.layers)]]
+        with _quiet():
+            quantizer = QDQQuantizer(
+                copy.deepcopy(self._graph),
                 per_channel=True,
-                activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
+                reduce_range=False,
+                weight_qType=QuantType.QInt8,
+                activation_qType=QuantType.QInt8 if self._symmetric else QuantType.QUInt8,
+                tensors_range=self._ranges,
+                nodes_to_quantize=[],
+                nodes_to_exclude=self._exact + kept,
+                op_types_to_quantize=OPERATIONS,
                 extra_options={
-                    "ActivationSymmetric": symmetric,
+                    "ActivationSymmetric": self._symmetric,
                     "WeightSymmetric": True,
-                    "QuantizeBias": not symmetric,
+                    "QuantizeBias": not self._symmetric,
                 },
             )
-        finally:
-            logging.root.setLevel(level)
-    model = onnx.load(str(destination))
-    add_spec(model, spec)
-    onnx.save(model, str(destination))
+            quantizer.quantize_model()
+            quantizer.model.topological_sort()
+        model = quantizer.model.model
+        add_spec(model, self._spec)
+        onnx.save(model, str(destination))
+
+
+def _layers(source: Path, exact: list[str]) -> dict[str, list[str]]:
+    """Return the nodes that can be quantised by the path of the module that has their weights."""
+    import onnx
+
+    found: dict[str, list[str]] = {}
+    for node in onnx.load(str(source)).graph.node:
+        if node.op_type in OPERATIONS and node.name not in exact:
+            # The exporter folds batch norm into the convolution before it, and says that the node came from there.
+            module, _, _ = node.input[1].rpartition(".")
+            found.setdefault(module or node.name, []).append(node.name)
+    return found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the quantiser's deprecations and its advice off the terminal."""
+    level = logging.root.level
+    logging.root.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.root.setLevel(level)
 
 
 class CalibrationInputs:

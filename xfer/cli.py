@@ -19,7 +19,7 @@ from xfer.errors import CheckFailed, UsageError, XferError, check_choice
 COMMANDS = {
     "train": ("xfer.train", "fine-tune a pretrained network on a task"),
     "record": ("xfer.record", "write what an expert or a policy does as a Minari dataset"),
-    "export": ("export.command", "make a bundle of a trained run"),
+    "export": ("export.command", "make a bundle of a policy"),
     "verify": ("export.verify_command", "prove that each variant acts as eager PyTorch does"),
     "bench": ("benchmarks.command", "measure latency against eager PyTorch, and write a report"),
     "compare": ("benchmarks.compare", "say which variants became faster or slower between two reports"),

@@ -1,4 +1,4 @@
-"""Environments that are seen: their rendered picture, and what sensors besides a camera would give."""
+"""Environments that are seen: their rendered picture and what other sensors would give, or their own observations."""
 
 from __future__ import annotations
 
@@ -42,6 +42,27 @@ class Rendered(gymnasium.ObservationWrapper[dict[str, np.ndarray], Any, Any]):
         return {
             spec.name: np.ascontiguousarray(array, spec.dtype) for spec, array in zip(self._specs, arrays, strict=True)
         }
+
+
+class Named(gymnasium.ObservationWrapper[dict[str, np.ndarray], Any, Any]):
+    """Observations are the environment's own, as a dict of arrays of the specs' types.
+
+    Args:
+        env: The environment.
+        observations: Specs of what it gives.
+        only: Name of its observation, where that is an array and no dict.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], observations: Sequence[TensorSpec], only: str) -> None:
+        super().__init__(env)
+        self._specs, self._only = observations, only
+        space: Any = observation_space(observations)
+        self.observation_space = space
+
+    def observation(self, observation: Any) -> dict[str, np.ndarray]:
+        """Return copies: the environment may write into its arrays again."""
+        given = observation if isinstance(observation, dict) else {self._only: observation}
+        return {spec.name: np.array(given[spec.name], spec.dtype, order="C") for spec in self._specs}
 
 
 def picture(env: gymnasium.Env[Any, Any]) -> np.ndarray:

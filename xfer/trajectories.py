@@ -21,6 +21,8 @@ from xfer.errors import RunError
 from xfer.files import write_atomically
 from xfer.runner import Runner
 
+GZIP = b"\x1f\x8b"
+
 
 @dataclass(frozen=True)
 class Trajectories:
@@ -91,13 +93,14 @@ class Trajectories:
 
 
 def load_trajectories(path: Path) -> Trajectories:
-    """Read what ``Trajectories.save`` wrote.
+    """Read what ``Trajectories.save`` wrote, gzipped or not.
 
     Raises:
         RunError: If the file is missing or damaged.
     """
     try:
-        arrays = load(gzip.decompress(path.read_bytes()))
+        data = path.read_bytes()
+        arrays = load(gzip.decompress(data) if data.startswith(GZIP) else data)
         observations = {
             name.removeprefix("observations."): array
             for name, array in arrays.items()

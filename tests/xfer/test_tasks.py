@@ -123,7 +123,7 @@ def test_actions_that_no_policy_gives_are_refused_by_name(space):
     from xfer.tasks.gym import action_spec
 
     with pytest.raises(UsageError, match=r"gym:Some-v0 takes .*: a policy gives"):
-        action_spec("Some-v0", space)
+        action_spec("gym:Some-v0", space)
 
 
 def test_a_missing_simulator_is_named_with_its_extra(monkeypatch):

@@ -12,12 +12,11 @@ import importlib
 import importlib.util
 import os
 import pkgutil
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
+from xfer import user_code
 from xfer.errors import UnavailableError, UsageError, check_choice
 from xfer.spec import ActionSpec, ImageConfig, RewardScale, TensorSpec
 
@@ -106,15 +105,16 @@ def load(name: str) -> Task:
 def load_recorded(name: str) -> Task:
     """Return the task that a bundle's or a run's file names.
 
-    Its ``module:function`` is code that whoever wrote the file has chosen, so it is loaded only where the user said
-    the same name: ``trust``, or the environment variable.
+    Its ``module:function`` is code that whoever wrote the file has chosen, and so is the module in Gymnasium's own
+    ``module:ENV_ID``: they are loaded only where the user said the same name, by ``trust`` or the environment variable.
 
     Raises:
         UsageError: If there is none.
         UnavailableError: If it is not trusted, or its simulator is not installed.
     """
     family, _, function = name.partition(":")
-    if function and family not in families() and name != os.environ.get(TRUSTED):
+    own = ":" in function if family in families() else bool(function)
+    if own and name != os.environ.get(TRUSTED):
         raise UnavailableError(f"task {name} is somebody's own code; if you trust it, say so: --task {name}")
     return load(name)
 
@@ -136,17 +136,11 @@ def _unknown(name: str) -> NoReturn:
 
 def _users(name: str) -> Task:
     """Load ``module:function``, where the module may lie in the current folder."""
-    module_name, _, function = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
     try:
-        make: Any = getattr(importlib.import_module(module_name), function, None)
-    except ModuleNotFoundError as error:
-        if error.name != module_name.split(".")[0]:
-            raise UnavailableError(f"Task {name} needs {error.name}, which is not installed.") from error
+        task = user_code.call(name, "Task")
+    except ModuleNotFoundError:
         _unknown(name)
-    task = make() if callable(make) else make
     if not isinstance(task, Task):
-        raise UsageError(f"Task {name}: {function} of {module_name} is no function that returns an xfer.tasks.Task.")
+        module, _, function = name.partition(":")
+        raise UsageError(f"Task {name}: {function} of {module} is no function that returns an xfer.tasks.Task.")
     return replace(task, name=name)

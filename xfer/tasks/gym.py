@@ -43,8 +43,8 @@ def make(env_id: str) -> gymnasium.Env:
         raise UsageError(f"gym:{env_id}: {' '.join(str(error).split())}") from error
 
 
-def action_spec(env_id: str, space: gymnasium.Space[Any]) -> ActionSpec:
-    """Return the contract of a discrete or a bounded continuous action.
+def action_spec(name: str, space: gymnasium.Space[Any]) -> ActionSpec:
+    """Return the contract of a discrete or a bounded continuous action of the task called ``name``.
 
     Raises:
         UsageError: If it is neither.
@@ -56,7 +56,7 @@ def action_spec(env_id: str, space: gymnasium.Space[Any]) -> ActionSpec:
     if isinstance(space, Box) and len(space.shape) == 1 and space.is_bounded() and space.dtype == np.float32:
         low, high = space.low.tolist(), space.high.tolist()
         return ActionSpec("continuous", tuple(f"action{i}" for i in range(len(low))), "", tuple(low), tuple(high))
-    raise UsageError(f"gym:{env_id} takes {space}: a policy gives Discrete or bounded float32 Box [A] actions.")
+    raise UsageError(f"{name} takes {space}: a policy gives Discrete or bounded float32 Box [A] actions.")
 
 
 def image(height: int, width: int) -> ImageConfig:
@@ -77,7 +77,7 @@ def task(world: str) -> Task:
     try:
         env.reset(seed=0)
         height, width, _ = picture(env).shape
-        action = action_spec(world, env.action_space)
+        action = action_spec(f"gym:{world}", env.action_space)
         rate = float(env.metadata.get("render_fps") or USUAL_HZ)
     finally:
         env.close()

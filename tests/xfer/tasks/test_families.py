@@ -37,7 +37,7 @@ def test_a_run_of_each_family_is_exported_and_verified(name, options, pairs, tmp
     run = tmp_path / "run"
     trained = train.main(train.Args(task=name, output=run, device="cpu", **options))
     assert trained["eval_episodes"] == 1
-    bundle = export.main(export.Args(run=run, targets="eager,onnx-fp32"))
+    bundle = export.main(export.Args(source=str(run), targets="eager,onnx-fp32"))
     assert [row["status"] for row in bundle["variants"]] == ["built", "built"], bundle
     rows = {
         row["variant"]: row

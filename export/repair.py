@@ -1,0 +1,218 @@
+"""Repairs an int8 variant that verification rejects: leaves as few of its layers in float as it can.
+
+Two kinds of observations are kept apart:
+
+- What the search goes by are those that int8 was calibrated on. Each layer alone is put into int8, and the drift of
+  the scores from eager's says how much it hurts. Alone, rather than alone in float: the rounding of a tensor between
+  two layers hurts through either, so freeing one of them would change nothing.
+- What judges are those of ``xfer verify``: golden and the held-out observations, with its own function. It is asked
+  for the shortest beginning of that order that passes, and then whether each layer of it can go back to int8.
+
+So held-out observations say yes or no a few times for each layer that stays in float, and the last answers were
+chosen among several. The reward rung (``xfer verify --full``) has the last word: its episodes were met by nobody here.
+A variant that it rejected is repaired until it has less than half the regret that it had.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from export import target
+from export.bundle import Bundle
+from export.quantize import Quantizer
+from export.records import Verification
+from export.target import ExportRequest, FromGraph, Place, Variant
+from export.verify import centred, climb
+from xfer.runner import Runner, Session
+from xfer.spec import PolicySpec
+from xfer.trajectories import Trajectories
+
+TURNS = 7
+"""How often two sessions take turns when they are timed."""
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What was found for one variant.
+
+    Attributes:
+        layers: How many layers can be in int8.
+        drift: Of each that stays in float, in the graph's order: how far scores drift when only that layer is in int8,
+            as a share of their spread. None if it is not enough to have all layers in float.
+        before: The verdict with all layers in int8.
+        before_ms: Median time of a call then, in milliseconds, on one thread.
+        after_ms: The same with these layers in float.
+    """
+
+    layers: int
+    drift: dict[str, float] | None
+    before: Verification
+    before_ms: float = 0.0
+    after_ms: float = 0.0
+
+
+class Trials:
+    """A policy's int8 graph for one target, opened with any of its layers in float. Value ranges are measured once.
+
+    Args:
+        request: What the target makes files from.
+        module: The target.
+
+    Attributes:
+        layers: What can be in int8, in the graph's order.
+    """
+
+    def __init__(self, request: ExportRequest, module: FromGraph) -> None:
+        from export.onnx_graph import export_onnx
+
+        self.spec, self._module = request.spec, module
+        with tempfile.TemporaryDirectory() as folder:
+            graph = Path(folder) / "fp32.onnx"
+            export_onnx(request.policy.deploy("fp32"), graph)
+            self._quantizer = Quantizer(graph, request.spec, request.calibration, symmetric=False)
+        self.layers = tuple(self._quantizer.layers)
+
+    @contextmanager
+    def session(self, float_layers: tuple[str, ...]) -> Iterator[Session]:
+        """Open the graph with these layers in float, one thread."""
+        with tempfile.TemporaryDirectory() as work:
+            graph, folder = Path(work) / "int8.onnx", Path(work) / "variant"
+            folder.mkdir()
+            self._quantizer.write(graph, float_layers)
+            self._module.write_graph(graph, folder)
+            with self._module.load(folder, self.spec, Place()) as session:
+                yield session
+
+    def drift(self, layer: str, eager: Trajectories) -> float:
+        """Return the root mean square of how far scores are from eager's with only ``layer`` in int8.
+
+        Args:
+            layer: One of ``layers``.
+            eager: Observations, and what eager does when it is shown them.
+
+        Returns:
+            A share of the scores' spread.
+        """
+        assert eager.scores is not None
+        wanted = centred(eager.scores, self.spec)
+        with self.session(tuple(other for other in self.layers if other != layer)) as session:
+            scores = eager.acted_by(Runner(session, self.spec)).scores
+        assert scores is not None
+        return float(np.sqrt(np.mean((centred(scores, self.spec) - wanted) ** 2)) / max(wanted.std(), 1e-12))
+
+
+def fewest(worst_first: Sequence[str], passes: Callable[[frozenset[str]], bool]) -> frozenset[str] | None:
+    """Return layers that are enough, none of which can be left out.
+
+    Args:
+        worst_first: All layers, that which hurts most first.
+        passes: Whether it is enough to leave these layers in float. Each set is asked about once.
+
+    Returns:
+        The set, or None if not even all of them are enough.
+
+    Example:
+        >>> sorted(fewest("abcdef", lambda kept: kept >= {"a", "d"}))
+        ['a', 'd']
+    """
+    known: dict[frozenset[str], bool] = {}
+
+    def ask(kept: frozenset[str]) -> bool:
+        if kept not in known:
+            known[kept] = passes(kept)
+        return known[kept]
+
+    if ask(frozenset()):
+        return frozenset()
+    kept = frozenset(worst_first)
+    if not ask(kept):
+        return None
+    too_few, enough = 0, len(worst_first)
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        too_few, enough = (too_few, middle) if ask(frozenset(worst_first[:middle])) else (middle, enough)
+    kept = frozenset(worst_first[:enough])
+    before: frozenset[str] = frozenset()
+    while before != kept:  # what could not go back into int8 from a larger set might from a smaller one
+        before = kept
+        for layer in reversed(worst_first):
+            if layer in kept and ask(kept - {layer}):
+                kept -= {layer}
+    return kept
+
+
+def repair(
+    bundle: Bundle,
+    request: ExportRequest,
+    variant: Variant,
+    held_out: Trajectories,
+    regret_below: float,
+    on_step: Callable[[str, int, int], None],
+) -> Repair:
+    """Find out which layers of a variant must stay in float.
+
+    Args:
+        bundle: Where the variant is; nothing is written to it.
+        request: What the variant was made from.
+        variant: A variant whose target is a ``FromGraph``.
+        held_out: Observations to judge on, with eager's actions and scores.
+        regret_below: What the mean regret must stay below, besides what the rungs allow.
+        on_step: Called with what is being done, how many layers have been tried alone, and how many there are.
+    """
+    from xfer.torch_session import TorchSession
+
+    golden, spec = bundle.golden(), request.spec
+    on_step("measuring value ranges", 0, 1)
+    trials = Trials(request, cast(FromGraph, target.load(variant.target)))
+    met = request.calibration.acted_by(Runner(TorchSession(request.policy.deploy(), spec), spec))
+    drift = {}
+    for done, layer in enumerate(trials.layers):
+        on_step(f"{layer} alone in int8", done, len(trials.layers))
+        drift[layer] = trials.drift(layer, met)
+    verdicts: dict[frozenset[str], Verification] = {}
+
+    def in_order(kept: frozenset[str]) -> tuple[str, ...]:
+        return tuple(layer for layer in trials.layers if layer in kept)
+
+    def passes(kept: frozenset[str]) -> bool:
+        on_step(f"judging it with {len(kept)} of {len(trials.layers)} layers in float", len(drift), len(drift))
+        with trials.session(in_order(kept)) as session:
+            verdicts[kept] = verdict = climb(bundle, session, variant, golden, held_out, held_out)
+        return verdict.status == "provisional" and (verdict.regret or 0.0) < regret_below
+
+    kept = fewest(sorted(drift, key=drift.__getitem__, reverse=True), passes)
+    before = verdicts[frozenset()]
+    if kept is None:
+        return Repair(len(drift), None, before)
+    on_step("timing it", len(drift), len(drift))
+    with trials.session(()) as rejected, trials.session(in_order(kept)) as repaired:
+        before_ms, after_ms = alternating_p50_ms((rejected, repaired), spec, golden)
+    return Repair(len(drift), {layer: drift[layer] for layer in in_order(kept)}, before, before_ms, after_ms)
+
+
+def alternating_p50_ms(sessions: Sequence[Session], spec: PolicySpec, golden: Trajectories) -> list[float]:
+    """Return each session's median time of a call, raw observation to action, in milliseconds.
+
+    They take turns on the golden trajectories, so that what else the machine does meets them alike. It is an estimate:
+    ``xfer bench`` measures.
+    """
+    runners = [Runner(session, spec) for session in sessions]
+    times: list[list[float]] = [[] for _ in runners]
+    for turn in range(TURNS + 1):
+        for runner, taken in zip(runners, times, strict=True):
+            for begins, observations in golden.steps():
+                if begins:
+                    runner.reset()
+                start = time.perf_counter()
+                runner.act(observations)
+                if turn:  # the first one warms up
+                    taken.append(time.perf_counter() - start)
+    return [float(np.median(taken)) * 1e3 for taken in times]

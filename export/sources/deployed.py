@@ -1,0 +1,83 @@
+"""The module of a policy that was trained elsewhere, as targets get it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import re
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from export.torch_library import example_inputs, trace
+from xfer.errors import UsageError
+from xfer.policy import Exportable
+from xfer.spec import PolicySpec
+
+
+class DeployedModule(nn.Module):
+    """A copy of somebody's module in one precision, with inputs and outputs of the spec's types.
+
+    Args:
+        module: The module.
+        spec: Its contract.
+        dtype: What it computes in.
+    """
+
+    def __init__(self, module: nn.Module, spec: PolicySpec, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.module, self.spec = copy.deepcopy(module), spec
+        self.dtype = None if dtype == torch.float32 else dtype
+        self.casts_itself = hasattr(module, "cast")
+        if self.dtype is not None:
+            self.module.cast(dtype) if self.casts_itself else self.module.to(dtype)  # type: ignore[operator]
+        self.eval().requires_grad_(False)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the action, its scores and the next states."""
+        if self.dtype is None:
+            return tuple(self.module(*inputs))
+        if not self.casts_itself:
+            inputs = tuple(x.to(self.dtype) if x.is_floating_point() else x for x in inputs)
+        return tuple(x.float() if x.is_floating_point() else x for x in self.module(*inputs))
+
+
+def check(module: nn.Module, spec: PolicySpec) -> None:
+    """Run a deployed module once, on zeros in a batch of 2, and see whether it fulfils its contract.
+
+    Raises:
+        UsageError: If not, with what differs.
+    """
+    names = [tensor.name for tensor in spec.inputs] + list(spec.output_names)
+    if doubled := {name for name in names if names.count(name) > 1}:
+        raise UsageError(f"The spec names two tensors '{min(doubled)}': inputs and outputs need names of their own.")
+    try:
+        with torch.inference_mode():
+            outputs = module(*example_inputs(spec, batch=2))
+    except Exception as error:  # whatever somebody's module raises
+        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        raise UsageError(f"The module fails on zeros of its spec's shapes ({reason}).") from error
+    wanted = [spec.action.tensor, spec.scores, *spec.states]
+    found = [f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}" for x in outputs]
+    due = [f"{tensor.dtype} {[2, *tensor.shape]}" for tensor in wanted]
+    if found != due:
+        raise UsageError(
+            f"The module gives {', '.join(found)} for a batch of 2; its spec says {', '.join(due)}"
+            f" ({', '.join(spec.output_names)})."
+        )
+
+
+def digest(policy: Exportable) -> str:
+    """Return the SHA-256 of the weights and of what is computed with them, as 64 hexadecimal digits.
+
+    Both, since the code is not ours: with other code the same weights are another policy.
+    """
+    graph = trace(policy.deploy(), policy.spec).inlined_graph
+    nodes = [node for node in graph.findAllNodes("prim::Constant") if node.hasAttribute("value")]
+    constants = [node.t("value") for node in nodes if node.kindOf("value") == "t"]
+    known = {name: value.detach().contiguous().clone() for name, value in policy.state_dict().items()}
+    known |= {f"constant {i}": value.contiguous().clone() for i, value in enumerate(constants)}
+    # Without the names of classes, which PyTorch numbers as it meets them.
+    operations = re.sub(r"__torch__\.\S+", "", graph.str(False))
+    return hashlib.sha256(operations.encode() + save(known)).hexdigest()

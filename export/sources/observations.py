@@ -1,0 +1,171 @@
+"""What a policy met that was trained elsewhere, kept beside its bundle in a folder that looks like a run's.
+
+    model.run/
+      source.json                                 whose policy it is, and the spec that it was exported with
+      observations/calibration.safetensors.gz, held-out.safetensors.gz
+
+They come from a file, or from the environment that the spec names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from export.sources import FACTS, Facts, Source, read_facts
+from export.sources.deployed import digest
+from export.sources.module import Deployable
+from xfer import tasks
+from xfer.errors import RunError, UnavailableError, UsageError
+from xfer.evaluate import CALIBRATION_SEED, HELD_OUT_SEED, episode_returns, native, record
+from xfer.files import to_json, write_atomically
+from xfer.run_folder import RunFolder
+from xfer.runner import Runner
+from xfer.spec import PolicySpec, RewardScale
+from xfer.tasks import Task
+from xfer.torch_session import TorchSession
+from xfer.trajectories import Trajectories, load_trajectories
+
+FEWEST = 64
+"""Fewest observations in a file: half of them judge."""
+SCALE_EPISODES = 10
+"""Episodes of random actions, and of the policy, that the reward scale is measured in."""
+
+
+def gather(policy: Deployable, source: str, folder: Path, file: Path | None) -> Source:
+    """Return the policy with what it met; what ``folder`` keeps of this very policy is not recorded again.
+
+    Args:
+        policy: The policy.
+        source: What it was loaded from.
+        folder: Where its observations are kept from now on.
+        file: Recorded observations, or None for the environment.
+
+    Raises:
+        UsageError: If there is neither file nor environment, or one of them does not fit the spec.
+        RunError: If the file is damaged, or the folder cannot be written to.
+    """
+    run, weights = RunFolder(folder), digest(policy)
+    known = read_facts(folder)
+    if known is not None and (known.weights, _unscaled(known.spec)) != (weights, _unscaled(policy.spec)):
+        known = None
+    task, why = environment(policy.spec)
+    if file is not None:
+        met = _checked(load_trajectories(file), policy.spec, str(file))
+        calibration, held_out = split(met, str(file))
+    elif known is not None:
+        calibration, held_out = run.observations("calibration"), run.observations("held-out")
+    elif task is not None:
+        # Value ranges want several episodes; regret wants ones that go far.
+        actor = _runner(policy)
+        calibration = record(task, actor, CALIBRATION_SEED, 256, 64)
+        held_out = record(task, actor, HELD_OUT_SEED, 1000, 250)
+    else:
+        raise UsageError(f"{source}: {why}. Give observations that the policy met: --observations FILE.")
+    reward = policy.spec.reward
+    if reward is None and known is not None:
+        reward = known.spec.reward
+    elif reward is None and task is not None:
+        reward = task.reward or measured(task, policy)
+    spec = replace(policy.spec, reward=reward)
+    try:
+        (folder / "observations").mkdir(parents=True, exist_ok=True)
+        calibration.save(run.observations_file("calibration"))
+        held_out.save(run.observations_file("held-out"))
+        write_atomically(folder / FACTS, to_json(Facts(source, weights, spec)))
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written to: {error.strerror}.") from error
+    return Source(replace(policy, spec=spec), folder, calibration, held_out)
+
+
+def environment(spec: PolicySpec) -> tuple[Task | None, str]:
+    """Return where a policy acts, or None and why there is nothing to act in here.
+
+    Raises:
+        UsageError: If the environment gives or takes something else than the policy.
+    """
+    if not spec.task:
+        return None, "its spec names no task"
+    try:
+        task = tasks.load_recorded(spec.task)
+    except UnavailableError as error:
+        return None, str(error)
+    except UsageError:
+        return None, f"there is no environment for its task '{spec.task}' here"
+    shown = {o.name: (o.dtype, o.shape) for o in task.observations}
+    seen = {o.name: (o.dtype, o.shape) for o in spec.observations}
+    if shown != seen:
+        raise UsageError(f"Task {task.name} gives {_listed(shown)}; the policy sees {_listed(seen)}.")
+    taken, given = ((a.kind, len(a.elements), a.low, a.high) for a in (task.action, spec.action))
+    if taken != given:
+        raise UsageError(f"Task {task.name} takes {task.action}; the policy gives {spec.action}.")
+    return task, ""
+
+
+def split(met: Trajectories, name: str) -> tuple[Trajectories, Trajectories]:
+    """Cut observations into those that calibrate and those that judge.
+
+    The cut lies where an episode begins, if one does in the middle half; else in the middle, where states then begin
+    anew.
+
+    Raises:
+        UsageError: If there are too few.
+    """
+    total = len(met)
+    if total < FEWEST:
+        raise UsageError(f"{name} holds {total} observations; at least {FEWEST} are needed, half of them to judge.")
+    begins = np.flatnonzero(met.resets)
+    begins = begins[(begins >= total // 4) & (begins <= total - total // 4)]
+    cut = int(begins[np.abs(begins - total // 2).argmin()]) if len(begins) else total // 2
+    resets = met.resets.copy()
+    resets[[0, cut]] = True
+    whole = Trajectories(met.observations, resets)
+    return whole.take([slice(0, cut)]), whole.take([slice(cut, total)])
+
+
+def measured(task: Task, policy: Deployable) -> RewardScale | None:
+    """Return the mean returns of random actions and of the policy itself, or None if the policy is no better."""
+    seeds = range(CALIBRATION_SEED, CALIBRATION_SEED + SCALE_EPISODES)
+    reference = float(np.mean([value for _, value in episode_returns(task, _runner(policy), seeds)]))
+    random = float(np.mean(list(_random_returns(task, seeds))))
+    return RewardScale(random, reference) if reference > random else None
+
+
+def _random_returns(task: Task, seeds: range) -> Iterator[float]:
+    env = task.make()
+    try:
+        for seed in seeds:
+            env.reset(seed=seed)
+            env.action_space.seed(seed)
+            total, over = 0.0, False
+            while not over:
+                _, reward, terminated, truncated, _ = env.step(native(env, env.action_space.sample()))
+                total, over = total + float(reward), terminated or truncated
+            yield total
+    finally:
+        env.close()
+
+
+def _runner(policy: Deployable) -> Runner:
+    return Runner(TorchSession(policy.deploy(), policy.spec), policy.spec)
+
+
+def _unscaled(spec: PolicySpec) -> PolicySpec:
+    return replace(spec, reward=None)
+
+
+def _checked(met: Trajectories, spec: PolicySpec, name: str) -> Trajectories:
+    """Return the observations that the spec names, if they are of its types."""
+    found = {key: (str(array.dtype), array.shape[1:]) for key, array in met.observations.items()}
+    due = {o.name: (o.dtype, o.shape) for o in spec.observations}
+    lengths = {len(met), *(len(array) for array in met.observations.values())}
+    if any(found.get(key) != wanted for key, wanted in due.items()) or len(lengths) > 1:
+        raise UsageError(f"{name} holds {_listed(found)}; the policy sees {_listed(due)}, one row a step.")
+    return Trajectories({key: met.observations[key] for key in due}, met.resets.astype(bool))
+
+
+def _listed(tensors: dict[str, tuple[str, tuple[int, ...]]]) -> str:
+    return ", ".join(f"{name}: {dtype} {list(shape)}" for name, (dtype, shape) in tensors.items()) or "nothing"

@@ -1,0 +1,19 @@
+"""A folder that `xfer train` wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from export.sources import Source
+from xfer.run_folder import RunFolder
+
+
+def load(path: Path) -> Source:
+    """Return the trained policy and what it met.
+
+    Raises:
+        RunError: If there is no run here, or it is not finished.
+        WeightsError: If its files are damaged.
+    """
+    folder = RunFolder(path)
+    return Source(folder.policy(), path, folder.observations("calibration"), folder.observations("held-out"))

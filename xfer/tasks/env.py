@@ -1,0 +1,97 @@
+"""``env:ENV_ID``: any Gymnasium environment, seen through its own observations (``gym:ENV_ID`` looks at its pictures).
+
+It is where policies act that were trained elsewhere. Their environment may be registered by a module of their own:
+``env:my_module:ENV_ID``, as Gymnasium itself writes it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xfer import user_code
+from xfer.errors import UsageError
+from xfer.spec import ImageConfig, TensorSpec
+from xfer.tasks import Task
+from xfer.tasks.gym import USUAL_HZ, action_spec, image
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import gymnasium
+
+REQUIRES = ("gymnasium",)
+WORLDS = ()
+
+ONLY = "observation"
+"""Name of the observation of an environment that does not give a dict."""
+
+
+def make(env_id: str) -> gymnasium.Env[Any, Any]:
+    """Return the environment as it is.
+
+    Raises:
+        UsageError: If there is none of this name, or what it needs is not installed.
+    """
+    import gymnasium
+
+    from xfer.rendered import without_screen
+
+    without_screen()
+    user_code.look_here()
+    try:
+        return gymnasium.make(env_id)
+    except (gymnasium.error.Error, ImportError, ValueError, TypeError) as error:
+        raise UsageError(f"env:{env_id}: {' '.join(str(error).split())}") from error
+
+
+def observation_specs(name: str, space: gymnasium.Space[Any]) -> tuple[TensorSpec, ...]:
+    """Return what an environment gives: bytes as uint8, all other numbers as float32.
+
+    Raises:
+        UsageError: If it gives something else than a Box or a dict of them.
+    """
+    from gymnasium.spaces import Box, Dict
+
+    spaces: Mapping[str, gymnasium.Space[Any]] = space.spaces if isinstance(space, Dict) else {ONLY: space}
+    specs = []
+    for key, one in spaces.items():
+        if not isinstance(one, Box):
+            raise UsageError(f"{name} gives {key}: {one}. A policy sees arrays (Box), or a dict of them.")
+        if one.dtype != np.uint8:
+            specs.append(TensorSpec(key, "float32", one.shape))
+        elif len(one.shape) == 3 and one.shape[2] in (1, 3):
+            color = "RGB" if one.shape[2] == 3 else "gray"
+            specs.append(TensorSpec(key, "uint8", one.shape, color_order=color, value_range=(0, 255)))
+        else:
+            specs.append(TensorSpec(key, "uint8", one.shape, value_range=(0, 255)))
+    return tuple(specs)
+
+
+def task(world: str) -> Task:
+    """Return the task of the environment called ``world``.
+
+    Raises:
+        UsageError: If it does not exist, or gives or takes what no policy does.
+    """
+    from xfer.rendered import Named
+
+    name = f"env:{world}"
+    env = make(world)
+    try:
+        specs = observation_specs(name, env.observation_space)
+        action = action_spec(name, env.action_space)
+        rate = float(env.metadata.get("render_fps") or USUAL_HZ)
+    finally:
+        env.close()
+    frames = [spec.shape for spec in specs if spec.dtype == "uint8" and spec.shape[2:] == (3,)]
+    return Task(
+        name=name,
+        control_hz=rate,
+        observations=specs,
+        action=action,
+        reward=None,
+        image=image(*frames[0][:2]) if frames else ImageConfig((0, 0, 0, 0)),
+        make=lambda: Named(make(world), specs, ONLY),
+    )
