@@ -15,6 +15,8 @@ from xfer.arguments import Common
 class Args(Common):
     """Say, for each target, whether it can be built and run on this machine, and what to install if not.
 
+    A target that runs at several places, as onnx@cuda, has a line for each.
+
     Example commands:
       xfer doctor
     """
@@ -32,17 +34,21 @@ def main(args: Args) -> dict[str, Any]:
     rows = []
     for name in target.names():
         module = target.load(name)
-        cannot_export, cannot_run = module.available(), module.runnable("")
-        reason = "; ".join(dict.fromkeys(filter(None, (cannot_export, cannot_run))))
+        cannot_export = module.available()
+        places = {place: module.runnable(place) for place in ("", *module.PLACES)}
+        reason = "; ".join(dict.fromkeys(filter(None, (cannot_export, places[""]))))
         _, _, install = reason.partition("pip install ")
-        table.add_row(name, ", ".join(module.PRECISIONS), _mark(cannot_export), _mark(cannot_run))
+        table.add_row(name, ", ".join(module.PRECISIONS), _mark(cannot_export), _mark(places[""]))
+        for place in module.PLACES:
+            table.add_row(f"  @{place}", "", "", _mark(places[place]))
         rows.append(
             {
                 "target": name,
                 "available": cannot_export is None,
-                "runnable": cannot_run is None,
+                "runnable": places[""] is None,
                 "reason": reason,
                 "install": f"pip install {install.split(';')[0]}" if install else "",
+                "run": {place: why_not or "" for place, why_not in places.items()},
             }
         )
     Console().print(table)

@@ -3,28 +3,29 @@
 ``tensorrt`` (servers, Jetson) builds an engine on the GPU that will run it. ``tensorrt_rtx`` builds ahead of time on
 any machine, also without a GPU, for named compute capabilities, and finishes on the device. Where a GPU and
 ``tensorrt`` are there, that one is used; else ``tensorrt_rtx``. Networks are strongly typed: precision comes with
-the ONNX, which stays beside the engine so that a robot can build its own.
+the ONNX, which stays beside the engine so that a robot can build its own (``export/into.py``). Neither building from
+it nor running needs torch.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from export import cuda
 from export.target import Exported, ExportOptions, ExportRequest, Place, installed_versions
 from xfer.errors import BundleError, UnavailableError
+from xfer.files import write_atomically
 from xfer.runner import Arrays, Session, Step
-from xfer.spec import PolicySpec, TensorSpec
+from xfer.spec import PolicySpec
 
 PRECISIONS = ("fp32", "fp16", "int8")
 PLACES = ()
+LIBRARIES = ("tensorrt", "tensorrt_rtx")
 ENGINE, ONNX = "policy.engine", "policy.onnx"
 INSTALL = "pip install 'xfer-policy[tensorrt]' (servers, Jetson) or 'xfer-policy[tensorrt-rtx]'"
 NO_FP32 = ("75",)
@@ -39,18 +40,13 @@ def available() -> str | None:
         return missing
     if not importlib.util.find_spec("onnxruntime"):
         return "onnxruntime, which calibrates int8, is not installed: pip install 'xfer-policy[onnx]'"
-    return None if _library_name() else f"TensorRT is not installed: {INSTALL}"
+    return None if library_name() else no_library()
 
 
 def runnable(place: str) -> str | None:
-    """One of the two libraries, and an NVIDIA GPU with its driver."""
-    if _library_name() is None:
-        return f"TensorRT is not installed: {INSTALL}"
-    if not _has_gpu():
-        return "no NVIDIA GPU with a driver on this machine"
-    if not importlib.util.find_spec("torch"):
-        return "PyTorch, which holds the GPU's buffers, is not installed: pip install 'xfer-policy[train]'"
-    return None
+    """One of the two libraries, a driver, a GPU, and cuda-bindings; else all of them that are missing."""
+    installed = any(importlib.util.find_spec(name) for name in LIBRARIES)
+    return "; ".join(([] if installed else [no_library()]) + cuda.missing()) or None
 
 
 def libraries() -> dict[str, str]:
@@ -58,15 +54,26 @@ def libraries() -> dict[str, str]:
     return installed_versions("tensorrt", "tensorrt-rtx-cu13", "torch", "onnx", "onnxscript")
 
 
-def _has_gpu() -> bool:
-    return shutil.which("nvidia-smi") is not None
+def gpu() -> str:
+    """Compute capability of the GPU at hand, as "89", or empty where there is none."""
+    try:
+        return cuda.compute_capability()
+    except UnavailableError:
+        return ""
 
 
-def _library_name() -> str | None:
+def library_name() -> str | None:
     """Name of the library to use: ``tensorrt`` needs the GPU to build on."""
-    if _has_gpu() and importlib.util.find_spec("tensorrt"):
+    if importlib.util.find_spec("tensorrt") and gpu():
         return "tensorrt"
     return "tensorrt_rtx" if importlib.util.find_spec("tensorrt_rtx") else None
+
+
+def no_library() -> str:
+    """Say which library is missing."""
+    if importlib.util.find_spec("tensorrt"):
+        return "TensorRT builds on a GPU; without one: pip install 'xfer-policy[tensorrt-rtx]'"
+    return f"TensorRT is not installed: {INSTALL}"
 
 
 def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
@@ -75,25 +82,45 @@ def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
     from export.quantize import quantize_int8
 
     module = request.policy.deploy("fp16" if precision == "fp16" else "fp32")
-    module.policy.preprocess.cast_first = True  # TensorRT takes a uint8 input only if it is cast first of all
+    for part in module.modules():
+        if hasattr(part, "cast_first"):
+            # TensorRT takes a uint8 input only if it is cast first of all.
+            part.cast_first = True  # type: ignore[assignment]
     export_onnx(module, folder / ONNX)
     if precision == "int8":
         float_graph = (folder / ONNX).rename(folder / "fp32.onnx")
-        quantize_int8(float_graph, folder / ONNX, request.spec, request.calibration, symmetric=True)
+        quantize_int8(
+            float_graph,
+            folder / ONNX,
+            request.spec,
+            request.calibration,
+            symmetric=True,
+            float_layers=request.options.float_layers,
+        )
         float_graph.unlink()
     return build_engine(folder, request.spec, precision, request.options)
 
 
-def build_engine(folder: Path, spec: PolicySpec, precision: str, options: ExportOptions) -> Exported:
+def build_engine(
+    folder: Path, spec: PolicySpec, precision: str, options: ExportOptions, timing_cache: Path | None = None
+) -> Exported:
     """Build ``policy.engine`` from the ``policy.onnx`` beside it. It needs no torch.
+
+    Args:
+        folder: Where both are.
+        spec: The policy's contract.
+        precision: That of the graph.
+        options: Its ``max_batch``, and the GPUs of a TensorRT for RTX engine.
+        timing_cache: What TensorRT learnt about kernels in earlier builds; read if it is there, and written. TensorRT
+            itself refuses one of another GPU or version. TensorRT for RTX times nothing while it builds, and has none.
 
     Raises:
         UnavailableError: If TensorRT is not installed.
         BundleError: If it refuses the graph.
     """
-    name = _library_name()
+    name = library_name()
     if name is None:
-        raise UnavailableError(f"TensorRT is not installed: {INSTALL}")
+        raise UnavailableError(no_library())
     trt: Any = importlib.import_module(name)
     complaints: list[str] = []
     builder = trt.Builder(_logger(trt, complaints))
@@ -108,24 +135,47 @@ def build_engine(folder: Path, spec: PolicySpec, precision: str, options: Export
     for tensor in spec.inputs:
         shapes = [(batch, *tensor.shape) for batch in (1, 1, options.max_batch)]
         profile.set_shape(tensor.name, *shapes)
-    config.add_optimization_profile(profile)
-    capabilities: tuple[str, ...] = ()
+    if config.add_optimization_profile(profile) < 0:
+        raise BundleError(f"{name} refuses batches of 1 to {options.max_batch}: {'; '.join(complaints[-3:])}")
     if name == "tensorrt_rtx":
-        capabilities = options.compute_capabilities
-        left_out = tuple(c for c in capabilities if precision == "fp32" and c in NO_FP32)
-        capabilities = tuple(c for c in capabilities if c not in left_out)
-        config.num_compute_capabilities = len(capabilities)
-        for index, capability in enumerate(capabilities):
-            known = getattr(trt.ComputeCapability, f"SM{capability}", None)
-            if known is None:
-                raise BundleError(f"{name} knows no compute capability '{capability}'.")
-            config.set_compute_capability(known, index)
+        capabilities = _set_capabilities(trt, config, precision, options.compute_capabilities)
+    else:
+        capabilities = (gpu(),)
+        if timing_cache is not None:
+            read_timing_cache(config, timing_cache)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise BundleError(f"{name} could not build the engine: {'; '.join(complaints[-3:])}")
     (folder / ENGINE).write_bytes(engine)
-    gpus = f"compute capability {', '.join(capabilities)}" if capabilities else "the GPU it was built on"
-    return Exported(options.max_batch, capabilities, f"{name} engine for {gpus}")
+    if timing_cache is not None and name == "tensorrt":
+        write_timing_cache(config, timing_cache)
+    return Exported(options.max_batch, capabilities, f"{name} engine for compute capability {', '.join(capabilities)}")
+
+
+def read_timing_cache(config: Any, path: Path) -> None:
+    """Give a build what an earlier one learnt; a missing or damaged file is none."""
+    known = path.read_bytes() if path.exists() else b""
+    config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)
+
+
+def write_timing_cache(config: Any, path: Path) -> None:
+    """Keep what a build learnt."""
+    if (cache := config.get_timing_cache()) is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, bytes(cache.serialize()))
+
+
+def _set_capabilities(trt: Any, config: Any, precision: str, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """Tell TensorRT for RTX which GPUs to build for, and return those that can have this precision."""
+    capabilities = tuple(c for c in wanted if not (precision == "fp32" and c in NO_FP32))
+    config.num_compute_capabilities = len(capabilities)
+    for index, capability in enumerate(capabilities):
+        known = getattr(trt.ComputeCapability, f"SM{capability}", None)
+        if known is None:
+            choices = ", ".join(name.removeprefix("SM") for name in trt.ComputeCapability.__members__ if "SM" in name)
+            raise BundleError(f"TensorRT for RTX knows no compute capability '{capability}'. It knows: {choices}.")
+        config.set_compute_capability(known, index)
+    return capabilities
 
 
 def _logger(trt: Any, complaints: list[str]) -> Any:
@@ -143,44 +193,57 @@ def _logger(trt: Any, complaints: list[str]) -> Any:
 
 
 class TensorRTSession:
-    """An engine behind the session protocol. PyTorch holds the buffers, pinned on the host."""
+    """An engine behind the session protocol. Its buffers are made again only when the batch changes."""
 
-    def __init__(self, trt: Any, engine: Any, spec: PolicySpec) -> None:
-        import torch
-
-        self._torch, self._engine, self._spec = torch, engine, spec
+    def __init__(self, engine: Any, spec: PolicySpec) -> None:
+        self._runtime, self._spec = cuda.runtime(), spec
         self._context = engine.create_execution_context()
-        self._stream = torch.cuda.Stream()
-        self._outputs = (spec.action.tensor, spec.scores, *spec.states)
+        if self._context is None:
+            raise UnavailableError("TensorRT could not prepare the engine for this GPU: is its memory full?")
+        self._stream = int(cuda.checked(self._runtime.cudaStreamCreate()))
+        self._inputs: dict[str, cuda.Buffer] = {}
+        self._outputs: dict[str, cuda.Buffer] = {}
+        self._batch = 0
 
     def step(self, observations: Arrays, states: Arrays) -> Step:
         """Copy inputs to the GPU, run the engine, copy outputs back, and wait."""
-        torch, spec = self._torch, self._spec
         arrays = {**observations, **states}
         batch = len(next(iter(arrays.values())))
-        kept = []  # the inputs' memory must live until the stream is done
-        with torch.cuda.stream(self._stream):
-            for tensor in spec.inputs:
-                host = torch.from_numpy(np.ascontiguousarray(arrays[tensor.name])).pin_memory()
-                device = host.to("cuda", non_blocking=True)
-                kept += [host, device]
-                self._context.set_input_shape(tensor.name, tuple(device.shape))
-                self._context.set_tensor_address(tensor.name, device.data_ptr())
-            results = [self._output(tensor, name, batch) for tensor, name in self._named_outputs()]
-            if not self._context.execute_async_v3(self._stream.cuda_stream):
-                raise BundleError("TensorRT could not run the engine.")
-            action, scores, *next_states = [result.cpu().numpy() for result in results]
-        names = [state.name for state in spec.states]
+        if batch != self._batch:
+            self._make_buffers(batch)
+        for name, buffer in self._inputs.items():
+            buffer.host[...] = arrays[name]
+            buffer.upload(self._stream)
+        if not self._context.execute_async_v3(self._stream):
+            raise BundleError("TensorRT could not run the engine.")
+        for buffer in self._outputs.values():
+            buffer.download(self._stream)
+        cuda.checked(self._runtime.cudaStreamSynchronize(self._stream))
+        action, scores, *next_states = [buffer.host.copy() for buffer in self._outputs.values()]
+        names = [state.name for state in self._spec.states]
         return Step(action, scores, dict(zip(names, next_states, strict=True)))
 
-    def _named_outputs(self) -> Iterator[tuple[TensorSpec, str]]:
-        yield from zip(self._outputs, self._spec.output_names, strict=True)
+    def close(self) -> None:
+        """Give back what it holds of the GPU."""
+        self._free_buffers()
+        self._runtime.cudaStreamDestroy(self._stream)
 
-    def _output(self, tensor: TensorSpec, name: str, batch: int) -> Any:
-        dtype = getattr(self._torch, tensor.dtype)
-        result = self._torch.empty((batch, *tensor.shape), dtype=dtype, device="cuda")
-        self._context.set_tensor_address(name, result.data_ptr())
-        return result
+    def _free_buffers(self) -> None:
+        for buffer in (*self._inputs.values(), *self._outputs.values()):
+            buffer.free()
+        self._inputs, self._outputs, self._batch = {}, {}, 0
+
+    def _make_buffers(self, batch: int) -> None:
+        self._free_buffers()
+        spec = self._spec
+        outputs = zip(spec.output_names, (spec.action.tensor, spec.scores, *spec.states), strict=True)
+        self._inputs = {tensor.name: cuda.Buffer((batch, *tensor.shape), tensor.dtype) for tensor in spec.inputs}
+        self._outputs = {name: cuda.Buffer((batch, *tensor.shape), tensor.dtype) for name, tensor in outputs}
+        for name, buffer in self._inputs.items():
+            self._context.set_input_shape(name, buffer.host.shape)
+        for name, buffer in (self._inputs | self._outputs).items():
+            self._context.set_tensor_address(name, buffer.device)
+        self._batch = batch
 
 
 @contextmanager
@@ -188,12 +251,19 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
     """Deserialise the engine; on TensorRT for RTX this finishes it for the GPU at hand."""
     if (reason := runnable(place.name)) is not None:
         raise UnavailableError(f"tensorrt: {reason}")
-    name = _library_name()
+    name = library_name()
     assert name is not None
     trt: Any = importlib.import_module(name)
     complaints: list[str] = []
     runtime = trt.Runtime(_logger(trt, complaints))
     engine = runtime.deserialize_cuda_engine((folder / ENGINE).read_bytes())
     if engine is None:
-        raise BundleError(f"{folder / ENGINE}: {name} cannot load it: {'; '.join(complaints[-3:])}")
-    yield TensorRTSession(trt, engine, spec)
+        raise BundleError(
+            f"{folder / ENGINE}: {name} cannot load it ({'; '.join(complaints[-3:])}). If it was built for another GPU"
+            " or version, `xfer export --targets tensorrt --into BUNDLE` builds one here."
+        )
+    session = TensorRTSession(engine, spec)
+    try:
+        yield session
+    finally:
+        session.close()

@@ -1,0 +1,91 @@
+"""The NVIDIA GPU at hand, without torch: the driver's own library says what it is, cuda-bindings holds memory on it."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.util
+from typing import Any
+
+import numpy as np
+
+from xfer.errors import UnavailableError
+
+_MAJOR, _MINOR = 75, 76
+"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of the CUDA driver API."""
+
+
+def compute_capability() -> str:
+    """Return the compute capability of the first GPU, as "89" for 8.9.
+
+    Raises:
+        UnavailableError: If there is no driver, or it finds no GPU; it says what to install.
+    """
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        raise UnavailableError(
+            "no NVIDIA GPU with a driver (libcuda.so.1): apt-get install nvidia-driver, or JetPack on a Jetson"
+        ) from error
+    device, major, minor = (ctypes.c_int() for _ in range(3))
+    if failed := driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
+        raise UnavailableError(f"NVIDIA's driver finds no GPU that it can use (CUDA error {failed})")
+    driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device)
+    driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device)
+    return f"{major.value}{minor.value}"
+
+
+def missing() -> list[str]:
+    """Return what this machine lacks to run a network on an NVIDIA GPU, each with what to install."""
+    found = []
+    try:
+        compute_capability()
+    except UnavailableError as error:
+        found.append(str(error))
+    if not (importlib.util.find_spec("cuda") and importlib.util.find_spec("cuda.bindings")):
+        found.append("cuda-bindings, which holds the GPU's buffers, is not installed: pip install cuda-bindings")
+    return found
+
+
+def runtime() -> Any:
+    """Return cuda-bindings' CUDA runtime API, whose functions give tuples: an error code, then values."""
+    return importlib.import_module("cuda.bindings.runtime")
+
+
+def checked(answer: tuple[Any, ...]) -> Any:
+    """Return what a function of cuda-bindings gave beside its error code.
+
+    Raises:
+        UnavailableError: If it failed.
+    """
+    error, *values = answer
+    if error:
+        raise UnavailableError(f"CUDA: {error.name}")
+    return values[0] if values else None
+
+
+class Buffer:
+    """The memory of one tensor on the GPU, and as much on the host, pinned, that NumPy sees as ``host``."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: str) -> None:
+        self._cuda = runtime()
+        self.bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        self._pinned: int = checked(self._cuda.cudaMallocHost(self.bytes))
+        self.device: int = checked(self._cuda.cudaMalloc(self.bytes))
+        memory = (ctypes.c_ubyte * self.bytes).from_address(self._pinned)
+        self.host = np.frombuffer(memoryview(memory), dtype).reshape(shape)
+
+    def upload(self, stream: int) -> None:
+        """Queue a copy from host to GPU."""
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
+        checked(self._cuda.cudaMemcpyAsync(self.device, self._pinned, self.bytes, kind, stream))
+
+    def download(self, stream: int) -> None:
+        """Queue a copy from GPU to host."""
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        checked(self._cuda.cudaMemcpyAsync(self._pinned, self.device, self.bytes, kind, stream))
+
+    def free(self) -> None:
+        """Give both back; ``host`` must not be touched any more."""
+        self._cuda.cudaFreeHost(self._pinned)
+        self._cuda.cudaFree(self.device)
