@@ -30,6 +30,7 @@ $(VENV)/demo.stamp: pyproject.toml
 $(VENV)/dev.stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --editable '.[dev,tensorrt-rtx,$(ONNX)]'
+	$(VENV)/bin/pip install --quiet --no-deps 'leapp>=0.7.2'  # its dependency onnxruntime would overwrite onnxruntime-gpu
 	touch $@
 
 clean:

@@ -245,7 +245,7 @@ def notes(old: Report, new: Report) -> list[str]:
         differ(f"Different libraries run {name}", texts)
     for word, report in zip(("old", "new"), both, strict=True):
         watched = [disturbance_figures(m) for m in report.measurements if m.disturbances]
-        telling = [caveat for caveat in caveats(report, None, watched) if caveat.mark != "provisional"]
+        telling = [caveat for caveat in caveats(report, None, watched) if caveat.mark not in ("provisional", "slower")]
         found += [f"The {word} report: {caveat.text}" for caveat in telling]
         if BASELINE not in _log_medians(report):
             found.append(f"The {word} report lacks {BASELINE}: plain times are compared, whatever slowed the machine.")

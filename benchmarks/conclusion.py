@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from benchmarks import figures, table
 from benchmarks.figures import PROVEN, DisturbanceFigures, LoopFigures
 from benchmarks.reward_statistics import RewardSummary
-from benchmarks.summary import TOLERANCE
+from benchmarks.summary import TOLERANCE, speedups
 from benchmarks.table import Row
 from export.target import BASELINE
 
 if TYPE_CHECKING:
+    from benchmarks.latency import Measurement
     from benchmarks.report import Report
 
 QUICK = "quick run: few samples"
@@ -26,7 +29,7 @@ class Caveat:
     """What a reader must know before believing a figure.
 
     Attributes:
-        mark: One word: ``partial``, ``quick``, ``provisional``, ``disturbed`` or ``unstable``.
+        mark: One word: ``partial``, ``quick``, ``provisional``, ``disturbed``, ``unstable`` or ``slower``.
         text: The sentence behind it.
     """
 
@@ -174,6 +177,31 @@ def caveats(report: Report, best: Row | None, disturbances: Sequence[Disturbance
         by = table.share(TOLERANCE)
         drift = f"In {_names(unstable)} the medians of stretches of the run differ by more than {by}."
         found.append(Caveat("unstable", drift))
+    return found + [Caveat("slower", sentence) for sentence in slower_than_fp32(report.measurements)]
+
+
+def slower_than_fp32(measurements: Sequence[Measurement]) -> list[str]:
+    """Return a sentence for each variant in a lower precision that is slower here than its target's fp32.
+
+    Medians are compared within rounds; the whole 95 % interval of the median ratio has to say so (order statistics:
+    Conover 1999, "Practical Nonparametric Statistics", section 3.2).
+    """
+    from scipy.stats import quantile_test
+
+    rounds = {one.name: one.rounds for one in measurements if one.rounds and not one.error}
+    found = []
+    for one in measurements:
+        build = one.variant.partition("@")[0]
+        exact = f"{build.partition('-')[0]}-fp32"
+        sibling = one.name.replace(build, exact, 1)
+        if build == exact or one.name not in rounds or sibling not in rounds:
+            continue
+        # A bench that was interrupted ended in the middle of a round.
+        whole = min(len(rounds[one.name]), len(rounds[sibling]))
+        ratios = speedups(rounds[sibling][:whole], rounds[one.name][:whole])
+        test: Any = quantile_test(ratios)  # the stubs take its interval for a number
+        if test.confidence_interval().high < 1:
+            found.append(f"{one.name} is slower than {sibling} here: {np.median(ratios):.2f} times its speed.")
     return found
 
 

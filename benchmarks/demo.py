@@ -44,7 +44,7 @@ def main(args: Args) -> dict[str, Any]:
     console.rule("1/5 train")
     results["train"] = train.main(train.Args(task="cartpole", output=args.output, weights=args.weights, seed=args.seed))
     console.rule("2/5 export")
-    results["export"] = export.main(export.Args(run=args.output))
+    results["export"] = export.main(export.Args(source=str(args.output)))
     console.rule("3/5 verify")
     results["verify"] = verify.main(verify.Args(bundle=bundle))
     console.rule("4/5 bench")

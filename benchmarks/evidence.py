@@ -35,6 +35,8 @@ class Args(Common):
       xfer evidence
       xfer evidence verdict-simulation
       xfer evidence crosscheck runs/cartpole.bundle --threads 2
+      xfer evidence overhead runs/cartpole.bundle --threads 2
+      xfer evidence resnet-speed --output runs/resnet18
       xfer evidence transfer --output runs/transfer
       xfer evidence gpu --output runs/gpu
     """

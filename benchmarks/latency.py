@@ -110,7 +110,7 @@ class Contestant:
     def on_gpu(self) -> bool:
         """Whether it runs on a GPU."""
         variant = Variant.parse(self.variant)
-        return variant.place == "cuda" or variant.target.startswith("tensorrt")
+        return variant.place in ("cuda", "tensorrt") or variant.target.startswith("tensorrt")
 
     def assignment(self, protocol: Protocol) -> Assignment:
         """Return what its worker is told."""

@@ -222,7 +222,8 @@ def graph_line(provenance: Provenance) -> str:
         >>> graph_line(Provenance("", "", "resnet18", "layer2", "flatten", 683072, 250_000_000, ""))
         'resnet18 up to layer2, head flatten: 683,072 executed parameters, 250.0 million MACs a step'
     """
+    graph = f"{provenance.backbone} up to {provenance.tap}, head {provenance.head}"
     return (
-        f"{provenance.backbone} up to {provenance.tap}, head {provenance.head}:"
+        f"{graph if provenance.backbone else 'a policy that was trained elsewhere'}:"
         f" {provenance.parameters:,} executed parameters, {provenance.macs / 1e6:.1f} million MACs a step"
     )

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.latency import Contestant
 from export import target
 from export.bundle import Bundle, Provenance
 from export.target import BASELINE, Variant
 from xfer.errors import XferError
+from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
+
+if TYPE_CHECKING:
+    from xfer.policy import Policy, PolicyConfig
 
 VARIANTS = (BASELINE, "torchscript-fp32", "onnx-fp32", "onnx-int8")
 
@@ -33,32 +38,40 @@ def build_sibling(bundle: Bundle, golden: Trajectories, variants: list[str], pat
         The bundle, or a sentence that says why there is none.
     """
     eager = bundle.builds.get(BASELINE)
+    if not bundle.manifest.provenance.backbone:
+        return "The whole network was timed: it is not one of xfer's own."
     reason = target.load("eager").runnable("")
     if reason is not None:
         return f"The whole backbone was not timed: {reason}"
     if eager is None or eager.status != "built":
         return f"The whole backbone was not timed: the bundle has no {BASELINE} to take its configuration from."
-    import torch
-
     from export.build import export_policy
     from xfer.backbones import STAGES
     from xfer.checkpoint import load_policy
-    from xfer.policy import Policy
 
     try:
         config = load_policy(bundle.check(eager)).config
-        stages = STAGES[config.backbone]
-        if config.tap == stages[-1]:
+        if config.tap == STAGES[config.backbone][-1]:
             return f"The policy's own graph is the whole {config.backbone}."
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            policy = Policy(replace(config, tap=stages[-1], head="average"), bundle.spec).eval()
+        policy = whole_policy(config, bundle.spec)
         wanted = [Variant.parse(name) for name in VARIANTS if name in variants]
         run = "random weights, for timing only"
         export_policy(policy, bundle.spec, golden, golden, wanted, path, run=run)
     except XferError as error:
         return f"The whole backbone was not timed: {error}"
     return Bundle(path)
+
+
+def whole_policy(config: PolicyConfig, spec: PolicySpec, seed: int = 0) -> Policy:
+    """Return a policy of the whole backbone, with average pooling and random weights; its readout is as configured."""
+    import torch
+
+    from xfer.backbones import STAGES
+    from xfer.policy import Policy
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Policy(replace(config, tap=STAGES[config.backbone][-1], head="average"), spec).eval()
 
 
 def contestants(sibling: Bundle) -> list[Contestant]:

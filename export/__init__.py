@@ -6,5 +6,6 @@ Importing this package brings in neither torch nor any runtime.
 """
 
 from export.bundle import Bundle
+from export.sources.module import Deployable
 
-__all__ = ["Bundle"]
+__all__ = ["Bundle", "Deployable"]

@@ -11,14 +11,14 @@ import warnings
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from export.torch_library import example_inputs
 from xfer.files import to_json
 from xfer.spec import PolicySpec
 
 if TYPE_CHECKING:
-    from xfer.policy import Deployed
+    from torch import nn
 
 OPSET = 20
 SPEC_METADATA_KEY = "xfer.spec"
@@ -41,17 +41,17 @@ def libraries() -> dict[str, str]:
     return {name: version(name) for name in ("torch", "torchvision", "onnx", "onnxscript")}
 
 
-def export_onnx(module: Deployed, path: Path) -> None:
+def export_onnx(module: nn.Module, path: Path) -> None:
     """Write the module as one ONNX file with named tensors, a dynamic batch and its spec as metadata.
 
     Args:
-        module: A deployed policy, contiguous.
+        module: A deployed policy, contiguous, with its ``spec``.
         path: The file to write.
     """
     import onnx
     import torch
 
-    spec = module.spec
+    spec = cast(PolicySpec, module.spec)
     batch = torch.export.Dim("batch", min=1, max=1024)
     inputs = example_inputs(spec, batch=2)
     # By the names of forward()'s parameters; what it takes as *inputs or *states is a tuple.

@@ -23,6 +23,8 @@ LOOK_EVERY = 10
 
 def unavailable(bundle: Bundle) -> str | None:
     """None if pairs can be run here, else why not."""
+    if not bundle.spec.task:
+        return "the spec names no task, so there is no environment"
     try:
         tasks.load_recorded(bundle.spec.task)
     except UsageError:

@@ -59,7 +59,7 @@ class TimedRunner(Runner):
         action = super().act(observations)
         self.seconds.append(time.perf_counter() - start)
         if self.frames is not None:
-            frame = next(o for o in self.spec.observations if o.dtype == "uint8")
+            frame = next(o for o in self.spec.observations if o.dtype == "uint8" and len(o.shape) == 3)
             self.frames.append(observations[frame.name].reshape(frame.shape))
         return action
 
@@ -74,6 +74,8 @@ def main(args: Args) -> dict[str, Any]:
     if args.video:
         _check_video(args.video)
     bundle = Bundle(args.bundle)
+    if args.video and not any(o.dtype == "uint8" and len(o.shape) == 3 for o in bundle.spec.observations):
+        raise UsageError("--video: this policy sees no picture.")
     tasks.trust(args.task)
     task = tasks.load_recorded(bundle.spec.task)
     from xfer.evaluate import episode_returns

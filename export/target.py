@@ -13,7 +13,9 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import msgspec
 
 from export import targets
 from xfer.errors import UsageError, check_choice
@@ -21,7 +23,7 @@ from xfer.runner import Session
 from xfer.spec import PolicySpec
 
 if TYPE_CHECKING:
-    from xfer.policy import Policy
+    from xfer.policy import Exportable
     from xfer.trajectories import Trajectories
 
 BASELINE = "eager-fp32"
@@ -42,12 +44,25 @@ class ExportOptions:
     """What a build may be told. All of it is part of the build's key.
 
     Attributes:
-        max_batch: Largest batch of a TensorRT optimization profile.
+        max_batch: Largest batch of a TensorRT optimization profile, and of an ExecuTorch program.
         compute_capabilities: GPUs that a TensorRT-RTX engine is built for, as "89".
+        float_layers: Layers that int8 leaves in float, as "policy.trunk.layer1.0.conv2"; ``xfer export --repair``
+            finds them.
     """
 
     max_batch: int = 8
     compute_capabilities: tuple[str, ...] = ("80", "86", "89", "120")
+    float_layers: tuple[str, ...] = ()
+
+    def plain(self) -> dict[str, Any]:
+        """Return plain values, without what was added later and is not used: older builds keep their content keys."""
+        values: dict[str, Any] = msgspec.to_builtins(self)
+        return {name: value for name, value in values.items() if name != "float_layers" or value}
+
+    @property
+    def note(self) -> str:
+        """What a reader of the manifest should know of an int8 build."""
+        return f"kept in float: {', '.join(self.float_layers)}" if self.float_layers else ""
 
 
 @dataclass(frozen=True)
@@ -55,13 +70,13 @@ class ExportRequest:
     """What a target makes files from.
 
     Attributes:
-        policy: The trained policy; ``policy.deploy(precision)`` is the module to export.
+        policy: The policy; ``policy.deploy(precision)`` is the module to export.
         spec: Its contract.
         calibration: Observations that the policy itself met, for int8.
         options: See ``ExportOptions``.
     """
 
-    policy: Policy
+    policy: Exportable
     spec: PolicySpec
     calibration: Trajectories
     options: ExportOptions
@@ -122,6 +137,13 @@ class Target(Protocol):
             UnavailableError: If this machine cannot run it at that place; never a silent fallback.
             BundleError: If the library refuses the files.
         """
+
+
+class FromGraph(Target, Protocol):
+    """A target whose int8 is the Q/DQ graph of ``quantize.py`` for x86, which ``xfer export --repair`` can repair."""
+
+    def write_graph(self, graph: Path, folder: Path) -> None:
+        """Write the files that ``load`` opens from an ONNX graph."""
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from typing import TYPE_CHECKING
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from export.target import installed_versions
+from xfer.errors import BundleError
 from xfer.spec import PolicySpec
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from xfer.policy import Exportable
+
+TRACE = "policy.pt"
+"""A traced module (https://docs.pytorch.org/docs/stable/jit.html): what it computes, without its Python."""
 
 
 def available() -> str | None:
@@ -46,3 +54,70 @@ def example_inputs(spec: PolicySpec, batch: int) -> tuple[Tensor, ...]:
     import torch
 
     return tuple(torch.from_numpy(tensor.zeros(batch)) for tensor in spec.inputs)
+
+
+def trace(module: nn.Module, spec: PolicySpec) -> Any:
+    """Return the module as a plain TorchScript trace, made with a batch of 2."""
+    import torch
+    from torch.jit._trace import TracerWarning
+
+    with torch.no_grad(), warnings.catch_warnings():
+        # PyTorch recommends torch.export instead; that is the aotinductor target's business.
+        warnings.filterwarnings("ignore", "`torch.jit")
+        # Of constants, and of branches that a trace cannot hold: the first rung shows whether it matters.
+        warnings.simplefilter("ignore", TracerWarning)
+        return torch.jit.trace(module, example_inputs(spec, batch=2), check_trace=False)
+
+
+def save_trace(traced: Any, path: Path) -> None:
+    """Write what ``trace`` gave."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit")
+        torch.jit.save(traced, str(path))
+
+
+def load_trace(path: Path, device: str = "cpu") -> Any:
+    """Read a trace: a program of PyTorch's own operations, without Python.
+
+    Raises:
+        BundleError: If PyTorch cannot read it.
+    """
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit")
+        try:
+            return torch.jit.load(str(path), map_location=device).eval()
+        except RuntimeError as error:
+            raise BundleError(f"{path}: PyTorch cannot read it: {error}") from error
+
+
+def save_eager(policy: Exportable, folder: Path) -> None:
+    """Write what ``load_eager`` reads.
+
+    For a policy of our own that is its weights and configuration. Of somebody else's we have no code that could build
+    it again, and would not run theirs: there it is the trace, which PyTorch runs operation by operation.
+    """
+    from xfer.checkpoint import save_policy
+    from xfer.policy import Policy
+
+    if isinstance(policy, Policy):
+        save_policy(policy, folder)
+    else:
+        save_trace(trace(policy.deploy(), policy.spec), folder / TRACE)
+
+
+def load_eager(folder: Path) -> Any:
+    """Return the deployed module that ``save_eager`` wrote.
+
+    Raises:
+        WeightsError: If the files of a policy of our own are damaged.
+        BundleError: If the trace is.
+    """
+    if (folder / TRACE).exists():
+        return load_trace(folder / TRACE)
+    from xfer.checkpoint import load_policy
+
+    return load_policy(folder).deploy()

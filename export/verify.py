@@ -192,7 +192,7 @@ def first_rungs(
         try:
             on_start(name)
             with bundle.session(name) as session:
-                found[name] = _climb(bundle, session, parsed, golden, eager, judged)
+                found[name] = climb(bundle, session, parsed, golden, eager, judged)
         except UnavailableError as error:
             found[name] = Verification("built", reason=build.not_run(str(error)))
         except Exception as error:  # whatever a runtime raises on files that it cannot read or run
@@ -208,7 +208,7 @@ def _reference(bundle: Bundle, judged: Trajectories) -> Trajectories:
         return judged.acted_by(runner)
 
 
-def _climb(
+def climb(
     bundle: Bundle,
     session: Session,
     variant: Variant,
@@ -216,6 +216,16 @@ def _climb(
     eager: Trajectories,
     judged: Trajectories,
 ) -> Verification:
+    """Take one session up the first two rungs.
+
+    Args:
+        bundle: The bundle.
+        session: The variant, opened.
+        variant: Its name.
+        golden: The golden trajectories.
+        eager: What eager does on the judged observations.
+        judged: The observations of the actions rung.
+    """
     spec, build = bundle.spec, bundle.builds[variant.build]
     first = numbers(session, spec, golden, variant.precision, build.max_batch)
     so_far = Verification("provisional", rung="numbers", max_abs_diff=first.max_abs_diff, tolerance=first.tolerance)

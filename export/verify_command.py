@@ -13,6 +13,7 @@ import tyro
 from export import records, target
 from export.bundle import Bundle
 from export.records import Verification
+from export.sources import weights_of
 from export.target import Variant
 from export.verify import first_rungs
 from xfer import tasks
@@ -46,7 +47,8 @@ class Args(Common):
     variants: str = ""
     """Comma-separated variants, as onnx-int8 or onnx-fp32@cuda (default: all in the bundle)."""
     run: Path | None = None
-    """The training run, for its held-out observations (default: the one that the bundle came from, if it is here)."""
+    """The run, for its held-out observations (default: the one that the bundle came from, if it is here); for a policy
+    that was trained elsewhere, the folder NAME.run beside its first bundle."""
     pairs: int = DEFAULT_PAIRS
     """Pairs of episodes at most; 0 leaves the reward rung out."""
     full: bool = False
@@ -101,6 +103,8 @@ def self_test(args: Args, bundle: Bundle, console: Console) -> dict[str, Any]:
         raise UsageError("--self-test chooses the variants that it damages: leave --variants out.")
     if (reason := target.load("eager").runnable("")) is not None:
         raise UnavailableError(f"The self-test makes its mistakes in PyTorch. {reason}")
+    if not bundle.manifest.provenance.backbone:
+        raise UsageError("The self-test plants its mistakes in xfer's own networks, and this bundle holds another.")
     held_out, why = held_out_observations(bundle, args.run)
     if held_out is None:
         raise RunError(f"The self-test needs the held-out observations of the run: {why}.")
@@ -181,17 +185,14 @@ def held_out_observations(bundle: Bundle, run: Path | None) -> tuple[Trajectorie
         RunError: If a run was named, and it is not the one that the bundle was made from.
     """
     folder = run or Path(bundle.manifest.provenance.run)
-    if run is None and not (folder / "policy.safetensors").exists():
+    weights = weights_of(folder)
+    if run is None and weights is None:
         return None, "the run that the bundle was made from is not here (--run says where)"
     if target.load("eager").runnable("") is not None:
         return None, "PyTorch is not installed"
-    from xfer.files import sha256
     from xfer.run_folder import RunFolder
 
-    same = (folder / "policy.safetensors").is_file() and (
-        sha256(folder / "policy.safetensors") == bundle.manifest.provenance.weights
-    )
-    if not same:
+    if weights != bundle.manifest.provenance.weights:
         if run is None:
             return None, f"the run at {folder} has other weights than the bundle"
         raise RunError(f"{folder} is not the run that {bundle.path} was made from. Name that one, or none.")

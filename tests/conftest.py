@@ -110,7 +110,9 @@ def golden(met) -> Trajectories:
 def shared_bundle(policy, met, golden, tmp_path_factory) -> Path:
     """A bundle that no test may change: eager, torchscript, onnx-fp32 and onnx-int8."""
     path = tmp_path_factory.mktemp("bundles") / "small.bundle"
-    export_policy(policy, policy.spec, drive(6, 64), golden, expand("eager,torchscript,onnx"), path, run="nowhere")
+    export_policy(
+        policy, policy.spec, drive(6, 64), golden, expand("eager,torchscript,onnx-fp32,onnx-int8"), path, run="nowhere"
+    )
     return path
 
 

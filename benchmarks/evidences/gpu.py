@@ -49,7 +49,7 @@ def collect(args: Args) -> Evidence:
             **common,
         )
     )
-    export.main(export.Args(run=run, targets=TARGETS, output=bundle))
+    export.main(export.Args(source=str(run), targets=TARGETS, output=bundle))
     verified = verify.main(verify.Args(bundle=bundle))["variants"]
     names = [row["variant"] for row in verified]
     on_gpu = verify.main(

@@ -6,6 +6,7 @@ loaded. It is code: open only packages of people whose programs you would run.
 
 from __future__ import annotations
 
+import functools
 import platform
 import warnings
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from xfer.spec import PolicySpec
 if TYPE_CHECKING:
     from torch import Tensor
 
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "bf16")
 PLACES = ()
 FILE = "policy.pt2"
 NEEDS = "needs.json"
@@ -78,7 +79,10 @@ def needs() -> Needs:
 
 
 def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
-    """Compile with constants folded in, for a batch of 1: with a free batch the code is a third slower."""
+    """Compile with constants folded in, for a batch of 1: with a free batch the code is a third slower.
+
+    bf16 is for processors with instructions for it (AMX, AVX512-BF16); on others it is slower than fp32.
+    """
     import torch
     from torch._inductor import aoti_compile_and_package, config
 
@@ -112,6 +116,7 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
         except RuntimeError as error:
             raise BundleError(f"{folder / FILE}: PyTorch cannot load it: {error}") from error
 
+    @functools.wraps(module, updated=())
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:
         if len(inputs[0]) != 1:  # the machine code itself would not notice
             raise UsageError(f"A batch of {len(inputs[0])} does not fit: aotinductor takes 1.")

@@ -11,12 +11,14 @@ from typing import Any
 from export import torch_library
 from export.target import Exported, ExportRequest, Place
 from export.torch_library import libraries, on_cuda
-from xfer.errors import UnavailableError
+from xfer.errors import UnavailableError, UsageError
 from xfer.runner import Session
 from xfer.spec import PolicySpec
 
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "bf16")
 PLACES = ("cuda",)
+PRECISION = "precision.txt"
+"""What the module is cast to when it is loaded; fp32 without this file."""
 
 __all__ = ["PLACES", "PRECISIONS", "available", "export", "libraries", "load", "runnable"]
 
@@ -35,8 +37,13 @@ def runnable(place: str) -> str | None:
 def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
     """Write weights and configuration; there is no file of what is compiled."""
     from xfer.checkpoint import save_policy
+    from xfer.policy import Policy
 
+    if not isinstance(request.policy, Policy):
+        raise UsageError("torch.compile needs the policy's own Python, and a bundle holds none of somebody else's")
     save_policy(request.policy, folder)
+    if precision != "fp32":
+        (folder / PRECISION).write_text(precision)
     return Exported()
 
 
@@ -54,7 +61,8 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
     device = place.name or "cpu"
     # Without freezing, what Inductor makes for a CPU is slower than eager.
     options: dict[str, Any] = {"freezing": True}
-    module = torch.compile(load_policy(folder).deploy().to(device), dynamic=False, options=options)
+    precision = (folder / PRECISION).read_text() if (folder / PRECISION).exists() else "fp32"
+    module = torch.compile(load_policy(folder).deploy(precision).to(device), dynamic=False, options=options)
     session = TorchSession(module, spec, device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the compiler's own deprecations

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from export.target import Exported, ExportRequest, Place
-from export.torch_library import available, libraries, on_cuda
+from export.torch_library import available, libraries, load_eager, on_cuda, save_eager
 from xfer.errors import UnavailableError
 from xfer.runner import Session
 from xfer.spec import PolicySpec
@@ -24,25 +24,22 @@ def runnable(place: str) -> str | None:
 
 
 def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
-    """Write weights and configuration: PyTorch's own code is the rest."""
-    from xfer.checkpoint import save_policy
-
-    save_policy(request.policy, folder)
+    """Write weights and configuration: our own code is the rest. Of somebody else's policy, a plain trace."""
+    save_eager(request.policy, folder)
     return Exported()
 
 
 @contextmanager
 def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
-    """Build the module again and load the weights into it."""
+    """Build the module again, or read its trace."""
     if (reason := runnable(place.name)) is not None:
         raise UnavailableError(f"eager: {reason}")
     import torch
 
-    from xfer.checkpoint import load_policy
     from xfer.torch_session import TorchSession, set_threads
 
     set_threads(place.threads)
-    module = load_policy(folder).deploy()
+    module = load_eager(folder)
     if place.name == "channels_last":
         module = module.to(memory_format=torch.channels_last)
     device = "cuda" if place.name == "cuda" else "cpu"

@@ -8,14 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from export.target import Exported, ExportRequest, Place
-from export.torch_library import available, libraries, on_cuda
-from xfer.errors import BundleError, UnavailableError
+from export.torch_library import TRACE, available, libraries, load_trace, on_cuda, save_trace, trace
+from xfer.errors import UnavailableError
 from xfer.runner import Session
 from xfer.spec import PolicySpec
 
 PRECISIONS = ("fp32",)
 PLACES = ("cuda",)
-FILE = "policy.pt"
 
 __all__ = ["PLACES", "PRECISIONS", "available", "export", "libraries", "load", "runnable"]
 
@@ -30,16 +29,7 @@ def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
 
     A module that was saved after ``optimize_for_inference`` does not load again, so that comes after loading.
     """
-    import torch
-
-    from export.torch_library import example_inputs
-
-    module = request.policy.deploy(precision)
-    with torch.no_grad(), warnings.catch_warnings():
-        # PyTorch recommends torch.export instead; that is the aotinductor target's business.
-        warnings.filterwarnings("ignore", "`torch.jit")
-        traced = torch.jit.trace(module, example_inputs(request.spec, batch=2), check_trace=False)
-        torch.jit.save(traced, str(folder / FILE))
+    save_trace(trace(request.policy.deploy(precision), request.spec), folder / TRACE)
     return Exported()
 
 
@@ -54,11 +44,8 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
 
     set_threads(place.threads)
     device = place.name or "cpu"
+    module = load_trace(folder / TRACE, device)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit")
-        try:
-            module = torch.jit.load(str(folder / FILE), map_location=device).eval()
-        except RuntimeError as error:
-            raise BundleError(f"{folder / FILE}: PyTorch cannot read it: {error}") from error
         module = torch.jit.optimize_for_inference(torch.jit.freeze(module))
     yield TorchSession(module, spec, device)

@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import pytest
-from sample_report import TYPICAL_MS, looped, sample_report
+from sample_report import TYPICAL_MS, looped, measured, sample_report
 
 from benchmarks import conclusion
 from benchmarks.control_loop import ControlLoop
@@ -118,3 +118,24 @@ def test_eager_s_returns_are_those_of_all_seeds_once(sample):
     assert found["onnx-fp32"].episodes == 20
     assert found["onnx-int8"].mean.value < 500
     assert reward_summaries(changed(sample.rows, returns=())) == {}
+
+
+def test_a_precision_that_is_slower_than_fp32_of_its_target_is_said_to_be(sample):
+    slow = replace(measured("onnx-bf16", 2.8, seed=9), name="onnx-bf16 in C++")
+    fp32 = replace(measured("onnx-fp32", seed=8), name="onnx-fp32 in C++")
+    texts = conclusion.slower_than_fp32([*sample.measurements, slow, fp32])
+    assert len(texts) == 1  # onnx-int8 is faster
+    assert texts[0].startswith("onnx-bf16 in C++ is slower than onnx-fp32 in C++ here: 0.5")
+    found = replace(sample, measurements=(*sample.measurements, slow, fp32)).findings.caveats
+    assert found[-1] == conclusion.Caveat("slower", texts[0])
+
+
+def test_a_precision_is_not_called_slower_by_chance_nor_without_fp32_or_enough_rounds(sample):
+    same = measured("onnx-fp16", TYPICAL_MS["onnx-fp32"], seed=10)
+    assert not conclusion.slower_than_fp32([*sample.measurements, same])
+    slow = measured("onnx-fp16", 2.8)
+    assert not conclusion.slower_than_fp32([slow])
+    few = [replace(one, rounds=one.rounds[:5]) for one in (slow, *sample.measurements)]
+    assert not conclusion.slower_than_fp32(few)
+    failed = replace(slow, error="its process ended")
+    assert not conclusion.slower_than_fp32([failed, *sample.measurements])

@@ -105,8 +105,15 @@ def test_a_variant_is_bound_to_the_cores_that_were_chosen(small_bundle):
 
 
 def test_what_runs_on_a_gpu_is_known_by_its_name(tmp_path):
-    names = ("onnx-fp32", "onnx-fp32@cuda", "eager-fp32@cuda", "tensorrt-fp16", "eager-fp32@channels_last")
-    assert [Contestant(name, tmp_path, name).on_gpu for name in names] == [False, True, True, True, False]
+    names = (
+        "onnx-fp32",
+        "onnx-fp32@cuda",
+        "eager-fp32@cuda",
+        "tensorrt-fp16",
+        "eager-fp32@channels_last",
+        "onnx-fp32@tensorrt",
+    )
+    assert [Contestant(name, tmp_path, name).on_gpu for name in names] == [False, True, True, True, False, True]
 
 
 def test_a_worker_uses_no_processor_time_outside_its_turn(small_bundle):

@@ -161,7 +161,7 @@ def xfer(*words):
 def trained(tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "cartpole"
     xfer("train", "cartpole", "--weights", "none", "--output", run)
-    return Path(xfer("export", run, "--targets", "eager,torchscript,onnx")["bundle"])
+    return Path(xfer("export", run, "--targets", "eager,torchscript,onnx-fp32,onnx-int8")["bundle"])
 
 
 @pytest.mark.slow
