@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import shutil
 import warnings
 from pathlib import Path
@@ -44,6 +45,11 @@ def on_cuda() -> str | None:
 def libraries() -> dict[str, str]:
     """Versions that decide what PyTorch computes."""
     return installed_versions("torch", "torchvision")
+
+
+def quiet_compiler() -> None:
+    """Keep off the terminal that PyTorch's compiler, once imported, finds no CUDA: it was not asked for."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 
 def example_inputs(spec: PolicySpec, batch: int) -> tuple[Tensor, ...]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from export import torch_library
 from export.target import Exported, ExportRequest, Place
-from export.torch_library import libraries
+from export.torch_library import libraries, quiet_compiler
 from xfer.errors import BundleError, UnavailableError, UsageError
 from xfer.files import from_json, to_json
 from xfer.runner import Session
@@ -88,6 +88,7 @@ def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
 
     from export.torch_library import example_inputs
 
+    quiet_compiler()
     module = request.policy.deploy(precision)
     with torch.no_grad(), warnings.catch_warnings(), config.patch(freezing=True):
         warnings.simplefilter("ignore")  # of the compiler's own deprecations
@@ -108,6 +109,7 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
 
     from xfer.torch_session import TorchSession, set_threads
 
+    quiet_compiler()
     set_threads(place.threads)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

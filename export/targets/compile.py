@@ -10,7 +10,7 @@ from typing import Any
 
 from export import torch_library
 from export.target import Exported, ExportRequest, Place
-from export.torch_library import libraries, on_cuda
+from export.torch_library import libraries, on_cuda, quiet_compiler
 from xfer.errors import UnavailableError, UsageError
 from xfer.runner import Session
 from xfer.spec import PolicySpec
@@ -57,6 +57,7 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
     from xfer.checkpoint import load_policy
     from xfer.torch_session import TorchSession, set_threads
 
+    quiet_compiler()
     set_threads(place.threads)
     device = place.name or "cpu"
     # Without freezing, what Inductor makes for a CPU is slower than eager.
