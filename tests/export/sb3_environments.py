@@ -38,5 +38,6 @@ class Dot(gymnasium.Env):
         return self.observe(), 1.0 - off / SIDE, bool(off > SIDE / 2), self.steps >= 30, {}
 
 
-gymnasium.register("Dot-v0", Dot)
-gymnasium.register("DotAndJoints-v0", Dot, kwargs={"dictionary": True})
+for name, keywords in {"Dot-v0": {}, "DotAndJoints-v0": {"dictionary": True}}.items():
+    if name not in gymnasium.registry:  # pytest's search for doctests imports this file a second time
+        gymnasium.register(name, Dot, kwargs=keywords)
