@@ -20,7 +20,7 @@ def test_a_runner_that_sleeps_5_ms_on_every_hundredth_call_misses_a_5_ms_deadlin
             if calls % 100 == 0:
                 time.sleep(0.005)
 
-        for attempt in range(3):  # a machine with other work misses deadlines of its own
+        for attempt in range(6):  # a machine with other work misses deadlines of its own
             calls = 0
             for _ in range(99):  # warm-up; the next call is the hundredth
                 act()
