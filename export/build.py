@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from export.target import ExportOptions, ExportRequest, Variant
 from export.writer import BundleWriter, content_key
 from xfer import __version__
 from xfer.errors import XferError
+from xfer.runner import Runner
 from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
 
@@ -61,7 +63,7 @@ def export_policy(
         BundleError: If ``path`` is something else, holds another policy, or cannot be written to.
     """
     request = ExportRequest(policy, spec, calibration, options or ExportOptions())
-    builder = Builder(request, golden, path, run=run, command=command)
+    builder = Builder(request, lambda: golden, path, run=run, command=command)
     results = []
     for variant in variants:
         if on_start:
@@ -77,7 +79,8 @@ class Builder:
 
     Args:
         request: The policy, in eval mode, and what targets are told.
-        golden: Observations for the golden trajectories; eager's actions and scores are computed here.
+        golden: Returns observations for the golden trajectories; called if the bundle is new. Eager's actions and
+            scores are computed here.
         path: The bundle's folder; made if it is not there.
         run: Where the policy came from, for the manifest.
         command: What would build this again, for the manifest.
@@ -87,11 +90,8 @@ class Builder:
     """
 
     def __init__(
-        self, request: ExportRequest, golden: Trajectories, path: Path, *, run: str, command: str = ""
+        self, request: ExportRequest, golden: Callable[[], Trajectories], path: Path, *, run: str, command: str = ""
     ) -> None:
-        from xfer.runner import Runner
-        from xfer.torch_session import TorchSession
-
         self._request, self._command = request, command
         provenance = describe(request.policy, run)
         self._facts = {
@@ -101,9 +101,12 @@ class Builder:
             "instruction_set": this_machine().instruction_set,
         }
         self._writer = BundleWriter(path)
-        eager = Runner(TorchSession(request.policy.deploy(), request.spec), request.spec)
-        self._writer.begin(request.spec, provenance, golden.acted_by(eager))
+        self._writer.begin(request.spec, provenance, lambda: golden().acted_by(_eager(request)))
         self._writer.sweep()
+
+    @cached_property
+    def _calibration_digest(self) -> str:
+        return self._request.calibration.digest()
 
     def build(self, variant: Variant, float_layers: tuple[str, ...] | None = None) -> tuple[Build, bool]:
         """Build one variant, unless the bundle has it.
@@ -125,7 +128,7 @@ class Builder:
             return writer.add(Build(variant.build, "unavailable", reason, command=self._command)), False
         calibration = ""
         if variant.precision == "int8":
-            calibration = request.calibration.digest()
+            calibration = self._calibration_digest
             if float_layers is None:
                 repaired = present.options.get("float_layers", ()) if present is not None else ()
                 float_layers = request.options.float_layers or tuple(repaired)
@@ -162,6 +165,12 @@ class Builder:
                 seconds=time.perf_counter() - start,
             )
             return writer.add(build, folder), False
+
+
+def _eager(request: ExportRequest) -> Runner:
+    from xfer.torch_session import TorchSession
+
+    return Runner(TorchSession(request.policy.deploy(), request.spec), request.spec)
 
 
 def describe(policy: Exportable, run: str) -> Provenance:

@@ -101,7 +101,7 @@ def main(args: Args) -> dict[str, Any]:
         options = ExportOptions(args.max_batch, args.compute_capabilities or ExportOptions().compute_capabilities)
         request = ExportRequest(source.policy, source.policy.spec, source.calibration, options)
         command = shlex.join(["xfer", *sys.argv[1:]])
-        builder = Builder(request, source.golden(), output, run=str(source.folder.resolve()), command=command)
+        builder = Builder(request, source.golden, output, run=str(source.folder.resolve()), command=command)
         results = {}
         for variant in variants:
             status.update(f"exporting {variant}")

@@ -74,7 +74,7 @@ def main(args: Args) -> dict[str, Any]:
 
 def _write_bundle(output: Path, bundle: Bundle, build: Build) -> None:
     writer = BundleWriter(output)
-    writer.begin(bundle.spec, bundle.manifest.provenance, bundle.golden())
+    writer.begin(bundle.spec, bundle.manifest.provenance, bundle.golden)
     with writer.temporary_folder() as folder:
         shutil.copytree(bundle.path / build.folder, folder, dirs_exist_ok=True)
         writer.add(replace(build, folder="", files={}), folder)

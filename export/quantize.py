@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 OPERATIONS = ["Conv"]
 """What is quantised, in ONNX's words."""
+REMOVABLE = ["Relu"]
+"""What unsigned numbers do by themselves: a convolution whose range begins at zero needs no ReLU behind it, and has
+all 256 steps for what the ReLU lets through."""
 
 
 def quantize_int8(
@@ -67,6 +70,7 @@ class Quantizer:
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
         self._spec, self._symmetric = spec, symmetric
+        self._operations = OPERATIONS if symmetric else OPERATIONS + REMOVABLE
         self._exact = [*nodes_in_scope(source, "policy.preprocess"), *nodes_in_scope(source, "policy.head")]
         self.layers = _layers(source, self._exact)
         if not self.layers:
@@ -75,7 +79,7 @@ class Quantizer:
             prepared = Path(folder) / "prepared.onnx"
             quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
             self._graph = load_model_with_shape_infer(prepared)
-            calibrator = create_calibrator(prepared, OPERATIONS, str(Path(folder) / "augmented.onnx"))
+            calibrator = create_calibrator(prepared, self._operations, str(Path(folder) / "augmented.onnx"))
             calibrator.collect_data(CalibrationInputs(prepared, spec, calibration))
             self._ranges = calibrator.compute_data()
 
@@ -103,7 +107,7 @@ class Quantizer:
                 tensors_range=self._ranges,
                 nodes_to_quantize=[],
                 nodes_to_exclude=self._exact + kept,
-                op_types_to_quantize=OPERATIONS,
+                op_types_to_quantize=self._operations,
                 extra_options={
                     "ActivationSymmetric": self._symmetric,
                     "WeightSymmetric": True,

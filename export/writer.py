@@ -10,7 +10,7 @@ import hashlib
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -78,8 +78,13 @@ class BundleWriter:
         except PermissionError as error:
             raise BundleError(f"{self.path} cannot be written to: {error.strerror}.") from error
 
-    def begin(self, spec: PolicySpec, provenance: Provenance, golden: Trajectories) -> None:
+    def begin(self, spec: PolicySpec, provenance: Provenance, golden: Callable[[], Trajectories]) -> None:
         """Write golden trajectories and a manifest without builds, unless the bundle is of this policy already.
+
+        Args:
+            spec: The policy's contract.
+            provenance: Which policy it is.
+            golden: Returns the golden trajectories; called if there is no bundle yet.
 
         Raises:
             BundleError: If the bundle holds another policy.
@@ -93,7 +98,7 @@ class BundleWriter:
                         " Choose another --output, or delete it."
                     )
                 return
-            golden.save(self.path / GOLDEN)
+            golden().save(self.path / GOLDEN)
             path = self.path / GOLDEN
             fact = FileFact(path.stat().st_size, sha256(path))
             self._write(Manifest(SCHEMA, "", spec, provenance, fact))

@@ -9,6 +9,7 @@ observations.py  what a policy met, for those that come without a run folder
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,17 +65,34 @@ def weights_of(folder: Path) -> str | None:
 class Source:
     """A policy, and what it met.
 
+    Observations are read when they are first asked for: frames of a thousand steps take a second, which an export that
+    finds everything unchanged need not spend.
+
     Attributes:
         policy: The policy, in eval mode.
         folder: Where its observations are kept, apart from the bundle: a run folder, or one that looks like it.
-        calibration: Observations it met, for int8.
-        held_out: Others, from other episodes, that judge.
+
+    Raises:
+        RunError: By the properties, if their file is missing or damaged.
     """
 
     policy: Exportable
     folder: Path
-    calibration: Trajectories
-    held_out: Trajectories
+
+    @cached_property
+    def calibration(self) -> Trajectories:
+        """Observations it met, for int8."""
+        return self._met("calibration")
+
+    @cached_property
+    def held_out(self) -> Trajectories:
+        """Others, from other episodes, that judge."""
+        return self._met("held-out")
+
+    def _met(self, name: str) -> Trajectories:
+        from xfer.run_folder import RunFolder  # which needs torch
+
+        return RunFolder(self.folder).observations(name)
 
     def golden(self) -> Trajectories:
         """Return the beginnings of a few held-out episodes: several steps and a reset, 64 frames at most."""

@@ -53,17 +53,16 @@ def gather(policy: Deployable, source: str, folder: Path, file: Path | None) -> 
     if known is not None and (known.weights, _unscaled(known.spec)) != (weights, _unscaled(policy.spec)):
         known = None
     task, why = environment(policy.spec)
+    met: dict[str, Trajectories] = {}
     if file is not None:
-        met = _checked(load_trajectories(file), policy.spec, str(file))
-        calibration, held_out = split(met, str(file))
-    elif known is not None:
-        calibration, held_out = run.observations("calibration"), run.observations("held-out")
-    elif task is not None:
+        given = _checked(load_trajectories(file), policy.spec, str(file))
+        met["calibration"], met["held-out"] = split(given, str(file))
+    elif task is not None and known is None:
         # Value ranges want several episodes; regret wants ones that go far.
         actor = _runner(policy)
-        calibration = record(task, actor, CALIBRATION_SEED, 256, 64)
-        held_out = record(task, actor, HELD_OUT_SEED, 1000, 250)
-    else:
+        met["calibration"] = record(task, actor, CALIBRATION_SEED, 256, 64)
+        met["held-out"] = record(task, actor, HELD_OUT_SEED, 1000, 250)
+    elif known is None:
         raise UsageError(f"{source}: {why}. Give observations that the policy met: --observations FILE.")
     reward = policy.spec.reward
     if reward is None and known is not None:
@@ -73,12 +72,12 @@ def gather(policy: Deployable, source: str, folder: Path, file: Path | None) -> 
     spec = replace(policy.spec, reward=reward)
     try:
         (folder / "observations").mkdir(parents=True, exist_ok=True)
-        calibration.save(run.observations_file("calibration"))
-        held_out.save(run.observations_file("held-out"))
+        for name, observations in met.items():
+            observations.save(run.observations_file(name))
         write_atomically(folder / FACTS, to_json(Facts(source, weights, spec)))
     except OSError as error:
         raise RunError(f"{folder} cannot be written to: {error.strerror}.") from error
-    return Source(replace(policy, spec=spec), folder, calibration, held_out)
+    return Source(replace(policy, spec=spec), folder)
 
 
 def environment(spec: PolicySpec) -> tuple[Task | None, str]:

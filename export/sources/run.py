@@ -15,5 +15,4 @@ def load(path: Path) -> Source:
         RunError: If there is no run here, or it is not finished.
         WeightsError: If its files are damaged.
     """
-    folder = RunFolder(path)
-    return Source(folder.policy(), path, folder.observations("calibration"), folder.observations("held-out"))
+    return Source(RunFolder(path).policy(), path)

@@ -120,7 +120,7 @@ def test_crosscheck_says_which_tool_failed(bundle_path, monkeypatch, tmp_path):
 
 
 def test_a_bundle_without_any_of_the_variants_is_an_error(bundle_path, monkeypatch):
-    monkeypatch.setattr(crosscheck, "TOOLS", {"openvino-fp32": crosscheck.benchmark_app})
+    monkeypatch.setattr(crosscheck, "TOOLS", {"openvino-fp32": crosscheck.TOOLS["openvino-fp32"]})
     with pytest.raises(UnavailableError, match=r"Nothing to compare\. openvino-fp32 was left out"):
         crosscheck.collect(Args(name="crosscheck", bundle=bundle_path))
 

@@ -70,7 +70,7 @@ def hard_run(policy, met, calibration, tmp_path_factory):
 
 def check_that_none_can_go_back(source, path, variant, kept, judged):
     request = ExportRequest(source.policy, source.policy.spec, source.calibration, ExportOptions())
-    builder = Builder(request, source.golden(), path, run="nowhere")
+    builder = Builder(request, source.golden, path, run="nowhere")
     for layer in kept:
         builder.build(variant, tuple(other for other in kept if other != layer))
         fewer = first_rungs(Bundle(path), [str(variant)], judged, lambda _: None)[str(variant)]
@@ -128,7 +128,7 @@ class Made:
     def __init__(self, path, policy, calibration, golden):
         self.path, self.rebuilt = path, []
         self.request = ExportRequest(policy, policy.spec, calibration, ExportOptions())
-        self.builder = Builder(self.request, golden, path, run="nowhere")
+        self.builder = Builder(self.request, lambda: golden, path, run="nowhere")
 
     def repair(self, held_out):
         def rebuild(variant, float_layers):
