@@ -32,7 +32,14 @@ class BatchPoint:
 def short(protocol: Protocol) -> Protocol:
     """Return the protocol of one batch: medians need few calls."""
     return replace(
-        protocol, rounds=5, calls=50, seconds=1.0, warmup_calls=10, warmup_seconds=0.2, warmup_limit_seconds=2.0
+        protocol,
+        rounds=5,
+        passes=1,
+        calls=50,
+        seconds=1.0,
+        warmup_calls=10,
+        warmup_seconds=0.2,
+        warmup_limit_seconds=2.0,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 from benchmarks import figures, table
 from benchmarks.figures import PROVEN, DisturbanceFigures, LoopFigures
 from benchmarks.reward_statistics import RewardSummary
-from benchmarks.summary import TOLERANCE, speedups
+from benchmarks.summary import TOLERANCE, drift, speedups
 from benchmarks.table import Row
 from export.target import BASELINE
 
@@ -29,7 +30,8 @@ class Caveat:
     """What a reader must know before believing a figure.
 
     Attributes:
-        mark: One word: ``partial``, ``quick``, ``provisional``, ``disturbed``, ``unstable`` or ``slower``.
+        mark: One word: ``partial``, ``quick``, ``provisional``, ``disturbed``, ``unstable``, ``drifting`` or
+            ``slower``.
         text: The sentence behind it.
     """
 
@@ -174,9 +176,12 @@ def caveats(report: Report, best: Row | None, disturbances: Sequence[Disturbance
         found.append(Caveat("disturbed", _disturbed(disturbed)))
     unstable = [row["variant"] for row in report.rows if row["stable"] is False]
     if unstable:
-        by = table.share(TOLERANCE)
-        drift = f"In {_names(unstable)} the medians of stretches of the run differ by more than {by}."
-        found.append(Caveat("unstable", drift))
+        what = f"In {_names(unstable)} stretches of the run differ by more than {table.share(TOLERANCE)}."
+        found.append(Caveat("unstable", what))
+    baseline = next((one.rounds for one in report.measurements if one.name == BASELINE and not one.error), ())
+    if TOLERANCE < (moved := drift(baseline)) < math.inf:
+        what = f"The machine changed its speed: eager's medians lie {table.share(moved)} apart in stretches of the run."
+        found.append(Caveat("drifting", f"{what} Speed-ups are taken within rounds; times are of this run."))
     return found + [Caveat("slower", sentence) for sentence in slower_than_fp32(report.measurements)]
 
 

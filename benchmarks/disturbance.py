@@ -1,10 +1,11 @@
-"""What else went on while one variant had its turn: other processes, the hypervisor, the clocks.
+"""What else went on while one variant had its turns: other processes, the hypervisor, the clocks.
 
-All readings are taken by the parent, before and after the turn: nothing of ours runs beside the variant.
+All readings are taken by the parent, before and after a turn: nothing of ours runs beside the variant.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 import time
@@ -24,7 +25,8 @@ STEAL_LIMIT = 0.05
 """Likewise for what the hypervisor takes away."""
 
 RESOLUTION_SECONDS = 0.02
-"""The kernel counts in ticks of 10 ms, and rounds at both ends of a turn: less than this is no evidence."""
+"""The kernel counts in ticks of 10 ms, and rounds at both ends of a turn: less than this is no evidence. What is added
+up over n turns is rounded by sqrt(n) times as much."""
 
 WORKING = ("user", "nice", "system", "irq", "softirq")
 """Fields of a core's times in which it did something, as psutil calls them."""
@@ -32,14 +34,14 @@ WORKING = ("user", "nice", "system", "irq", "softirq")
 
 @dataclass(frozen=True)
 class Disturbance:
-    """What else went on during one turn.
+    """What else went on during the turns of a round.
 
     Attributes:
         others: Share of the cores' time that other processes took, 0 to 1: of all usable cores, or of those that
             the variant was bound to, whichever is larger.
         steal: Share that the hypervisor gave to other machines, likewise; 0.0 where the system does not tell.
-        frequency_mhz: Mean clock of the variant's cores at the turn's end, or None where the system does not tell.
-        gpu_clock_mhz: The GPU's clock (SM) at the turn's end, or None where the variant does not run on one.
+        frequency_mhz: Mean clock of the variant's cores at the end, or None where the system does not tell.
+        gpu_clock_mhz: The GPU's clock (SM) at the end, or None where the variant does not run on one.
     """
 
     others: float
@@ -49,7 +51,7 @@ class Disturbance:
 
     @property
     def disturbed(self) -> bool:
-        """Whether the turn's times are not the variant's alone."""
+        """Whether the turns' times are not the variant's alone."""
         return self.others > OTHERS_LIMIT or self.steal > STEAL_LIMIT
 
 
@@ -89,20 +91,23 @@ class Meter:
         if max(usable) not in online:
             usable = bound = online
         self._usable, self._bound = usable, bound or usable
+        self._turns: list[tuple[Reading, Reading]] = []
         self._begin = self._read()
 
     def begin(self) -> None:
         """Note where the counters stand before a turn."""
         self._begin = self._read()
 
-    def end(self) -> Disturbance:
-        """Return what happened since ``begin``."""
-        now = self._read()
+    def end(self) -> None:
+        """Note where they stand after it."""
+        self._turns.append((self._begin, self._read()))
+
+    def disturbance(self) -> Disturbance:
+        """Return what happened in the turns since this was last asked for; at least one."""
+        turns, self._turns = self._turns, []
         # Only now the clocks: asking for them takes processor time itself.
         frequency, gpu_clock = _frequency_mhz(self._bound), _gpu_clock_mhz() if self._gpu else None
-        (others, steal), (others_bound, steal_bound) = (
-            shares(self._begin, now, cores) for cores in (self._usable, self._bound)
-        )
+        (others, steal), (others_bound, steal_bound) = (shares(turns, cores) for cores in (self._usable, self._bound))
         return Disturbance(max(others, others_bound), max(steal, steal_bound), frequency, gpu_clock)
 
     def _read(self) -> Reading:
@@ -119,16 +124,18 @@ class Meter:
         )
 
 
-def shares(begin: Reading, end: Reading, cores: Sequence[int]) -> tuple[float, float]:
-    """Return which shares of the cores' time other processes and the hypervisor took between two readings."""
-    available = (end.moment - begin.moment) * len(cores)
-    worked = sum(end.working[core] - begin.working[core] for core in cores)
-    stolen = sum(end.stolen[core] - begin.stolen[core] for core in cores)
+def shares(turns: Sequence[tuple[Reading, Reading]], cores: Sequence[int]) -> tuple[float, float]:
+    """Return which shares of the cores' time in these turns other processes and the hypervisor took."""
+    available = sum(end.moment - begin.moment for begin, end in turns) * len(cores)
+    others = stolen = 0.0
+    for begin, end in turns:
+        others += sum(end.working[core] - begin.working[core] for core in cores) - (end.ours - begin.ours)
+        stolen += sum(end.stolen[core] - begin.stolen[core] for core in cores)
 
     def share(seconds: float) -> float:
-        return min(1.0, max(0.0, seconds - RESOLUTION_SECONDS) / available)
+        return min(1.0, max(0.0, seconds - RESOLUTION_SECONDS * math.sqrt(len(turns))) / available)
 
-    return share(worked - (end.ours - begin.ours)), share(stolen)
+    return share(others), share(stolen)
 
 
 def _processor_seconds(process: psutil.Process) -> float:

@@ -1,6 +1,9 @@
 """The measuring protocol: interleaved rounds of variants that each live in a process of their own.
 
-    warm up A, warm up B, warm up C,   A B C   A B C   A B C   A B C   A B C,   fresh start of A, of B, of C
+    warm up A, warm up B, warm up C,   A B C A B C   A B C A B C   A B C A B C,   fresh start of A, of B, of C
+
+A round is a few passes over all variants: a machine that is shared changes its speed within a tenth of a second, so
+what is compared within a round has to lie as close together as that.
 
 What is timed is ``Runner.act``: host observation in, host action out, batch 1, rotating through the bundle's
 golden observations. All samples are kept. Outside its turn a process is blocked on its pipe, and during a turn this
@@ -35,7 +38,8 @@ class Protocol:
 
     Attributes:
         threads: Threads inside an operation.
-        rounds: How often all variants take their turn.
+        rounds: How many rounds there are.
+        passes: How often all variants take their turn in a round.
         calls: Fewest timed calls of a variant, over all rounds.
         seconds: Shortest timed time of a variant, over all rounds.
         quick: Whether this is the short form; its figures are marked.
@@ -44,41 +48,41 @@ class Protocol:
         warmup_limit_seconds: When warm-up ends even if the window means have not settled.
         lead_in_calls: Untimed calls at the beginning of a turn: the first action after an idle gap is another
             question than back-to-back latency.
-        pause_seconds: Pause between two turns, in which the threads of the previous process stop spinning.
+        pause_seconds: Pause between two turns, in which the threads of the previous process stop spinning; a single
+            thread does not, and there is none.
         strict: Whether this is the long form, which gives p99.9.
         cores: Logical cores that the variants are bound to; empty takes the last ones, one a thread.
     """
 
     threads: int
     rounds: int = 40
+    passes: int = 8
     calls: int = 1024
     seconds: float = 10.0
     quick: bool = False
     warmup_calls: int = 50
     warmup_seconds: float = 2.0
     warmup_limit_seconds: float = 10.0
-    lead_in_calls: int = 5
-    pause_seconds: float = 0.1
+    lead_in_calls: int = 3
+    pause_seconds: float = 0.05
     strict: bool = False
     cores: tuple[int, ...] = ()
 
     @property
     def turn(self) -> Turn:
-        """One variant's share of a round."""
-        return Turn(math.ceil(self.calls / self.rounds), self.seconds / self.rounds, self.lead_in_calls)
+        """One variant's share of a pass."""
+        turns = self.rounds * self.passes
+        return Turn(math.ceil(self.calls / turns), self.seconds / turns, self.lead_in_calls)
 
 
 def full(threads: int, rounds: int = 0, cores: tuple[int, ...] = ()) -> Protocol:
-    """Return the protocol as the design has it: at least 1,024 calls and 10 s a variant.
-
-    Many short rounds, so that what drifts over seconds meets all variants alike.
-    """
+    """Return the protocol as the design has it: at least 1,024 calls and 10 s a variant."""
     return Protocol(threads, rounds or 40, cores=cores)
 
 
 def quick(threads: int, rounds: int = 0, cores: tuple[int, ...] = ()) -> Protocol:
     """Return its short form: at least 256 calls and 2 s a variant, marked."""
-    return Protocol(threads, rounds or 20, calls=256, seconds=2.0, quick=True, warmup_limit_seconds=4.0, cores=cores)
+    return Protocol(threads, rounds or 20, 2, 256, 2.0, quick=True, warmup_limit_seconds=4.0, cores=cores)
 
 
 def strict(threads: int, rounds: int = 0, cores: tuple[int, ...] = ()) -> Protocol:
@@ -199,7 +203,12 @@ def measure(
         for index in range(protocol.rounds):
             for run in runs:
                 on_step(run.contestant.name, f"round {index + 1}")
-                run.attempt(run.take_turn)
+                run.attempt(run.begin_round)
+            for _ in range(protocol.passes):
+                for run in runs:
+                    run.attempt(run.take_turn)
+            for run in runs:
+                run.attempt(run.end_round)
             on_round(index + 1, so_far())
     # Now every file is in the page cache, for the last contestant as for the first.
     for run in runs if cold_start else ():
@@ -248,15 +257,27 @@ class _Run:
             enough = len(self.warmup) >= 5 and (self.warmup_settled or spent >= protocol.warmup_limit_seconds)
             if enough:
                 break
-        time.sleep(protocol.pause_seconds)
+        self._rest()
+
+    def begin_round(self) -> None:
+        """Begin to collect."""
+        self.collected: list[float] = []
 
     def take_turn(self) -> None:
-        """Run this contestant's share of a round."""
+        """Run this contestant's share of a pass."""
         self.meter.begin()
-        seconds = self.worker.turn(self.protocol.turn).seconds
-        self.disturbances.append(self.meter.end())
-        self.rounds.append(seconds)
-        time.sleep(self.protocol.pause_seconds)
+        self.collected += self.worker.turn(self.protocol.turn).seconds
+        self.meter.end()
+        self._rest()
+
+    def end_round(self) -> None:
+        """Keep what the passes gave."""
+        self.rounds.append(tuple(self.collected))
+        self.disturbances.append(self.meter.disturbance())
+
+    def _rest(self) -> None:
+        if self.protocol.threads > 1:
+            time.sleep(self.protocol.pause_seconds)
 
     def start_fresh(self) -> None:
         """Start a second process, which holds the policy and nothing else, for cold start and memory."""

@@ -27,13 +27,14 @@ SCHEMA = (1, 1)
 
 EXPLANATION = (
     "Timed: raw frame to action (host observation in, host action out, batch 1), rotating through recorded"
-    " frames, in {rounds} interleaved rounds; each variant has a process of its own that is idle outside"
-    " its turn, and begins a turn with {lead_in} untimed calls. At least {calls} calls and {seconds:g} s a"
+    " frames, in {rounds} rounds of {passes} passes over all variants; each has a process of its own that is idle"
+    " outside its turn, and begins a turn with {lead_in} untimed calls. At least {calls} calls and {seconds:g} s a"
     " variant, after a warm-up of at least {warmup_calls} calls and {warmup_seconds:g} s. The baseline is"
     " eager PyTorch: contiguous, inference_mode, the same threads. A speed-up is the median over rounds of"
     " the ratio of medians within one round, with the smallest and largest. A percentile below its sample floor"
-    " is n/a (p99: {p99:,} calls, p99.9: {p999:,}). Unstable: the medians of the run's {windows} stretches of"
-    " consecutive rounds differ by more than {tolerance}. Disturbed: in some round other processes took more"
+    " is n/a (p99: {p99:,} calls, p99.9: {p999:,}). Unstable: the speed-ups of the run's {windows} stretches of"
+    " consecutive rounds (the medians, where there is no baseline) differ by more than {tolerance}; drifting: the"
+    " baseline's medians do. Disturbed: in some round other processes took more"
     " than {others} of the cores' time, or the hypervisor more than {steal}. Nothing is clipped, no round dropped."
 )
 
@@ -84,6 +85,7 @@ class Report:
         protocol = self.protocol
         return EXPLANATION.format(
             rounds=protocol.rounds,
+            passes=protocol.passes,
             lead_in=protocol.lead_in_calls,
             calls=f"{protocol.calls:,}",
             seconds=protocol.seconds,

@@ -1,7 +1,7 @@
 """Figures out of raw samples: percentiles, their bounds, stability, speed-ups. Nothing here measures.
 
-Samples are durations of single calls in seconds. The bounds take them as independent; a machine that
-throttles or is shared makes neighbours alike, which is what ``is_stable`` looks for.
+Samples are durations of single calls in seconds. The bounds take them as independent; a machine that throttles or is
+shared makes neighbours alike, which is what ``drift`` tells.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FLOORS = {0.5: 1, 0.9: 64, 0.95: 130, 0.99: 662, 0.999: 6636}
 CONFIDENCE = 0.99
 WINDOWS = 5
 TOLERANCE = 0.05
-"""How much the medians of the last windows may differ in a stable run."""
+"""How far the medians of the stretches of a stable run may lie apart."""
 
 
 def percentile(samples: Sequence[float], share: float) -> float | None:
@@ -60,11 +60,21 @@ def _floor(share: float) -> int:
     return next((floor for listed, floor in FLOORS.items() if share <= listed), max(FLOORS.values()))
 
 
-def is_stable(windows: Sequence[Sequence[float]]) -> bool:
-    """Whether the medians of the last five windows lie within 5 % of one another; fewer are no proof."""
-    if len(windows) < WINDOWS or not all(windows):
-        return False
-    return _spread([float(np.median(window)) for window in windows[-WINDOWS:]]) <= TOLERANCE
+def drift(rounds: Sequence[Sequence[float]]) -> float:
+    """Return how far the medians of five stretches of a run lie apart, as a share; infinity with fewer rounds."""
+    if len(rounds) < WINDOWS or not all(rounds):
+        return math.inf
+    return _spread([float(np.median(window)) for window in windows(rounds)])
+
+
+def is_stable(rounds: Sequence[Sequence[float]], baseline: Sequence[Sequence[float]] | None = None) -> bool:
+    """Whether five stretches of a run say the same of a variant, within 5 %; fewer than five rounds are no proof.
+
+    Its speed-up, where there is a baseline: a machine that changes its speed changes both. What that does to the times
+    is the baseline's drift, and the report says it once.
+    """
+    figures = [[ratio] for ratio in speedups(baseline, rounds)] if baseline else rounds
+    return drift(figures) <= TOLERANCE
 
 
 def windows(rounds: Sequence[Sequence[float]]) -> list[list[float]]:
@@ -124,7 +134,7 @@ def summarise(measurement: Measurement, baseline: Measurement | None, protocol: 
         speedup=float(np.median(ratios)) if ratios else None,
         speedup_spread=(min(ratios), max(ratios)) if ratios else None,
         samples=len(samples),
-        stable=is_stable(windows(measurement.rounds)),
+        stable=is_stable(measurement.rounds, baseline.rounds if ratios and baseline else None),
         quick=protocol.quick,
         cold_start_s=measurement.cold_start_s,
         peak_memory_bytes=measurement.peak_memory_bytes,

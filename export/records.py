@@ -134,7 +134,7 @@ class Latency:
         speedup: Median over rounds of eager's median divided by this variant's, in the same round.
         speedup_spread: Smallest and largest of those ratios.
         samples: Number of timed calls.
-        stable: Whether the last windows agree within 5 %.
+        stable: Whether five stretches of the run agree on the speed-up within 5 %; on the times, if there is none.
         quick: Whether it was a short run.
         cold_start_s: Process start to first action, in seconds.
         peak_memory_bytes: Largest resident memory of the variant's own process.

@@ -1,8 +1,8 @@
 """Our figures against tools that know nothing of xfer: the same model file, the same recorded frames, the same threads.
 
 Two processes stand side by side, each idle while the other has its turn, in short turns with alternating first. What is
-compared is the ratio of two neighbouring turns' figures: what slows both down does not count. After a few turns both are
-started anew, since where a process comes to lie in memory moves all of its times.
+compared is the ratio of two neighbouring turns' figures: what slows both down does not count. After a few turns both
+are started anew, since where a process comes to lie in memory moves all of its times.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ def ours(setup: Setup, variant: str, statistic: Statistic, disturbances: list[Di
             def turn() -> float:
                 meter.begin()
                 seconds = worker.turn(Turn(1, SECONDS)).seconds
-                disturbances.append(meter.end())
+                meter.end()
+                disturbances.append(meter.disturbance())
                 return float(statistic(seconds))
 
             yield turn

@@ -27,7 +27,7 @@ def half_of_the_cores_loaded():
 def test_what_is_neither_the_worker_s_nor_ours_is_others():
     begin = Reading(10.0, working=[5.0, 7.0], stolen=[0.0, 1.0], ours=3.0)
     end = Reading(20.0, working=[13.0, 13.0], stolen=[0.5, 1.5], ours=11.0)
-    others, steal = shares(begin, end, (0, 1))
+    others, steal = shares([(begin, end)], (0, 1))
     # Of 20 s on two cores 14 were worked, 8 of them by us; 1 s was stolen.
     assert others == pytest.approx((6 - RESOLUTION_SECONDS) / 20)
     assert steal == pytest.approx((1 - RESOLUTION_SECONDS) / 20)
@@ -36,12 +36,20 @@ def test_what_is_neither_the_worker_s_nor_ours_is_others():
 def test_of_the_bound_cores_alone_the_others_share_is_their_own():
     begin = Reading(0.0, working=[0.0, 0.0], stolen=[0.0, 0.0], ours=0.0)
     end = Reading(1.0, working=[0.0, 1.0], stolen=[0.0, 0.0], ours=0.6)
-    assert shares(begin, end, (1,))[0] == pytest.approx(0.4 - RESOLUTION_SECONDS)
+    assert shares([(begin, end)], (1,))[0] == pytest.approx(0.4 - RESOLUTION_SECONDS)
 
 
 def test_less_than_the_kernel_resolves_is_no_evidence():
     begin = Reading(0.0, working=[0.0], stolen=[0.0], ours=0.0)
-    assert shares(begin, Reading(0.05, [0.03], [0.02], ours=0.02), (0,)) == (0.0, 0.0)
+    end = Reading(0.05, [0.03], [0.02], ours=0.02)
+    assert shares([(begin, end)], (0,)) == (0.0, 0.0)
+
+
+def test_short_turns_are_added_up_and_what_lies_between_them_is_nobody_s():
+    """Four turns of 50 ms each, in which another process works for 30 ms; between them, it works all the time."""
+    moments = [(index * 1.0, index * 1.0 + 0.05) for index in range(4)]
+    turns = [(Reading(a, [a], [0.0], ours=0.0), Reading(b, [a + 0.03], [0.0], ours=0.0)) for a, b in moments]
+    assert shares(turns, (0,))[0] == pytest.approx((4 * 0.03 - 2 * RESOLUTION_SECONDS) / (4 * 0.05))
 
 
 def test_daemons_do_not_disturb_and_a_busy_process_or_a_greedy_neighbour_does():
@@ -59,11 +67,13 @@ def test_the_worker_s_own_work_is_not_others(small_bundle):
         for _ in range(5):
             meter.begin()
             worker.turn(Turn(20, 0.5))
-            quiet.append(meter.end())
+            meter.end()
+            quiet.append(meter.disturbance())
         with half_of_the_cores_loaded():
             meter.begin()
             worker.turn(Turn(20, 1.0))
-            loaded = meter.end()
+            meter.end()
+            loaded = meter.disturbance()
     # It works on its cores all the time: counted as others', that would be nearly all. How much others really take
     # depends on who else uses this machine.
     assert min(d.others for d in quiet) < 0.6

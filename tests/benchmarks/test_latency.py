@@ -19,8 +19,8 @@ def test_the_full_protocol_is_the_design_s():
     assert (protocol.quick, protocol.strict) == (False, False)
     assert (protocol.warmup_calls, protocol.warmup_seconds) == (50, 2.0)
     # Rounded up, so that the rounds together never fall short.
-    assert protocol.turn.calls * 40 >= 1024
-    assert full(2, 7).turn.calls * 7 >= 1024
+    assert protocol.turn.calls * 40 * protocol.passes >= 1024
+    assert full(2, 7).turn.calls * 7 * protocol.passes >= 1024
 
 
 def test_the_quick_protocol_is_marked():
@@ -31,8 +31,8 @@ def test_the_strict_protocol_runs_600_s_and_gives_the_999th_permille():
     protocol = strict(2)
     assert protocol.strict
     assert not protocol.quick
-    assert protocol.turn.seconds * protocol.rounds >= 600
-    assert protocol.turn.calls * protocol.rounds >= 6636
+    assert protocol.turn.seconds * protocol.rounds * protocol.passes == pytest.approx(600)
+    assert protocol.turn.calls * protocol.rounds * protocol.passes >= 6636
     assert protocol.rounds > full(2).rounds
 
 

@@ -51,7 +51,7 @@ def test_a_report_can_be_read_back(sample):
 
 def test_the_explanation_tells_the_figures_of_the_protocol(sample):
     told = replace(sample, protocol=replace(PROTOCOL, rounds=23, calls=6_700, seconds=600.0)).explanation
-    for text in ("23 interleaved rounds", "6,700 calls and 600 s", "p99: 662 calls", "more than 5 %"):
+    for text in (f"23 rounds of {PROTOCOL.passes} passes", "6,700 calls and 600 s", "p99: 662 calls", "more than 5 %"):
         assert text in told
 
 
