@@ -58,7 +58,7 @@ class Args(Common):
     strict: bool = False
     """Measure at least 6,700 calls and 600 s a variant, which gives p99.9 too."""
     rounds: int = 0
-    """How often each variant takes its turn; at least 5. 0: 40, with --quick 20, with --strict 240."""
+    """Rounds, in each of which every variant has a few turns; at least 5. 0: 40, with --quick 20, with --strict 240."""
     rate_hz: float | None = None
     """Then run each variant in a control loop of this many ticks a second, alone."""
     seconds: float | None = None

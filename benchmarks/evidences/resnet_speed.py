@@ -6,6 +6,7 @@ meets that acts by chance in cartpole. What is measured, and how, is ``xfer benc
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,9 @@ BESIDE = ("executorch-fp32",)
 
 CALIBRATION, GOLDEN, STRETCH = 64, 24, 12
 """Frames that int8 is calibrated on, frames that are timed, and the longest stretch of an episode."""
+
+SIDE, PRODUCTS = 1024, 60
+"""Size of the square matrices whose product shows the processor's fp32 rate, and how many products."""
 
 QUICK = False
 CLAIM = (
@@ -84,12 +88,53 @@ def collect(args: Args) -> Evidence:
         )
     )
     rows = judge(measured["variants"])
+    eager_ms = next((row["p50_ms"] for row in measured["variants"] if row["variant"] == BASELINE), None)
+    if eager_ms is not None:
+        rate = multiplications_per_second(args.threads or THREADS)
+        notes.append(arithmetic_limit(rate, bundle.manifest.provenance.macs, eager_ms))
     notes += [f"Not measured: {row['variant']} ({row['reason']})." for row in measured["variants"] if not row["p50_ms"]]
     if any(row["disturbed_rounds"] for row in measured["variants"]):
         notes.append("Something else ran beside it: repeat this on a quiet machine before believing it.")
     if not rows:
         raise UnavailableError(f"Nothing to compare. {' '.join(notes)}")
     return Evidence(tuple(rows), (*notes, f"Report: {report / 'report.html'}"))
+
+
+def multiplications_per_second(threads: int) -> float:
+    """Return how many fp32 multiply-accumulates this processor does in a second: the best of many matrix products.
+
+    Convolutions without Winograd's trick are such products, so no fp32 variant computes faster.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        matrix = torch.rand(SIDE, SIDE)
+        seconds = []
+        for _ in range(PRODUCTS):
+            start = time.perf_counter()
+            torch.mm(matrix, matrix)
+            seconds.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(before)
+    return float(SIDE**3 / min(seconds))
+
+
+def arithmetic_limit(rate: float, macs: int, eager_ms: float) -> str:
+    """Say how much faster than eager fp32 can be at all on this processor, whoever computes it.
+
+    Args:
+        rate: Multiply-accumulates in a second.
+        macs: Multiply-accumulates of one step.
+        eager_ms: Eager's median.
+    """
+    limit_ms = 1000 * macs / rate
+    return (
+        f"Arithmetic limit: a product of large matrices reaches {rate / 1e9:.0f} GMAC/s in fp32 here. At that rate the"
+        f" network's {macs / 1e6:,.0f} million MACs alone take {limit_ms:.1f} ms:"
+        f" {eager_ms / limit_ms:.2f} times as fast as eager. A larger claim for fp32 asks for more than this processor has."
+    )
 
 
 def build(args: Args) -> tuple[Bundle, list[str]]:

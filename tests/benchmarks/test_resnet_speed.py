@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.evidence import Args
 from benchmarks.evidences import resnet_speed
@@ -27,6 +28,18 @@ def test_each_variant_has_its_floor_and_those_beside_have_none():
         "onnx-int8": False,
         "executorch-fp32": True,
     }
+
+
+def test_the_arithmetic_limit_is_the_network_at_the_rate_of_a_matrix_product():
+    said = resnet_speed.arithmetic_limit(rate=1e11, macs=2_000_000_000, eager_ms=30.0)
+    for part in ("100 GMAC/s", "2,000 million MACs alone take 20.0 ms", "1.50 times as fast as eager"):
+        assert part in said
+
+
+def test_more_threads_than_one_do_not_stay_set():
+    before = torch.get_num_threads()
+    assert resnet_speed.multiplications_per_second(1) > 1e8
+    assert torch.get_num_threads() == before
 
 
 def test_the_network_is_a_whole_resnet_on_224_pixels_of_the_camera_s_frame():
@@ -65,4 +78,5 @@ def test_it_measures_against_eager_and_compares_with_the_floors(small, monkeypat
     held = {one["variant"]: one["holds"] for one in found.rows}
     assert held["onnx-fp32"]
     assert not held["onnx-int8"]
+    assert any(note.startswith("Arithmetic limit") for note in found.notes)
     assert (tmp_path / "report" / "report.html").exists()
