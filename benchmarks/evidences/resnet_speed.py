@@ -133,7 +133,8 @@ def arithmetic_limit(rate: float, macs: int, eager_ms: float) -> str:
     return (
         f"Arithmetic limit: a product of large matrices reaches {rate / 1e9:.0f} GMAC/s in fp32 here. At that rate the"
         f" network's {macs / 1e6:,.0f} million MACs alone take {limit_ms:.1f} ms:"
-        f" {eager_ms / limit_ms:.2f} times as fast as eager. A larger claim for fp32 asks for more than this processor has."
+        f" {eager_ms / limit_ms:.2f} times as fast as eager. A larger claim for fp32 asks for more than the"
+        " processor has."
     )
 
 
