@@ -8,6 +8,7 @@ or on whether one died and its pairs were run again.
 from __future__ import annotations
 
 import base64
+import importlib.util
 import io
 import multiprocessing
 import os
@@ -128,6 +129,12 @@ def _succeeded(future: Future[dict[str, Outcome]]) -> bool:
 def _begin_process() -> None:
     """Leave Ctrl-C, which reaches all processes of a terminal, to the parent; end when the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if importlib.util.find_spec("tqdm"):
+        # PyTorch's compiler draws bars with it. Its own lock is shared between processes, by a semaphore that the kill
+        # which ends this one would leave behind, and Python complains of that.
+        from tqdm import tqdm
+
+        tqdm.set_lock(threading.RLock())
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

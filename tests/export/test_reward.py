@@ -250,6 +250,20 @@ def test_an_end_of_the_command_leaves_no_process_behind(bundle, how):
     assert "Traceback" not in said
 
 
+def test_a_compiler_s_progress_bars_leave_no_semaphore_behind(bundle):
+    """Its processes end by SIGKILL, and Python complains at its end of what such a one did not give back."""
+    lines = (
+        "import sys; from tqdm import tqdm; from export.bundle import Bundle; from export.pairs import PairProcesses",
+        "if __name__ == '__main__':",
+        "    with PairProcesses(Bundle(sys.argv[1]), 1) as processes:",
+        "        processes._pool.submit(tqdm.get_lock).exception()",
+    )
+    script = bundle.path.parent / "bars.py"
+    script.write_text("\n".join(lines))
+    done = subprocess.run([sys.executable, script, bundle.path], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
 def test_the_margin_of_a_continuous_action_is_a_share_of_its_range(policy):
     action = replace(policy.spec.action, kind="continuous", elements=("x", "y"), low=(-1.0, 0.0), high=(1.0, 4.0))
     spec = replace(policy.spec, action=action, score_kind="mean")
