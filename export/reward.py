@@ -12,6 +12,7 @@ from export.bundle import Bundle
 from export.pairs import Outcome, PairProcesses
 from export.records import Verification
 from export.target import BASELINE
+from export.unfinished import Unfinished
 from export.verdict import MARGIN, Verdict, judge
 from xfer import tasks
 from xfer.errors import UnavailableError, UsageError
@@ -46,6 +47,7 @@ def climb(
     most_pairs: int,
     workers: int,
     on_pairs: Callable[[int, dict[str, Verdict]], None],
+    unfinished: Unfinished | None = None,
 ) -> dict[str, Verification]:
     """Take the variants that nothing speaks against up the last rung, until each verdict is clear.
 
@@ -57,6 +59,7 @@ def climb(
         most_pairs: Where to stop at the latest.
         workers: Processes, each with one thread.
         on_pairs: Called after each look, with the number of pairs and the verdicts.
+        unfinished: Where pairs are kept at each look, and from where a rung that was interrupted goes on.
 
     Returns:
         ``found`` with verdicts. The result depends on the seeds only, not on the number of workers.
@@ -69,23 +72,35 @@ def climb(
         raise UsageError(f"--pairs {most_pairs} and --workers {workers}: both must be at least 1.")
     assert bundle.spec.reward is not None
     scale = bundle.spec.reward.span
-    outcomes: dict[str, list[Outcome]] = {
-        name: [] for name, v in found.items() if v.status == "provisional" and name != BASELINE
-    }
+    names = [name for name, v in found.items() if v.status == "provisional" and name != BASELINE]
+    outcomes: dict[str, list[Outcome]] = unfinished.load(names) if unfinished else {name: [] for name in names}
     verdicts: dict[str, Verdict] = {}
 
     def unclear() -> tuple[str, ...]:
         running = [name for name, pairs in outcomes.items() if not (pairs and pairs[-1].error)]
         return tuple(name for name in running if name not in verdicts or not is_clear(verdicts[name]))
 
-    if outcomes:
+    def look() -> None:
+        verdicts.update({name: judge(losses(outcomes[name], scale)) for name in unclear() if outcomes[name]})
+
+    # Of an interrupted rung: whose verdict is clear stays as it is, the others go on from where the last of them is.
+    outcomes = {name: pairs[:most_pairs] for name, pairs in outcomes.items()}
+    look()
+    begun = min((len(outcomes[name]) for name in unclear()), default=0)
+    outcomes |= {name: outcomes[name][:begun] for name in unclear()}
+    look()
+    if begun:
+        on_pairs(begun, dict(verdicts))
+    if unclear() and begun < most_pairs:
         with PairProcesses(bundle, workers) as processes:
-            seeds = range(PAIR_SEED, PAIR_SEED + most_pairs)
-            for done, results in enumerate(processes.run(seeds, unclear), start=1):
+            seeds = range(PAIR_SEED + begun, PAIR_SEED + most_pairs)
+            for done, results in enumerate(processes.run(seeds, unclear), start=begun + 1):
                 for name in unclear():
                     outcomes[name].append(results[name])
                 if done % LOOK_EVERY == 0 or done == most_pairs:
-                    verdicts |= {name: judge(losses(outcomes[name], scale)) for name in unclear()}
+                    look()
+                    if unfinished:
+                        unfinished.save(outcomes)
                     on_pairs(done, dict(verdicts))
                 if not unclear():
                     break

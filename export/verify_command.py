@@ -15,6 +15,7 @@ from export.bundle import Bundle
 from export.records import Verification
 from export.sources import weights_of
 from export.target import Variant
+from export.unfinished import Unfinished
 from export.verify import first_rungs
 from xfer import tasks
 from xfer.arguments import Common
@@ -52,7 +53,7 @@ class Args(Common):
     pairs: int = DEFAULT_PAIRS
     """Pairs of episodes at most; 0 leaves the reward rung out."""
     full: bool = False
-    """Run pairs until each verdict is clear, up to 1,000."""
+    """Run pairs until each verdict is clear, up to 1,000. What was interrupted continues."""
     workers: int = 0
     """Processes that run pairs, one thread each (default: one for each core)."""
     task: str | None = None
@@ -83,11 +84,14 @@ def main(args: Args) -> dict[str, Any]:
         found = first_rungs(
             bundle, names, held_out, lambda name: status.update(f"verifying {name}: numbers and actions")
         )
-    found = with_reward(bundle, found, FULL_PAIRS if args.full else args.pairs, args.workers, console)
+    unfinished = Unfinished(bundle)
+    found = with_reward(bundle, found, FULL_PAIRS if args.full else args.pairs, args.workers, console, unfinished)
     for name, verification in found.items():
         if verification.rung:
             records.save(bundle, name, verification=verification)
         console.print(describe(name, verification))
+    if args.pairs:
+        unfinished.clear(found)
     return {"variants": rows(found)}
 
 
@@ -141,9 +145,14 @@ def rows(found: dict[str, Verification]) -> list[dict[str, Any]]:
 
 
 def with_reward(
-    bundle: Bundle, found: dict[str, Verification], pairs: int, workers: int, console: Console
+    bundle: Bundle,
+    found: dict[str, Verification],
+    pairs: int,
+    workers: int,
+    console: Console,
+    unfinished: Unfinished,
 ) -> dict[str, Verification]:
-    """Run the reward rung where it can be run, with a progress bar."""
+    """Run the reward rung where it can be run, with a bar, or a line at each look where there is no terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from export import reward
@@ -165,9 +174,12 @@ def with_reward(
 
         def on_pairs(done: int, verdicts: dict[str, Verdict]) -> None:
             clear = sum(verdict.status == "verified" for verdict in verdicts.values())
-            progress.update(bar, completed=done, note=f"{clear} of {len(verdicts)} verified")
+            note = f"{clear} of {len(verdicts)} verified"
+            progress.update(bar, completed=done, note=note)
+            if not console.is_terminal:
+                console.print(f"{done} pairs of episodes: {note}")
 
-        return reward.climb(bundle, found, pairs, workers or records.this_machine().cores, on_pairs)
+        return reward.climb(bundle, found, pairs, workers or records.this_machine().cores, on_pairs, unfinished)
 
 
 def without_reward(found: dict[str, Verification], reason: str) -> dict[str, Verification]:

@@ -26,6 +26,7 @@ from export.pairs import PairProcesses
 from export.records import Verification
 from export.reward import LOOK_EVERY, climb
 from export.target import Variant
+from export.unfinished import Unfinished
 from export.verdict import MARGIN, pairs_needed
 from tests.conftest import make_policy
 from tests.export.test_verify import plant
@@ -98,6 +99,28 @@ def test_a_process_that_is_killed_half_way_changes_no_figure(bundle, alone):
     assert rung(bundle, [SAME, WORSE, ROUNDED], 20, 2, kill_one) == alone
     assert killed[0].exitcode == -signal.SIGKILL
     assert multiprocessing.active_children() == []
+
+
+def test_an_interrupted_rung_continues_and_finds_the_same(bundle, alone, monkeypatch):
+    found = {name: Verification("provisional", rung="actions") for name in alone}
+    ran = []
+    run = PairProcesses.run
+    monkeypatch.setattr(
+        PairProcesses, "run", lambda self, seeds, variants: ran.append(seeds) or run(self, seeds, variants)
+    )
+
+    def interrupt(done, verdicts):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        climb(bundle, found, 20, 1, interrupt, Unfinished(bundle))
+    assert climb(bundle, found, 20, 1, lambda done, verdicts: None, Unfinished(bundle)) == alone
+    assert [seeds.start - PAIR_SEED for seeds in ran] == [0, LOOK_EVERY]
+    # All 20 pairs are there: no more are run, and one that asks for fewer has those alone.
+    assert climb(bundle, found, 20, 1, lambda done, verdicts: None, Unfinished(bundle)) == alone
+    assert climb(bundle, found, 10, 1, lambda done, verdicts: None, Unfinished(bundle))[SAME].pairs == 10
+    assert len(ran) == 2
+    Unfinished(bundle).clear(found)
 
 
 @pytest.mark.timeout(100)
