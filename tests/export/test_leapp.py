@@ -51,7 +51,9 @@ def test_leapps_inference_manager_acts_as_our_runner_does_over_episodes_and_rese
     assert ours.resets.sum() == 3
     actions, scores = acted_by(manager(answer["bundle"]), ours)
     np.testing.assert_array_equal(actions, ours.actions)
-    np.testing.assert_allclose(scores, ours.scores, atol=1e-4)
+    # Both call ONNX Runtime, with other settings: a number between two steps of int8 may fall on either side.
+    allowed = 1e-4 if variant == "onnx-fp32" else 0.02 * float(ours.scores.std())
+    np.testing.assert_allclose(scores, ours.scores, rtol=0, atol=allowed)
     # The history came back: with nothing but the last frame the scores would be others.
     opened = manager(answer["bundle"])
     alone = opened.run_policy({"policy/frame": torch.tensor(ours.observations["frame"][7][None])})
