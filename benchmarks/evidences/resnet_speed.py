@@ -103,7 +103,7 @@ def collect(args: Args) -> Evidence:
 def multiplications_per_second(threads: int) -> float:
     """Return how many fp32 multiply-accumulates this processor does in a second: the best of many matrix products.
 
-    Convolutions without Winograd's trick are such products, so no fp32 variant computes faster.
+    Convolutions without Winograd's trick are such products too, so fp32 variants cannot be much faster.
     """
     import torch
 
@@ -122,7 +122,7 @@ def multiplications_per_second(threads: int) -> float:
 
 
 def arithmetic_limit(rate: float, macs: int, eager_ms: float) -> str:
-    """Say how much faster than eager fp32 can be at all on this processor, whoever computes it.
+    """Say about how much faster than eager fp32 can be at all on this processor, whoever computes it.
 
     Args:
         rate: Multiply-accumulates in a second.
@@ -132,9 +132,9 @@ def arithmetic_limit(rate: float, macs: int, eager_ms: float) -> str:
     limit_ms = 1000 * macs / rate
     return (
         f"Arithmetic limit: a product of large matrices reaches {rate / 1e9:.0f} GMAC/s in fp32 here. At that rate the"
-        f" network's {macs / 1e6:,.0f} million MACs alone take {limit_ms:.1f} ms:"
-        f" {eager_ms / limit_ms:.2f} times as fast as eager. A larger claim for fp32 asks for more than the"
-        " processor has."
+        f" network's {macs / 1e6:,.0f} million MACs alone take {limit_ms:.1f} ms, about"
+        f" {eager_ms / limit_ms:.2f} times as fast as eager. A claim far above that asks fp32 for more than"
+        " the processor has."
     )
 
 
