@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <sstream>
+#include <utility>
 
 #include "arguments.hpp"
 #include "turns.hpp"
@@ -36,11 +37,11 @@ const char HELP[] =
 
 struct Protocol {
   bool quick;
-  long rounds, calls;
+  long rounds, passes, calls;
   double seconds, warmup_limit_seconds;
   long warmup_calls = 50;
-  double warmup_seconds = 2, pause_seconds = 0.1;
-  long lead_in_calls = 5;
+  double warmup_seconds = 2, pause_seconds = 0.05;
+  long lead_in_calls = 3;
 };
 
 std::vector<int> usable_cores() {
@@ -150,9 +151,12 @@ int measure(const Arguments &arguments, int argc, char **argv) {
   if (fresh) return be_fresh(policy, batch);
 
   const bool quick = arguments.has("--quick");
-  Protocol protocol{quick, quick ? 20 : 40, quick ? 256 : 1024, quick ? 2.0 : 10.0, quick ? 4.0 : 10.0};
+  Protocol protocol{quick, quick ? 20 : 40, quick ? 2 : 8, quick ? 256 : 1024, quick ? 2.0 : 10.0, quick ? 4.0 : 10.0};
   protocol.rounds = static_cast<long>(arguments.number("--rounds", static_cast<double>(protocol.rounds), 5));
-  const auto pause = [&] { std::this_thread::sleep_for(std::chrono::duration<double>(protocol.pause_seconds)); };
+  // As between the processes that `xfer bench` interleaves: one thread does not spin, and needs no pause.
+  const auto pause = [&] {
+    if (threads > 1) std::this_thread::sleep_for(std::chrono::duration<double>(protocol.pause_seconds));
+  };
 
   Subject subject(policy, batch);
   subject.step(false);
@@ -167,12 +171,17 @@ int measure(const Arguments &arguments, int argc, char **argv) {
   }
   std::vector<std::vector<double>> rounds;
   std::vector<double> all;
+  const auto turns = static_cast<double>(protocol.rounds * protocol.passes);
+  const auto calls = static_cast<long>(std::ceil(static_cast<double>(protocol.calls) / turns));
   for (long round = 0; round < protocol.rounds; ++round) {
-    pause();
-    const auto share = static_cast<double>(protocol.rounds);
-    rounds.push_back(subject.take({static_cast<long>(std::ceil(static_cast<double>(protocol.calls) / share)),
-                                   protocol.seconds / share, protocol.lead_in_calls, true}));
-    all.insert(all.end(), rounds.back().begin(), rounds.back().end());
+    std::vector<double> samples;
+    for (long pass = 0; pass < protocol.passes; ++pass) {
+      pause();
+      const auto turn = subject.take({calls, protocol.seconds / turns, protocol.lead_in_calls, true});
+      samples.insert(samples.end(), turn.begin(), turn.end());
+    }
+    all.insert(all.end(), samples.begin(), samples.end());
+    rounds.push_back(std::move(samples));
   }
   const auto [cold_start, peak] = start_fresh(argc, argv);
 
@@ -184,8 +193,9 @@ int measure(const Arguments &arguments, int argc, char **argv) {
                             {"disturbances", Json::array()}};
   const Json written = {{"schema", {1, 1}},
                         {"protocol",
-                         {{"threads", threads}, {"rounds", protocol.rounds}, {"calls", protocol.calls},
-                          {"seconds", protocol.seconds}, {"quick", quick}, {"warmup_calls", protocol.warmup_calls},
+                         {{"threads", threads}, {"rounds", protocol.rounds}, {"passes", protocol.passes},
+                          {"calls", protocol.calls}, {"seconds", protocol.seconds}, {"quick", quick},
+                          {"warmup_calls", protocol.warmup_calls},
                           {"warmup_seconds", protocol.warmup_seconds},
                           {"warmup_limit_seconds", protocol.warmup_limit_seconds},
                           {"lead_in_calls", protocol.lead_in_calls}, {"pause_seconds", protocol.pause_seconds},
