@@ -176,11 +176,12 @@ def caveats(report: Report, best: Row | None, disturbances: Sequence[Disturbance
         found.append(Caveat("disturbed", _disturbed(disturbed)))
     unstable = [row["variant"] for row in report.rows if row["stable"] is False]
     if unstable:
-        what = f"In {_names(unstable)} stretches of the run differ by more than {table.share(TOLERANCE)}."
-        found.append(Caveat("unstable", what))
+        figure = "speed-up" if any(row["speedup"] is not None for row in report.rows) else "time"
+        moved = f"The {figure} of {_names(unstable)} moved by more than {table.share(TOLERANCE)} during the run."
+        found.append(Caveat("unstable", moved))
     baseline = next((one.rounds for one in report.measurements if one.name == BASELINE and not one.error), ())
-    if TOLERANCE < (moved := drift(baseline)) < math.inf:
-        what = f"The machine changed its speed: eager's medians lie {table.share(moved)} apart in stretches of the run."
+    if TOLERANCE < (drifted := drift(baseline)) < math.inf:
+        what = f"The machine changed its speed: eager's time moved by {table.share(drifted)} during the run."
         found.append(Caveat("drifting", f"{what} Speed-ups are taken within rounds; times are of this run."))
     return found + [Caveat("slower", sentence) for sentence in slower_than_fp32(report.measurements)]
 
