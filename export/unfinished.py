@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -55,7 +55,8 @@ class Unfinished:
         Raises:
             BundleError: If the bundle cannot be written to.
         """
-        self._write(self._read() | {name: Begun(self._identity(name), tuple(outcomes[name])) for name in outcomes})
+        begun = {name: Begun(self._identity(name), tuple(map(_storable, outcomes[name]))) for name in outcomes}
+        self._write(self._read() | begun)
 
     def clear(self, names: Collection[str]) -> None:
         """Forget the pairs of these variants: their verdicts are kept.
@@ -88,3 +89,8 @@ class Unfinished:
             for variant in (BASELINE, name)
         ]
         return hashlib.sha256(to_json(facts)).hexdigest()
+
+
+def _storable(pair: Outcome) -> Outcome:
+    """Of a pair that failed, the variant's return is NaN, which JSON lacks and nobody asks for."""
+    return replace(pair, variant=0.0) if pair.error else pair

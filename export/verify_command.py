@@ -90,8 +90,7 @@ def main(args: Args) -> dict[str, Any]:
         if verification.rung:
             records.save(bundle, name, verification=verification)
         console.print(describe(name, verification))
-    if args.pairs:
-        unfinished.clear(found)
+    unfinished.clear([name for name, verification in found.items() if verification.rung == "reward"])
     return {"variants": rows(found)}
 
 

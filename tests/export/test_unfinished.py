@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from export import unfinished
@@ -7,7 +9,7 @@ from export.unfinished import Unfinished
 from xfer.errors import BundleError
 
 SAME, OTHER = "onnx-fp32", "onnx-int8"
-PAIRS = [Outcome(7, 1.0, 1.0, None), Outcome(8, 1.0, 0.5, None, "an error")]
+PAIRS = [Outcome(7, 1.0, 1.0, None), Outcome(8, 1.0, 0.5, None)]
 
 
 @pytest.fixture
@@ -24,6 +26,12 @@ def test_pairs_are_kept_until_their_verdicts_are(kept):
     kept.clear([SAME])
     assert not kept.path.exists()
     kept.clear([SAME])
+
+
+def test_a_pair_that_failed_is_kept_with_its_reason_and_without_its_return(kept):
+    kept.save({SAME: [Outcome(7, 1.0, math.nan, None, "scores are not finite")]})
+    kept.save({OTHER: PAIRS})
+    assert kept.load([SAME])[SAME] == [Outcome(7, 1.0, 0.0, None, "scores are not finite")]
 
 
 def test_pairs_of_other_files_or_libraries_are_not_taken(kept, monkeypatch):
