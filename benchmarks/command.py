@@ -20,7 +20,7 @@ from benchmarks.rows import Rows
 from export import records, target
 from export.bundle import Bundle
 from export.target import BASELINE, Variant
-from xfer.arguments import Common
+from xfer.commands import Common
 from xfer.errors import UnavailableError, UsageError, check_choice
 
 BESIDE_BASELINE = f"{BASELINE}@channels_last"

@@ -22,7 +22,7 @@ import tyro
 
 from benchmarks.permutation import simultaneous
 from export.target import BASELINE
-from xfer.arguments import Common
+from xfer.commands import Common
 from xfer.errors import CheckFailed, UsageError
 from xfer.files import from_json
 

@@ -10,8 +10,7 @@ from benchmarks import command as bench
 from benchmarks import recommend
 from export import command as export
 from export import verify_command as verify
-from xfer import train
-from xfer.arguments import Common
+from xfer.commands import Common, train
 
 
 @dataclass(kw_only=True)

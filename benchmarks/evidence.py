@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import tyro
 
 from benchmarks import evidences
-from xfer.arguments import Common
+from xfer.commands import Common
 from xfer.errors import CheckFailed, UsageError, check_choice
 
 if TYPE_CHECKING:

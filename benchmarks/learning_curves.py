@@ -59,7 +59,7 @@ def learn(path: Path, label: str, **options: Any) -> Curve:
     """Do what ``xfer train`` does, or the rest of it, and return how it went."""
     from rich.console import Console
 
-    from xfer import train
+    from xfer.commands import train
     from xfer.run_folder import RunFolder
 
     Console().print(f"[bold]{label}[/] ({path})")

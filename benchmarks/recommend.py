@@ -13,7 +13,7 @@ from export import records, target
 from export.bundle import Bundle
 from export.records import Latency, Record, Verification
 from export.target import BASELINE, Variant
-from xfer.arguments import Common
+from xfer.commands import Common
 from xfer.errors import UsageError, XferError
 from xfer.spec import RewardScale
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xfer.arguments import Common
+from xfer.commands import Common
 
 
 @dataclass(kw_only=True)

@@ -14,7 +14,7 @@ from export import target
 from export.bundle import Build
 from export.target import ExportOptions, ExportRequest, Variant
 from xfer import tasks
-from xfer.arguments import Common
+from xfer.commands import Common
 from xfer.errors import UsageError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from export import records, target
-from xfer.arguments import Common
+from xfer.commands import Common
 
 
 @dataclass(kw_only=True)

@@ -14,7 +14,7 @@ from export.leapp import write_leapp
 from export.target import Variant
 from export.targets import onnx
 from export.writer import BundleWriter
-from xfer.arguments import Common
+from xfer.commands import Common
 from xfer.errors import UsageError
 
 

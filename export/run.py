@@ -12,7 +12,7 @@ import tyro
 from export.bundle import Bundle
 from export.records import this_machine
 from xfer import tasks
-from xfer.arguments import Common
+from xfer.commands import Common
 from xfer.errors import UnavailableError, UsageError
 from xfer.runner import Action, Arrays, Runner
 

@@ -18,7 +18,7 @@ from export.target import Variant
 from export.unfinished import Unfinished
 from export.verify import first_rungs
 from xfer import tasks
-from xfer.arguments import Common
+from xfer.commands import Common
 from xfer.errors import CheckFailed, RunError, UnavailableError, UsageError, check_choice
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from typing import NoReturn
 from xfer.errors import CheckFailed, UsageError, XferError, check_choice
 
 COMMANDS = {
-    "train": ("xfer.train", "fine-tune a pretrained network on a task"),
-    "record": ("xfer.record", "write what an expert or a policy does as a Minari dataset"),
+    "train": ("xfer.commands.train", "fine-tune a pretrained network on a task"),
+    "record": ("xfer.commands.record", "write what an expert or a policy does as a Minari dataset"),
     "export": ("export.command", "make a bundle of a policy"),
     "verify": ("export.verify_command", "prove that each variant acts as eager PyTorch does"),
     "bench": ("benchmarks.command", "measure latency against eager PyTorch, and write a report"),

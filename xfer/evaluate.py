@@ -15,10 +15,10 @@ import gymnasium
 import numpy as np
 
 from xfer.errors import ScoresError
-from xfer.rendered import Rendered
 from xfer.runner import Arrays, Runner
 from xfer.tasks import Task
 from xfer.trajectories import Trajectories
+from xfer.wrappers import Rendered
 
 EVALUATION_SEED = 1_000_000
 """Seeds from here on judge a policy in training; training itself stays below."""

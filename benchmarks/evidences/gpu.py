@@ -12,7 +12,7 @@ from benchmarks import command as bench
 from benchmarks.evidence import Args, Evidence
 from export import command as export
 from export import verify_command as verify
-from xfer import train
+from xfer.commands import train
 from xfer.errors import UnavailableError
 
 TARGETS = "eager,torchscript,onnx,tensorrt"

@@ -171,7 +171,7 @@ def make() -> gymnasium.Env[Any, Any]:
     import gymnasium
     import minigrid  # noqa: F401 - it registers its environments
 
-    from xfer.rendered import Rendered
+    from xfer.wrappers import Rendered
 
     env: gymnasium.Env[Any, Any] = gymnasium.make("MiniGrid-FourRooms-v0")
     numbers = (0, 1, 2, 3, 5)

@@ -185,8 +185,9 @@ def learn_target(
 
 def success_before(protocol: Protocol, weights: str) -> float:
     """Return the share of a round's evaluation episodes that succeed with weights that have not seen the target."""
-    from xfer import tasks, train
+    from xfer import tasks
     from xfer.backbones import load_weights
+    from xfer.commands import train
     from xfer.evaluate import episode_returns
     from xfer.rounds import ROUND_SEED
     from xfer.torch_session import runner

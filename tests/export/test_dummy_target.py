@@ -14,7 +14,7 @@ from benchmarks.latency import Protocol
 from export import command as export
 from export import target, targets
 from export import verify_command as verify
-from xfer import train
+from xfer.commands import train
 
 FILE = '''
 """TorchScript as it is, under another name."""

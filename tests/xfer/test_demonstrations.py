@@ -7,7 +7,8 @@ import torch
 
 from tests.conftest import imitation_config
 from tests.xfer import toys
-from xfer import imitate, record, tasks, train
+from xfer import imitate, tasks
+from xfer.commands import record, train
 from xfer.demonstrations import frames, open_dataset
 from xfer.errors import RunError, UsageError
 from xfer.policy import Policy, PolicyConfig, make_spec

@@ -295,7 +295,7 @@ def test_a_memory_learns_in_every_way(one_thread, changes):
 
 @pytest.mark.parametrize("name", ["navigation:crossing-n1", "reach"])
 def test_dagger_drives_every_kind_of_task(name):
-    from xfer.train import Args, build
+    from xfer.commands.train import Args, build
 
     task = tasks.load(name)
     policy, config = build(Args(task=name, tap="stem", train_from="head", frames=8, environments=2), task, "cpu")

@@ -13,8 +13,9 @@ import torch
 
 from tests.conftest import imitation_config
 from tests.xfer import toys
-from xfer import episode_writer, record, tasks
+from xfer import episode_writer, tasks
 from xfer.checkpoint import save_policy
+from xfer.commands import record
 from xfer.errors import RunError, UsageError
 from xfer.policy import Policy, PolicyConfig, make_spec
 from xfer.run_folder import RunConfig, RunFolder, RunResult

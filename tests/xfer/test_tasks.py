@@ -9,7 +9,7 @@ import pytest
 from xfer import tasks
 from xfer.errors import UnavailableError, UsageError
 from xfer.evaluate import native
-from xfer.rendered import observation_space
+from xfer.wrappers import observation_space
 
 NAMES = [name for name in tasks.names() if not name.endswith("...")] + ["gym:Acrobot-v1", "gym:Pendulum-v1"]
 
@@ -70,7 +70,7 @@ def test_every_task_is_what_it_says(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_task_has_a_policy_and_options_that_exist(name):
-    from xfer.train import Args, build
+    from xfer.commands.train import Args, build
 
     task = load(name)
     policy, config = build(Args(task=name), task, "cpu")

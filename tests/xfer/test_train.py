@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from xfer.cli import main
+from xfer.commands.train import DEFAULTS, NETWORK, Args, check, settings
 from xfer.errors import RunError, UsageError
 from xfer.rounds import held
 from xfer.run_folder import RoundMetrics, RunFolder
-from xfer.train import DEFAULTS, NETWORK, Args, check, settings
 
 SMALL = [
     "--train-from",

@@ -45,7 +45,7 @@ def make(env_id: str) -> gymnasium.Env:
     import gymnasium
     from gymnasium.wrappers import MaxAndSkipObservation
 
-    from xfer.rendered import observation_space
+    from xfer.wrappers import observation_space
 
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # it greets each environment otherwise
     gymnasium.register_envs(ale_py)

@@ -33,7 +33,7 @@ def make() -> gymnasium.Env:
     """Return CartPole-v1 (500 steps at most, 50 Hz) that observes its own picture."""
     import gymnasium
 
-    from xfer.rendered import Rendered, without_screen
+    from xfer.wrappers import Rendered, without_screen
 
     without_screen()
     return Rendered(gymnasium.make("CartPole-v1", render_mode="rgb_array"), (FRAME,))

@@ -41,7 +41,7 @@ def make() -> gymnasium.Env:
     """Return CarRacing-v3 with continuous actions, that observes its own picture."""
     import gymnasium
 
-    from xfer.rendered import observation_space, without_screen
+    from xfer.wrappers import observation_space, without_screen
 
     without_screen()
     with warnings.catch_warnings():

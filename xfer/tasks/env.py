@@ -36,7 +36,7 @@ def make(env_id: str) -> gymnasium.Env[Any, Any]:
     """
     import gymnasium
 
-    from xfer.rendered import without_screen
+    from xfer.wrappers import without_screen
 
     without_screen()
     user_code.look_here()
@@ -75,7 +75,7 @@ def task(world: str) -> Task:
     Raises:
         UsageError: If it does not exist, or gives or takes what no policy does.
     """
-    from xfer.rendered import Named
+    from xfer.wrappers import Named
 
     name = f"env:{world}"
     env = make(world)

@@ -34,7 +34,7 @@ def make(env_id: str) -> gymnasium.Env:
     """
     import gymnasium
 
-    from xfer.rendered import without_screen
+    from xfer.wrappers import without_screen
 
     without_screen()
     try:
@@ -71,7 +71,7 @@ def task(world: str) -> Task:
     Raises:
         UsageError: If it does not exist, render, or act as a policy can.
     """
-    from xfer.rendered import Rendered, picture
+    from xfer.wrappers import Rendered, picture
 
     env = make(world)
     try:

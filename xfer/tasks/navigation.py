@@ -61,7 +61,7 @@ def make(env_id: str) -> gymnasium.Env:
     import gymnasium
     import minigrid  # noqa: F401 - it registers its environments
 
-    from xfer.rendered import Rendered
+    from xfer.wrappers import Rendered
 
     numbers = tuple(ACTIONS.values())
     env: gymnasium.Env[Any, Any] = gymnasium.make(env_id)

@@ -58,7 +58,7 @@ def make() -> gymnasium.Env:
     os.environ.setdefault("MUJOCO_GL", "egl")
     import gymnasium
 
-    from xfer.rendered import Rendered
+    from xfer.wrappers import Rendered
 
     try:
         env = gymnasium.make(
@@ -81,7 +81,7 @@ def make() -> gymnasium.Env:
 
 def observe(env: gymnasium.Env) -> tuple[np.ndarray, np.ndarray]:
     """Return the picture, uint8 [128, 128, 3], and the joints, float32 [6]."""
-    from xfer.rendered import picture
+    from xfer.wrappers import picture
 
     angles, velocities = joints(env)
     proprio = np.concatenate([np.cos(angles), np.sin(angles), velocities])

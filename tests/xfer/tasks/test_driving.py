@@ -3,7 +3,8 @@ import pytest
 
 pytest.importorskip("Box2D")
 
-from xfer import tasks, train
+from xfer import tasks
+from xfer.commands import train
 from xfer.tasks import driving
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from export import command as export
 from export import verify_command as verify
-from xfer import train
+from xfer.commands import train
 from xfer.errors import UnavailableError
 from xfer.tasks import load
 

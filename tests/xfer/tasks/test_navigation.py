@@ -3,7 +3,8 @@ import pytest
 
 pytest.importorskip("minigrid")
 
-from xfer import tasks, train
+from xfer import tasks
+from xfer.commands import train
 from xfer.run_folder import RunFolder
 from xfer.tasks import navigation
 

@@ -6,7 +6,8 @@ import pytest
 
 pytest.importorskip("mujoco")
 
-from xfer import tasks, train
+from xfer import tasks
+from xfer.commands import train
 from xfer.errors import UnavailableError
 from xfer.evaluate import EVALUATION_SEED, episode_returns
 from xfer.run_folder import RunFolder

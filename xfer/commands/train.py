@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from xfer import tasks
-from xfer.arguments import Common
+from xfer.commands import Common
 from xfer.errors import UsageError
 
 if TYPE_CHECKING:

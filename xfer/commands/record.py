@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 
 from xfer import tasks
-from xfer.arguments import Common
+from xfer.commands import Common
 from xfer.episode_writer import EpisodeWriter, new_dataset
 from xfer.errors import UsageError
 from xfer.runner import Arrays
