@@ -15,9 +15,9 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import SubprocVecEnv
 from torch import Tensor, nn
 
-from xfer.backbones import build
+from xfer.models.backbones import build
+from xfer.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from xfer.ppo import ActorCritic, PPOConfig
-from xfer.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 
 class Trunk(BaseFeaturesExtractor):

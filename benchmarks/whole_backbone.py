@@ -20,7 +20,7 @@ from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
 
 if TYPE_CHECKING:
-    from xfer.policy import Policy, PolicyConfig
+    from xfer.models.policy import Policy, PolicyConfig
 
 VARIANTS = (BASELINE, "torchscript-fp32", "onnx-fp32", "onnx-int8")
 
@@ -46,8 +46,8 @@ def build_sibling(bundle: Bundle, golden: Trajectories, variants: list[str], pat
     if eager is None or eager.status != "built":
         return f"The whole backbone was not timed: the bundle has no {BASELINE} to take its configuration from."
     from export.build import export_policy
-    from xfer.backbones import STAGES
-    from xfer.checkpoint import load_policy
+    from xfer.models.backbones import STAGES
+    from xfer.models.checkpoint import load_policy
 
     try:
         config = load_policy(bundle.check(eager)).config
@@ -66,8 +66,8 @@ def whole_policy(config: PolicyConfig, spec: PolicySpec, seed: int = 0) -> Polic
     """Return a policy of the whole backbone, with average pooling and random weights; its readout is as configured."""
     import torch
 
-    from xfer.backbones import STAGES
-    from xfer.policy import Policy
+    from xfer.models.backbones import STAGES
+    from xfer.models.policy import Policy
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -24,7 +24,7 @@ from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
 
 if TYPE_CHECKING:
-    from xfer.policy import Exportable
+    from xfer.models.policy import Exportable
 
 
 def export_policy(
@@ -168,15 +168,15 @@ class Builder:
 
 
 def _eager(request: ExportRequest) -> Runner:
-    from xfer.torch_session import TorchSession
+    from xfer.models.torch_session import TorchSession
 
     return Runner(TorchSession(request.policy.deploy(), request.spec), request.spec)
 
 
 def describe(policy: Exportable, run: str) -> Provenance:
     """Say where a policy came from and which graph it is; of somebody else's, backbone, tap and head stay empty."""
-    from xfer.checkpoint import weights_bytes
-    from xfer.policy import Policy, count_macs
+    from xfer.models.checkpoint import weights_bytes
+    from xfer.models.policy import Policy, count_macs
 
     counted = (*count_macs(policy), __version__)
     if isinstance(policy, Policy):

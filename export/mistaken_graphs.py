@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from xfer.policy import Deployed, Policy, to_action
+from xfer.models.policy import Deployed, Policy, to_action
 
 SLOTS = 300
 """Frames that fit into the buffer of ``FrameBufferFull``: more than the 250 steps of a held-out stretch, fewer than

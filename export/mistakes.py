@@ -23,10 +23,10 @@ from export.quantize import quantize_int8
 from export.target import BASELINE, ExportOptions, ExportRequest
 from export.targets.onnx import FILE as ONNX_FILE
 from export.writer import BundleWriter, content_key
-from xfer.checkpoint import WEIGHTS, load_policy, weights_bytes
 from xfer.files import sha256, write_atomically
-from xfer.policy import Deployed, Policy
-from xfer.torch_session import runner
+from xfer.models.checkpoint import WEIGHTS, load_policy, weights_bytes
+from xfer.models.policy import Deployed, Policy
+from xfer.models.torch_session import runner
 from xfer.trajectories import Trajectories
 
 HISTORY = ("history",)

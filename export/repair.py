@@ -167,7 +167,7 @@ def repair(
         regret_below: What the mean regret must stay below, besides what the rungs allow.
         on_step: Called with what is being done, how many layers have been tried alone, and how many there are.
     """
-    from xfer.torch_session import TorchSession
+    from xfer.models.torch_session import TorchSession
 
     golden, spec = bundle.golden(), request.spec
     on_step("measuring value ranges", 0, 1)

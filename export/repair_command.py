@@ -47,7 +47,7 @@ def repair_bundle(
         What ``--json`` prints of each int8 variant: its verdict, and which layers stay in float; where it was
         repaired now, also the regret and the milliseconds of a call before and after.
     """
-    from xfer.torch_session import TorchSession
+    from xfer.models.torch_session import TorchSession
 
     @cache
     def judged() -> Trajectories:

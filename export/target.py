@@ -23,7 +23,7 @@ from xfer.runner import Session
 from xfer.spec import PolicySpec
 
 if TYPE_CHECKING:
-    from xfer.policy import Exportable
+    from xfer.models.policy import Exportable
     from xfer.trajectories import Trajectories
 
 BASELINE = "eager-fp32"

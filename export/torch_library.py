@@ -16,7 +16,7 @@ from xfer.spec import PolicySpec
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from xfer.policy import Exportable
+    from xfer.models.policy import Exportable
 
 TRACE = "policy.pt"
 """A traced module (https://docs.pytorch.org/docs/stable/jit.html): what it computes, without its Python."""
@@ -106,8 +106,8 @@ def save_eager(policy: Exportable, folder: Path) -> None:
     For a policy of our own that is its weights and configuration. Of somebody else's we have no code that could build
     it again, and would not run theirs: there it is the trace, which PyTorch runs operation by operation.
     """
-    from xfer.checkpoint import save_policy
-    from xfer.policy import Policy
+    from xfer.models.checkpoint import save_policy
+    from xfer.models.policy import Policy
 
     if isinstance(policy, Policy):
         save_policy(policy, folder)
@@ -124,6 +124,6 @@ def load_eager(folder: Path) -> Any:
     """
     if (folder / TRACE).exists():
         return load_trace(folder / TRACE)
-    from xfer.checkpoint import load_policy
+    from xfer.models.checkpoint import load_policy
 
     return load_policy(folder).deploy()

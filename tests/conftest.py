@@ -12,8 +12,8 @@ from export.build import export_policy
 from export.target import expand
 from xfer import imitate, tasks
 from xfer.evaluate import native
-from xfer.policy import Policy, PolicyConfig, make_spec
-from xfer.torch_session import set_threads
+from xfer.models.policy import Policy, PolicyConfig, make_spec
+from xfer.models.torch_session import set_threads
 from xfer.trajectories import Trajectories
 
 torch.set_num_threads(2)

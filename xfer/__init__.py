@@ -1,7 +1,7 @@
 """The training stage: adapt a pretrained vision network to a reinforcement-learning task.
 
-Importing this package costs nothing: torch is imported by the modules that need it (``xfer.policy``,
-``xfer.imitate`` ...), never from here.
+Importing this package costs nothing: torch is imported by the modules that need it (``xfer.models.policy``,
+``xfer.training.imitation`` ...), never from here.
 """
 
 __version__ = "0.2.0"

@@ -21,7 +21,7 @@ from xfer.tasks import Task
 if TYPE_CHECKING:
     from minari import MinariDataset
 
-    from xfer.policy import Policy
+    from xfer.models.policy import Policy
 
 
 def open_dataset(name: str, task: Task) -> MinariDataset:

@@ -26,7 +26,7 @@ from torch.nn import functional
 from xfer import distributed
 from xfer.errors import UsageError
 from xfer.evaluate import native
-from xfer.policy import Policy, Upper, from_action, to_action
+from xfer.models.policy import Policy, Upper, from_action, to_action
 from xfer.spec import ScoreKind
 from xfer.tasks import ExpertKind, Task
 

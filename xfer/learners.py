@@ -16,7 +16,7 @@ from safetensors.torch import save
 from xfer import demonstrations, distributed, imitate, ppo
 from xfer.demonstrations import open_dataset
 from xfer.errors import UsageError
-from xfer.policy import Policy
+from xfer.models.policy import Policy
 from xfer.run_folder import FRAMES, TRAINER, RunConfig, RunFolder, frames_bytes
 from xfer.tasks import Task
 from xfer.vector_env import Vectorize, vector_env

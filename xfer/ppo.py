@@ -35,7 +35,7 @@ from torch.optim.swa_utils import update_bn
 
 from xfer import distributed
 from xfer.errors import ScoresError, UsageError
-from xfer.policy import Policy, to_action
+from xfer.models.policy import Policy, to_action
 
 
 @dataclass(frozen=True)

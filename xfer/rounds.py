@@ -13,13 +13,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch.utils.tensorboard import SummaryWriter
 
 from xfer import distributed
-from xfer.checkpoint import load_weights, save_policy
 from xfer.evaluate import CALIBRATION_SEED, EVALUATION_SEED, HELD_OUT_SEED, episode_returns, record
 from xfer.learners import Bar, Learner, learner
-from xfer.policy import Policy
+from xfer.models.checkpoint import load_weights, save_policy
+from xfer.models.policy import Policy
+from xfer.models.torch_session import runner
 from xfer.run_folder import RoundMetrics, RunConfig, RunFolder, RunResult
 from xfer.tasks import Task
-from xfer.torch_session import runner
 from xfer.vector_env import Vectorize
 
 ROUND_SEED = EVALUATION_SEED + 1000

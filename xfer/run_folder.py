@@ -26,11 +26,11 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from xfer.checkpoint import load_policy, weights_bytes
 from xfer.errors import RunError
 from xfer.files import from_json, to_json, write_atomically
 from xfer.imitate import Frames, ImitationConfig
-from xfer.policy import Policy, PolicyConfig
+from xfer.models.checkpoint import load_policy, weights_bytes
+from xfer.models.policy import Policy, PolicyConfig
 from xfer.ppo import PPOConfig
 from xfer.trajectories import Trajectories, load_trajectories
 

@@ -19,9 +19,9 @@ def collect(args: Args) -> Evidence:
     Raises:
         UnavailableError: If MiniGrid is missing.
     """
+    from xfer.models.torch_session import set_threads
     from xfer.run_folder import RunFolder
     from xfer.tasks import load
-    from xfer.torch_session import set_threads
 
     if args.threads:
         set_threads(args.threads)

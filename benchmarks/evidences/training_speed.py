@@ -49,7 +49,7 @@ def collect(args: Args) -> Evidence:
             raise UnavailableError(f"training-speed needs {needed}: pip install 'xfer-policy[dev,navigation]'")
     import torch
 
-    from xfer.torch_session import set_threads
+    from xfer.models.torch_session import set_threads
 
     if args.threads:
         set_threads(args.threads)
@@ -133,7 +133,7 @@ def sides(config: PPOConfig) -> Iterator[tuple[Trainer, Any]]:
     import torch
 
     from benchmarks.stable_baselines import Opponent
-    from xfer.policy import Policy, PolicyConfig, make_spec
+    from xfer.models.policy import Policy, PolicyConfig, make_spec
     from xfer.ppo import Trainer, initialise
     from xfer.vector_env import vector_env
 

@@ -73,7 +73,7 @@ def collect(args: Args) -> Evidence:
     Raises:
         UsageError: If ``--runs`` does not fit.
     """
-    from xfer.torch_session import set_threads
+    from xfer.models.torch_session import set_threads
 
     if args.runs > TUNING_SEED:
         raise UsageError(f"--runs {args.runs}: {TUNING_SEED} seeds at most.")
@@ -186,11 +186,11 @@ def learn_target(
 def success_before(protocol: Protocol, weights: str) -> float:
     """Return the share of a round's evaluation episodes that succeed with weights that have not seen the target."""
     from xfer import tasks
-    from xfer.backbones import load_weights
     from xfer.commands import train
     from xfer.evaluate import episode_returns
+    from xfer.models.pretrained import load_weights
+    from xfer.models.torch_session import runner
     from xfer.rounds import ROUND_SEED
-    from xfer.torch_session import runner
 
     task = tasks.load(protocol.target)
     assert task.success is not None

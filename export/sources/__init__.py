@@ -20,7 +20,7 @@ from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
 
 if TYPE_CHECKING:
-    from xfer.policy import Exportable
+    from xfer.models.policy import Exportable
 
 GOLDEN_STRETCHES, GOLDEN_FRAMES = 3, 21
 """Golden trajectories: so many beginnings of episodes, of so many frames each (64 frames at most)."""

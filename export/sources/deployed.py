@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from export.torch_library import example_inputs, trace
 from xfer.errors import UsageError
-from xfer.policy import Exportable
+from xfer.models.policy import Exportable
 from xfer.spec import PolicySpec
 
 

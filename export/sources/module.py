@@ -43,7 +43,7 @@ class Deployable:
             UsageError: If it cannot, for its forward pass mixes types.
         """
         from export.sources.deployed import DeployedModule, check
-        from xfer.policy import PRECISIONS
+        from xfer.models.policy import PRECISIONS
 
         check_choice("precision", precision, PRECISIONS)
         deployed = DeployedModule(self.module, self.spec, PRECISIONS[precision])

@@ -107,7 +107,7 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
         raise UnavailableError(f"aotinductor: {reason}. Export it there.")
     from torch._inductor import aoti_load_package
 
-    from xfer.torch_session import TorchSession, set_threads
+    from xfer.models.torch_session import TorchSession, set_threads
 
     quiet_compiler()
     set_threads(place.threads)

@@ -36,8 +36,8 @@ def runnable(place: str) -> str | None:
 
 def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
     """Write weights and configuration; there is no file of what is compiled."""
-    from xfer.checkpoint import save_policy
-    from xfer.policy import Policy
+    from xfer.models.checkpoint import save_policy
+    from xfer.models.policy import Policy
 
     if not isinstance(request.policy, Policy):
         raise UsageError("torch.compile needs the policy's own Python, and a bundle holds none of somebody else's")
@@ -54,8 +54,8 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
         raise UnavailableError(f"compile: {reason}")
     import torch
 
-    from xfer.checkpoint import load_policy
-    from xfer.torch_session import TorchSession, set_threads
+    from xfer.models.checkpoint import load_policy
+    from xfer.models.torch_session import TorchSession, set_threads
 
     quiet_compiler()
     set_threads(place.threads)

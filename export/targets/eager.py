@@ -36,7 +36,7 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
         raise UnavailableError(f"eager: {reason}")
     import torch
 
-    from xfer.torch_session import TorchSession, set_threads
+    from xfer.models.torch_session import TorchSession, set_threads
 
     set_threads(place.threads)
     module = load_eager(folder)

@@ -102,7 +102,7 @@ def _quantized(program: ExportedProgram, request: ExportRequest) -> nn.Module:
     from torchao.quantization.pt2e import MinMaxObserver
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    from xfer.torch_session import TorchSession
+    from xfer.models.torch_session import TorchSession
 
     convolution = torch.ops.aten.conv2d.default
     found = [_layer(node) for node in program.graph.nodes if node.target == convolution]
@@ -144,7 +144,7 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
         from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
         from executorch.runtime import Runtime
 
-        from xfer.torch_session import TorchSession, set_threads
+        from xfer.models.torch_session import TorchSession, set_threads
 
         set_threads(place.threads)
         _unsafe_reset_threadpool(place.threads)

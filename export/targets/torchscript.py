@@ -40,7 +40,7 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
         raise UnavailableError(f"torchscript: {reason}")
     import torch
 
-    from xfer.torch_session import TorchSession, set_threads
+    from xfer.models.torch_session import TorchSession, set_threads
 
     set_threads(place.threads)
     device = place.name or "cpu"

@@ -13,8 +13,8 @@ from export.target import ExportOptions, ExportRequest, Place
 from export.verify import actions, centred, numbers
 from tests.conftest import drive
 from xfer.errors import BundleError, UnavailableError, UsageError
+from xfer.models.torch_session import runner
 from xfer.runner import Runner
-from xfer.torch_session import runner
 
 executorch = target.load("executorch")
 if (reason := executorch.available()) is not None:

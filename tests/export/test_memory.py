@@ -6,7 +6,7 @@ import torch
 
 from export import mistaken_graphs, target
 from export.target import ExportOptions, ExportRequest, Place, Variant
-from xfer.policy import Policy, PolicyConfig
+from xfer.models.policy import Policy, PolicyConfig
 from xfer.runner import Runner
 from xfer.spec import ActionSpec, ImageConfig, PolicySpec, TensorSpec
 from xfer.trajectories import Trajectories

@@ -9,7 +9,7 @@ from export.build import export_policy
 from export.mistakes import MISTAKES
 from export.target import expand
 from export.verify import first_rungs
-from xfer.policy import Policy, PolicyConfig
+from xfer.models.policy import Policy, PolicyConfig
 from xfer.spec import ActionSpec, ImageConfig, PolicySpec, TensorSpec
 from xfer.trajectories import Trajectories
 

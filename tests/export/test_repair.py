@@ -24,11 +24,11 @@ from export.sources import run
 from export.target import ExportOptions, ExportRequest, Variant
 from export.verify import first_rungs
 from tests.conftest import drive, imitation_config, make_policy
-from xfer.checkpoint import save_policy
 from xfer.errors import UsageError
+from xfer.models.checkpoint import save_policy
+from xfer.models.torch_session import TorchSession
 from xfer.run_folder import RunConfig, RunFolder, RunResult
 from xfer.runner import Runner
-from xfer.torch_session import TorchSession
 
 BLOCK = "policy.trunk.layer1.0"
 ONNX = Variant("onnx", "int8")

@@ -34,7 +34,7 @@ from xfer import tasks
 from xfer.errors import BundleError, UsageError, XferError
 from xfer.evaluate import PAIR_SEED, Fork, paired_episode
 from xfer.files import write_atomically
-from xfer.policy import Deployed
+from xfer.models.policy import Deployed
 from xfer.spec import RewardScale
 
 SAME, WORSE, ROUNDED = "torchscript-fp32", "onnx-fp32", "onnx-int8"

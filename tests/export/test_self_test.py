@@ -17,7 +17,7 @@ from export.target import BASELINE, expand
 from tests.conftest import make_policy, train_briefly
 from xfer.errors import RunError
 from xfer.files import from_json, write_atomically
-from xfer.policy import Deployed
+from xfer.models.policy import Deployed
 from xfer.trajectories import Trajectories
 
 BY_NAME = {mistake.name: mistake for mistake in MISTAKES}

@@ -191,7 +191,7 @@ def test_tensorrt_engines_act_as_eager_does(exported, policy, met):
     if (reason := module.runnable("")) is not None:
         pytest.skip(reason)
     from export.verify import numbers
-    from xfer.torch_session import TorchSession
+    from xfer.models.torch_session import TorchSession
 
     golden = met.acted_by(Runner(TorchSession(policy.deploy(), policy.spec), policy.spec))
     for precision in ("fp32", "fp16"):
@@ -218,7 +218,7 @@ def test_other_places_and_precisions_act_as_eager_on_the_cpu_does(exported, poli
     import torch
 
     from export.verify import numbers
-    from xfer.torch_session import TorchSession
+    from xfer.models.torch_session import TorchSession
 
     parsed = Variant.parse(variant)
     module = target.load(parsed.target)

@@ -15,8 +15,8 @@ from export.verify import first_rungs
 from export.writer import file_facts
 from tests.conftest import make_policy, train_briefly
 from xfer.files import sha256, write_atomically
+from xfer.models.torch_session import TorchSession
 from xfer.runner import Runner
-from xfer.torch_session import TorchSession
 from xfer.trajectories import Trajectories
 
 

@@ -9,10 +9,11 @@ import torchvision
 from safetensors.torch import load_file, save_file
 
 from xfer import tasks
-from xfer.backbones import BACKBONES, STAGES, build, load_weights
-from xfer.checkpoint import save_policy
 from xfer.errors import UsageError, WeightsError
-from xfer.policy import Policy, PolicyConfig, make_spec
+from xfer.models.backbones import BACKBONES, STAGES, build
+from xfer.models.checkpoint import save_policy
+from xfer.models.policy import Policy, PolicyConfig, make_spec
+from xfer.models.pretrained import load_weights
 from xfer.spec import ActionSpec, ImageConfig
 
 SMALL = ImageConfig(crop=(160, 320, 0, 600), shrink=4, frames=1, gray=False)

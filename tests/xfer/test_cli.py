@@ -9,8 +9,8 @@ import pytest
 
 from tests.conftest import make_policy
 from xfer import cli
-from xfer.checkpoint import save_policy, weights_bytes
 from xfer.errors import CheckFailed
+from xfer.models.checkpoint import save_policy, weights_bytes
 from xfer.run_folder import RunConfig, RunFolder
 
 

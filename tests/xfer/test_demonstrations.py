@@ -11,7 +11,7 @@ from xfer import imitate, tasks
 from xfer.commands import record, train
 from xfer.demonstrations import frames, open_dataset
 from xfer.errors import RunError, UsageError
-from xfer.policy import Policy, PolicyConfig, make_spec
+from xfer.models.policy import Policy, PolicyConfig, make_spec
 from xfer.run_folder import RunFolder
 from xfer.spec import ActionSpec
 

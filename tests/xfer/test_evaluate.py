@@ -8,7 +8,7 @@ import pytest
 from export import Bundle
 from xfer import tasks
 from xfer.evaluate import episode_returns, paired_episode
-from xfer.policy import make_spec
+from xfer.models.policy import make_spec
 from xfer.runner import Runner, Step
 
 

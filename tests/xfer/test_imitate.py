@@ -11,9 +11,9 @@ from tests.xfer import toys
 from xfer import imitate, tasks
 from xfer.errors import UsageError
 from xfer.evaluate import episode_returns
-from xfer.policy import Policy, PolicyConfig, make_spec, to_action
+from xfer.models.policy import Policy, PolicyConfig, make_spec, to_action
+from xfer.models.torch_session import runner
 from xfer.spec import ActionSpec, ImageConfig, PolicySpec, TensorSpec
-from xfer.torch_session import runner
 
 
 def snapshot(module):

@@ -9,7 +9,7 @@ from tests.xfer import toys
 from xfer import ppo
 from xfer.errors import ScoresError, UsageError
 from xfer.learners import kept_bytes
-from xfer.policy import Policy, PolicyConfig, make_spec
+from xfer.models.policy import Policy, PolicyConfig, make_spec
 from xfer.run_folder import RunConfig
 from xfer.vector_env import vector_env
 

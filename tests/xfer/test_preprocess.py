@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from xfer.errors import UsageError
-from xfer.preprocess import IMAGENET_MEAN, IMAGENET_STD, LUMA, Preprocess
+from xfer.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, LUMA, Preprocess
 from xfer.spec import ImageConfig, TensorSpec
 
 

@@ -14,12 +14,12 @@ import torch
 from tests.conftest import imitation_config
 from tests.xfer import toys
 from xfer import episode_writer, tasks
-from xfer.checkpoint import save_policy
 from xfer.commands import record
 from xfer.errors import RunError, UsageError
-from xfer.policy import Policy, PolicyConfig, make_spec
+from xfer.models.checkpoint import save_policy
+from xfer.models.policy import Policy, PolicyConfig, make_spec
+from xfer.models.torch_session import runner
 from xfer.run_folder import RunConfig, RunFolder, RunResult
-from xfer.torch_session import runner
 
 minari = pytest.importorskip("minari")
 SIGNS = "tests.xfer.toys:signs"

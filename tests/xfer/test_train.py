@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from xfer.cli import main
-from xfer.commands.train import DEFAULTS, NETWORK, Args, check, settings
+from xfer.commands.train import DEFAULTS, Args, check, settings
 from xfer.errors import RunError, UsageError
+from xfer.models.policy import NETWORK
 from xfer.rounds import held
 from xfer.run_folder import RoundMetrics, RunFolder
 

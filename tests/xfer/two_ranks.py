@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from tests.conftest import imitation_config
 from tests.xfer import toys
 from xfer import distributed, imitate
-from xfer.policy import Policy, PolicyConfig, make_spec
+from xfer.models.policy import Policy, PolicyConfig, make_spec
 
 FRAMES = 24
 

@@ -99,8 +99,8 @@ def actor(source: str) -> tuple[tasks.Task, Callable[[], Act], str]:
         task = tasks.load(source)
         act = expert_action(task)
         return task, lambda: act, f"the expert of {task.name}"
+    from xfer.models.torch_session import runner
     from xfer.run_folder import RunFolder
-    from xfer.torch_session import runner
 
     folder = RunFolder(source)
     task = tasks.load_recorded(folder.config().task)

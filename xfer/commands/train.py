@@ -13,24 +13,14 @@ import tyro
 from xfer import tasks
 from xfer.commands import Common
 from xfer.errors import UsageError
+from xfer.models.policy import NETWORK
 
 if TYPE_CHECKING:
     from xfer.imitate import ImitationConfig
-    from xfer.policy import Policy
+    from xfer.models.policy import Policy
     from xfer.ppo import PPOConfig
     from xfer.run_folder import RunConfig
 
-NETWORK: dict[str, Any] = {
-    "backbone": "resnet18",
-    "tap": "layer2",
-    "head": "spatial-softmax",
-    "keypoints": 64,
-    "hidden": (),
-    "memory": "none",
-    "memory_size": 64,
-    "train_from": "layer1",
-}
-"""How the policy is built and cut, where neither the user nor the task says otherwise."""
 
 IMITATION: dict[str, Any] = {
     "rounds": 10,
@@ -206,9 +196,9 @@ def main(args: Args) -> dict[str, Any]:
     from rich.console import Console
 
     from xfer import distributed
-    from xfer.backbones import load_weights
     from xfer.demonstrations import open_dataset
     from xfer.learners import check_memory
+    from xfer.models.pretrained import load_weights
     from xfer.rounds import train
     from xfer.run_folder import RunFolder
 
@@ -335,7 +325,7 @@ def build(args: Args, task: tasks.Task, device: str) -> tuple[Policy, RunConfig]
 
     from xfer.distributed import size
     from xfer.imitate import SCORE_KINDS
-    from xfer.policy import Policy, PolicyConfig, make_spec
+    from xfer.models.policy import Policy, PolicyConfig, make_spec
     from xfer.ppo import initialise
     from xfer.run_folder import RunConfig
 

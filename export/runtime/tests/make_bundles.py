@@ -62,7 +62,7 @@ def main(folder: Path) -> int:
 def cartpole() -> nn.Module:
     """A small policy of xfer's own."""
     from xfer import tasks
-    from xfer.policy import Policy, PolicyConfig, make_spec
+    from xfer.models.policy import Policy, PolicyConfig, make_spec
 
     task = tasks.load("cartpole")
     config = PolicyConfig("resnet18", "layer1", "flatten", 8, task.image, memory=16)
@@ -156,8 +156,8 @@ def write(path: Path, module: Any, variants: Sequence[str]) -> None:
     from export.target import ExportOptions, ExportRequest, Variant
     from export.writer import BundleWriter
     from xfer import __version__
+    from xfer.models.torch_session import TorchSession
     from xfer.runner import Runner
-    from xfer.torch_session import TorchSession
 
     class Deployable:
         @staticmethod

@@ -10,9 +10,9 @@ from xfer import tasks
 from xfer.commands import train
 from xfer.errors import UnavailableError
 from xfer.evaluate import EVALUATION_SEED, episode_returns
+from xfer.models.torch_session import runner
 from xfer.run_folder import RunFolder
 from xfer.tasks import reach
-from xfer.torch_session import runner
 
 
 @pytest.fixture(scope="module")

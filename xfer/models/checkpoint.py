@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 
 from xfer.errors import WeightsError
 from xfer.files import from_json, to_json, write_atomically
-from xfer.policy import Policy, PolicyConfig
+from xfer.models.policy import Policy, PolicyConfig
 from xfer.spec import PolicySpec
 
 if TYPE_CHECKING:

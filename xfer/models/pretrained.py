@@ -1,11 +1,10 @@
-"""torchvision backbones as a table of named stages, and where their weights come from."""
+"""Where a network's weights come from: torchvision, a file, another run; and what of them fits."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import zipfile
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,68 +15,21 @@ import torch
 import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from xfer.errors import UsageError, WeightsError, check_choice
+from xfer.errors import UsageError, WeightsError
+from xfer.models.backbones import BACKBONES, STAGES, _last
 
-if TYPE_CHECKING:  # it imports this module
-    from xfer.policy import Policy, PolicyConfig
+if TYPE_CHECKING:
+    from xfer.models.policy import Policy, PolicyConfig
 
-Stages = dict[str, tuple[str, ...]]
-"""Stage -> the torchvision modules that it runs one after the other."""
-
-
-def _resnet(*blocks: int) -> Stages:
-    """Stages of a ResNet (He et al. 2016, table 1), each of which ends at half the resolution or less."""
-    layers = {f"layer{i}": tuple(f"layer{i}.{j}" for j in range(n)) for i, n in enumerate(blocks, start=1)}
-    return {"stem": ("conv1", "bn1", "relu", "maxpool"), **layers}
-
-
-def _features(**ends: int) -> Stages:
-    """Stages of a network whose convolutions are all in ``features``: each stage's last index there."""
-    starts = [0, *(end + 1 for end in ends.values())]
-    ranges = zip(ends.items(), starts, strict=False)
-    return {stage: tuple(f"features.{i}" for i in range(start, end + 1)) for (stage, end), start in ranges}
-
-
-BACKBONES: dict[str, Stages] = {
-    "resnet18": _resnet(2, 2, 2, 2),
-    "resnet34": _resnet(3, 4, 6, 3),
-    "resnet50": _resnet(3, 4, 6, 3),
-    # Each stage ends behind a ReLU; the pooling between two of them comes with the later one.
-    "alexnet": _features(conv1=1, conv2=4, conv3=7, conv4=9, conv5=11),
-    # Cut where the resolution halves, as a ResNet's layers are (Howard et al. 2019, table 2).
-    "mobilenet_v3_small": _features(stem=0, layer1=1, layer2=3, layer3=8, layer4=11, last_conv=12),
-}
-
-STAGES = {name: tuple(stages) for name, stages in BACKBONES.items()}
-"""The stages of each backbone, in order; a head can tap any of them, and ``--train-from`` names one."""
 
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 """What DataParallel and ``torch.compile`` put before every key of a state dict."""
 
+
 TRUNK = "trunk."
 """What a policy's state dict puts before the backbone's keys."""
-
-
-def build(name: str, tap: str) -> nn.Sequential:
-    """Return the backbone with random weights, cut behind stage ``tap``.
-
-    It keeps torchvision's own modules, and what they are called within their stage:
-    ``layer1.0.conv1.weight``, ``stem.bn1.weight``, ``conv2.3.weight`` for AlexNet's ``features.3.weight``.
-
-    Raises:
-        UsageError: On an unknown backbone or stage.
-    """
-    check_choice("backbone", name, STAGES)
-    stages = STAGES[name]
-    check_choice("tap layer", tap, stages)
-    net = torchvision.models.get_model(name, weights=None)
-    cut: OrderedDict[str, nn.Module] = OrderedDict()
-    for stage in stages[: stages.index(tap) + 1]:
-        modules = OrderedDict((_last(path), net.get_submodule(path)) for path in BACKBONES[name][stage])
-        cut[stage] = nn.Sequential(modules)
-    return nn.Sequential(cut)
 
 
 @dataclass(frozen=True)
@@ -211,7 +163,7 @@ def _imagenet(backbone: str) -> tuple[Path, str]:
 
 def _check_run(folder: Path, config: PolicyConfig) -> bool:
     """Refuse a run whose network ends too early; say whether its head reads the same features as ``config``'s."""
-    from xfer.checkpoint import load_description
+    from xfer.models.checkpoint import load_description
 
     other = load_description(folder).config
     if other.backbone != config.backbone:
@@ -273,10 +225,6 @@ def _stage_key(key: str, backbone: str) -> str:
 
 def _without_trunk(names: list[str]) -> tuple[str, ...]:
     return tuple(name.removeprefix(TRUNK) for name in names)
-
-
-def _last(path: str) -> str:
-    return path.rpartition(".")[2]
 
 
 def _modules(names: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from xfer.runner import Arrays, Runner, Step
 from xfer.spec import PolicySpec
 
 if TYPE_CHECKING:  # it brings in torchvision, which a TorchScript variant does not need
-    from xfer.policy import Policy
+    from xfer.models.policy import Policy
 
 
 class TorchSession:

@@ -12,15 +12,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from xfer import backbones
 from xfer.errors import UsageError, check_choice
-from xfer.heads import Head, Memory, SpatialSoftmax, Standardize, make_readout
-from xfer.preprocess import Preprocess
+from xfer.models import backbones
+from xfer.models.heads import Head, Memory, SpatialSoftmax, Standardize, make_readout
+from xfer.models.preprocess import Preprocess
 from xfer.spec import ImageConfig, PolicySpec, ScoreKind, TensorSpec
 from xfer.tasks import Task
 
@@ -379,3 +379,16 @@ def count_macs(policy: Exportable) -> tuple[int, int]:
         module(*inputs)
     parameters = sum(math.prod(p.shape) for p in policy.parameters())
     return parameters, counter.get_total_flops() // 2
+
+
+NETWORK: dict[str, Any] = {
+    "backbone": "resnet18",
+    "tap": "layer2",
+    "head": "spatial-softmax",
+    "keypoints": 64,
+    "hidden": (),
+    "memory": "none",
+    "memory_size": 64,
+    "train_from": "layer1",
+}
+"""How the policy is built and cut, where neither the user nor the task says otherwise."""
