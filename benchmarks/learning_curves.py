@@ -60,7 +60,7 @@ def learn(path: Path, label: str, **options: Any) -> Curve:
     from rich.console import Console
 
     from xfer.commands import train
-    from xfer.run_folder import RunFolder
+    from xfer.training.run_folder import RunFolder
 
     Console().print(f"[bold]{label}[/] ({path})")
     train.main(train.Args(output=path, **options))

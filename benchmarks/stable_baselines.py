@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from xfer.models.backbones import build
 from xfer.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from xfer.ppo import ActorCritic, PPOConfig
+from xfer.training.ppo import ActorCritic, PPOConfig
 
 
 class Trunk(BaseFeaturesExtractor):

@@ -201,7 +201,7 @@ def held_out_observations(bundle: Bundle, run: Path | None) -> tuple[Trajectorie
         return None, "the run that the bundle was made from is not here (--run says where)"
     if target.load("eager").runnable("") is not None:
         return None, "PyTorch is not installed"
-    from xfer.run_folder import RunFolder
+    from xfer.training.run_folder import RunFolder
 
     if weights != bundle.manifest.provenance.weights:
         if run is None:

@@ -10,10 +10,11 @@ import torch
 
 from export.build import export_policy
 from export.target import expand
-from xfer import imitate, tasks
+from xfer import tasks
 from xfer.evaluate import native
 from xfer.models.policy import Policy, PolicyConfig, make_spec
 from xfer.models.torch_session import set_threads
+from xfer.training import imitation
 from xfer.trajectories import Trajectories
 
 torch.set_num_threads(2)
@@ -22,7 +23,7 @@ torch.set_num_threads(2)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def imitation_config(**changes) -> imitate.ImitationConfig:
+def imitation_config(**changes) -> imitation.ImitationConfig:
     defaults = {
         "rounds": 1,
         "frames": 400,
@@ -39,24 +40,24 @@ def imitation_config(**changes) -> imitate.ImitationConfig:
         "compile": False,
         "seed": 0,
     }
-    return imitate.ImitationConfig(**{**defaults, **changes})
+    return imitation.ImitationConfig(**{**defaults, **changes})
 
 
 def make_policy(seed: int = 0, tap: str = "layer1", head: str = "flatten", loss: str = "mse") -> Policy:
     torch.manual_seed(seed)
     task = tasks.load("cartpole")
-    spec = make_spec(task, task.image, imitate.SCORE_KINDS[loss])
+    spec = make_spec(task, task.image, imitation.SCORE_KINDS[loss])
     return Policy(PolicyConfig("resnet18", tap, head, 8, task.image), spec).eval()
 
 
-def train_briefly(policy: Policy, **changes) -> imitate.Frames:
+def train_briefly(policy: Policy, **changes) -> imitation.Frames:
     config = imitation_config(**changes)
     task = tasks.load("cartpole")
-    frames = imitate.collect(task, policy, config, 0, "cpu", lambda count: None)
+    frames = imitation.collect(task, policy, config, 0, "cpu", lambda count: None)
     lower, _ = policy.split(config.train_from)
-    crossed = imitate.features(lower, frames.seen, "cpu")
+    crossed = imitation.features(lower, frames.seen, "cpu")
     policy.fit_standardize(config.train_from, crossed)
-    for _ in imitate.fit(policy, crossed, frames.expert, config, 0, "cpu"):
+    for _ in imitation.fit(policy, crossed, frames.expert, config, 0, "cpu"):
         pass
     return frames
 

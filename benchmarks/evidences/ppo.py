@@ -20,8 +20,8 @@ def collect(args: Args) -> Evidence:
         UnavailableError: If MiniGrid is missing.
     """
     from xfer.models.torch_session import set_threads
-    from xfer.run_folder import RunFolder
     from xfer.tasks import load
+    from xfer.training.run_folder import RunFolder
 
     if args.threads:
         set_threads(args.threads)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import gymnasium
     import numpy as np
 
-    from xfer.ppo import PPOConfig, Trainer
     from xfer.tasks import Task
+    from xfer.training.ppo import PPOConfig, Trainer
 
 BACKBONE, TAP, SIDE, TURNS = "resnet18", "layer4", 84, 3
 WANTED = {"head": 5.0, "layer4": 1.7, "all": 1.0}
@@ -99,7 +99,7 @@ def compare(line: str, turns: int, seed: int) -> dict[str, Any]:
 
 def settings(line: str, seed: int) -> PPOConfig:
     """Return the settings of both sides; Stable-Baselines3's own defaults, but for the smaller rollout."""
-    from xfer.ppo import PPOConfig
+    from xfer.training.ppo import PPOConfig
 
     return PPOConfig(
         total_frames=10**6,
@@ -134,8 +134,8 @@ def sides(config: PPOConfig) -> Iterator[tuple[Trainer, Any]]:
 
     from benchmarks.stable_baselines import Opponent
     from xfer.models.policy import Policy, PolicyConfig, make_spec
-    from xfer.ppo import Trainer, initialise
-    from xfer.vector_env import vector_env
+    from xfer.training.ppo import Trainer, initialise
+    from xfer.training.vector_env import vector_env
 
     task = fourrooms()
     torch.manual_seed(config.seed)
@@ -198,7 +198,7 @@ def _generator(seed: int) -> Any:
 
 
 def _turn(ours: Trainer, generator: Any) -> tuple[float, float]:
-    from xfer.ppo import update
+    from xfer.training.ppo import update
 
     start = time.perf_counter()
     rollout = ours.collector.collect(generator)

@@ -190,7 +190,7 @@ def success_before(protocol: Protocol, weights: str) -> float:
     from xfer.evaluate import episode_returns
     from xfer.models.pretrained import load_weights
     from xfer.models.torch_session import runner
-    from xfer.rounds import ROUND_SEED
+    from xfer.training.rounds import ROUND_SEED
 
     task = tasks.load(protocol.target)
     assert task.success is not None

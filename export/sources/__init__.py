@@ -90,7 +90,7 @@ class Source:
         return self._met("held-out")
 
     def _met(self, name: str) -> Trajectories:
-        from xfer.run_folder import RunFolder  # which needs torch
+        from xfer.training.run_folder import RunFolder  # which needs torch
 
         return RunFolder(self.folder).observations(name)
 

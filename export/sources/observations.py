@@ -23,10 +23,10 @@ from xfer.errors import RunError, UnavailableError, UsageError
 from xfer.evaluate import CALIBRATION_SEED, HELD_OUT_SEED, episode_returns, native, record
 from xfer.files import to_json, write_atomically
 from xfer.models.torch_session import TorchSession
-from xfer.run_folder import RunFolder
 from xfer.runner import Runner
 from xfer.spec import PolicySpec, RewardScale
 from xfer.tasks import Task
+from xfer.training.run_folder import RunFolder
 from xfer.trajectories import Trajectories, load_trajectories
 
 FEWEST = 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from export.sources import Source
-from xfer.run_folder import RunFolder
+from xfer.training.run_folder import RunFolder
 
 
 def load(path: Path) -> Source:

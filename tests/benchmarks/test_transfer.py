@@ -10,7 +10,7 @@ from benchmarks.evidences.transfer import Protocol, judge, rank
 from benchmarks.learning_curves import Curve
 from xfer import tasks
 from xfer.errors import UsageError
-from xfer.run_folder import RunFolder
+from xfer.training.run_folder import RunFolder
 
 
 def curve(*success, label="from scratch", seed=0, step=500):

@@ -27,8 +27,8 @@ from tests.conftest import drive, imitation_config, make_policy
 from xfer.errors import UsageError
 from xfer.models.checkpoint import save_policy
 from xfer.models.torch_session import TorchSession
-from xfer.run_folder import RunConfig, RunFolder, RunResult
 from xfer.runner import Runner
+from xfer.training.run_folder import RunConfig, RunFolder, RunResult
 
 BLOCK = "policy.trunk.layer1.0"
 ONNX = Variant("onnx", "int8")

@@ -11,7 +11,7 @@ from tests.conftest import make_policy
 from xfer import cli
 from xfer.errors import CheckFailed
 from xfer.models.checkpoint import save_policy, weights_bytes
-from xfer.run_folder import RunConfig, RunFolder
+from xfer.training.run_folder import RunConfig, RunFolder
 
 
 def error(capsys, *words):
@@ -146,7 +146,7 @@ def test_an_unfinished_run(capsys, tmp_path):
 
 def test_a_run_whose_weights_are_another_policys(capsys, tmp_path):
     from tests.conftest import imitation_config
-    from xfer.run_folder import RunResult
+    from xfer.training.run_folder import RunResult
 
     policy = make_policy()
     folder = RunFolder(tmp_path / "run")

@@ -7,13 +7,14 @@ import torch
 
 from tests.conftest import imitation_config
 from tests.xfer import toys
-from xfer import imitate, tasks
+from xfer import tasks
 from xfer.commands import record, train
-from xfer.demonstrations import frames, open_dataset
 from xfer.errors import RunError, UsageError
 from xfer.models.policy import Policy, PolicyConfig, make_spec
-from xfer.run_folder import RunFolder
 from xfer.spec import ActionSpec
+from xfer.training import imitation
+from xfer.training.demonstrations import frames, open_dataset
+from xfer.training.run_folder import RunFolder
 
 minari = pytest.importorskip("minari")
 
@@ -60,7 +61,7 @@ def datasets(tmp_path_factory):
 
 def make_policy(task, tap="stem", head="flatten", loss="mse"):
     torch.manual_seed(0)
-    spec = make_spec(task, task.image, imitate.SCORE_KINDS[loss])
+    spec = make_spec(task, task.image, imitation.SCORE_KINDS[loss])
     return Policy(PolicyConfig("resnet18", tap, head, 8, task.image), spec).eval()
 
 
@@ -74,7 +75,7 @@ def losses(name, loss, **changes):
     policy = make_policy(task, loss=loss)
     config = imitation_config(loss=loss, steps=150, batch_size=32, **changes)
     shown = demonstrated(name, policy)
-    crossed = imitate.features(policy.split("head")[0], shown.seen, "cpu")
+    crossed = imitation.features(policy.split("head")[0], shown.seen, "cpu")
     policy.fit_standardize("head", crossed, shown.vector)
     vector = shown.vector if policy.vector_size else None
     return (
@@ -82,7 +83,7 @@ def losses(name, loss, **changes):
         shown,
         [
             value
-            for _, _, value in imitate.fit(policy, crossed, shown.expert, config, 0, "cpu", vector, task.expert_kind)
+            for _, _, value in imitation.fit(policy, crossed, shown.expert, config, 0, "cpu", vector, task.expert_kind)
         ],
     )
 

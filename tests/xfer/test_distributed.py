@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.xfer.two_ranks import fitted, joint_frames
-from xfer import distributed
-from xfer.run_folder import RunFolder
+from xfer.training import distributed
+from xfer.training.run_folder import RunFolder
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 

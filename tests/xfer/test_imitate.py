@@ -8,12 +8,13 @@ from safetensors.torch import load, save
 
 from tests.conftest import imitation_config, make_policy, train_briefly
 from tests.xfer import toys
-from xfer import imitate, tasks
+from xfer import tasks
 from xfer.errors import UsageError
 from xfer.evaluate import episode_returns
 from xfer.models.policy import Policy, PolicyConfig, make_spec, to_action
 from xfer.models.torch_session import runner
 from xfer.spec import ActionSpec, ImageConfig, PolicySpec, TensorSpec
+from xfer.training import imitation
 
 
 def snapshot(module):
@@ -23,15 +24,15 @@ def snapshot(module):
 @pytest.fixture(scope="module")
 def frames():
     config = imitation_config(frames=64)
-    return imitate.collect(tasks.load("cartpole"), make_policy(tap="stem"), config, 0, "cpu", lambda count: None)
+    return imitation.collect(tasks.load("cartpole"), make_policy(tap="stem"), config, 0, "cpu", lambda count: None)
 
 
 def fit(policy, frames, **changes):
     config = imitation_config(**{"steps": 6, "batch_size": 16, **changes})
     lower, _ = policy.split(config.train_from)
-    crossed = imitate.features(lower, frames.seen, "cpu")
+    crossed = imitation.features(lower, frames.seen, "cpu")
     policy.fit_standardize(config.train_from, crossed)
-    return [loss for _, _, loss in imitate.fit(policy, crossed, frames.expert, config, 0, "cpu")]
+    return [loss for _, _, loss in imitation.fit(policy, crossed, frames.expert, config, 0, "cpu")]
 
 
 @pytest.mark.parametrize("train_from", ["head", "layer1"])
@@ -92,7 +93,7 @@ def test_the_cut_network_computes_what_the_whole_one_does():
 def test_history_starts_from_zeros_after_an_episode_ends():
     """The first frames of an episode that began during collection are those of a fresh one."""
     policy = make_policy(tap="stem")
-    frames = imitate.collect(
+    frames = imitation.collect(
         tasks.load("cartpole"),
         policy,
         imitation_config(frames=120, environments=1, expert_noise=1.0),
@@ -110,8 +111,8 @@ def test_a_continuous_experts_noise_is_a_share_of_the_range_and_stays_in_it():
     task = toy("action", ActionSpec("continuous", ("turn", "gas"), "", (-2.0, 0.0), (2.0, 1.0)))
     expert = np.tile(np.float32([[0.0, 1.0]]), (5000, 1))
     rng = np.random.default_rng(0)
-    np.testing.assert_array_equal(imitate.with_noise(expert, task, 0.0, rng), expert)
-    drawn = imitate.with_noise(expert, task, 0.25, rng)
+    np.testing.assert_array_equal(imitation.with_noise(expert, task, 0.0, rng), expert)
+    drawn = imitation.with_noise(expert, task, 0.25, rng)
     assert drawn.dtype == np.float32
     assert drawn[:, 0].std() == pytest.approx(0.25 * 2, rel=0.05)
     assert (drawn[:, 1] <= 1).all()
@@ -122,8 +123,8 @@ def test_half_of_the_discrete_actions_are_random_with_noise_of_one_half():
     task = toy("scores", ActionSpec("discrete", ("a", "b", "c", "d")))
     expert = np.tile(np.float32([[0, 3, 1, 0]]), (4000, 1))
     rng = np.random.default_rng(0)
-    assert (imitate.with_noise(expert, task, 0.0, rng) == 1).all()
-    assert (imitate.with_noise(expert, task, 0.5, rng) == 1).mean() == pytest.approx(5 / 8, abs=0.03)
+    assert (imitation.with_noise(expert, task, 0.0, rng) == 1).all()
+    assert (imitation.with_noise(expert, task, 0.5, rng) == 1).mean() == pytest.approx(5 / 8, abs=0.03)
 
 
 def toy(expert_kind, action):
@@ -133,16 +134,16 @@ def toy(expert_kind, action):
 def test_probabilities_are_a_soft_target_and_scores_a_hard_one():
     scores, expert = torch.tensor([[2.0, 1.0, -1.0]]), torch.tensor([[0.5, 0.5, 0.0]])
     log = scores.log_softmax(1)
-    soft = imitate.imitation_loss(scores, expert, "cross-entropy", "probabilities")
+    soft = imitation.imitation_loss(scores, expert, "cross-entropy", "probabilities")
     torch.testing.assert_close(soft, -(log[0, 0] + log[0, 1]) / 2)
-    torch.testing.assert_close(imitate.imitation_loss(scores, expert, "cross-entropy"), -log[0, 0])
+    torch.testing.assert_close(imitation.imitation_loss(scores, expert, "cross-entropy"), -log[0, 0])
 
 
 def test_frames_kept_before_there_were_vectors_are_read(tmp_path):
     old = {"seen": torch.rand(3, 3, 4, 4), "expert": torch.rand(3, 2)}
-    frames = imitate.Frames(**load(save(old)))
-    new = imitate.Frames(torch.rand(2, 3, 4, 4), torch.rand(2, 2), torch.zeros(2, 0))
-    again = imitate.Frames(**load(save(new._asdict())))
+    frames = imitation.Frames(**load(save(old)))
+    new = imitation.Frames(torch.rand(2, 3, 4, 4), torch.rand(2, 2), torch.zeros(2, 0))
+    again = imitation.Frames(**load(save(new._asdict())))
     assert torch.cat([frames.vector, again.vector]).shape[1] == 0
     torch.testing.assert_close(again.seen, new.seen)
 
@@ -162,9 +163,9 @@ def test_continuous_actions_are_learned_from_a_vector_beside_the_picture():
         policy = Policy(PolicyConfig("resnet18", "stem", "average", 4, image, (32,)), spec).eval()
         seen = policy.preprocess(torch.zeros(256, 16, 16, 3, dtype=torch.uint8))
         config = imitation_config(steps=60, learning_rate=3e-2, train_from="head", weight_decay=0.0)
-        crossed = imitate.features(policy.split("head")[0], seen, "cpu")
+        crossed = imitation.features(policy.split("head")[0], seen, "cpu")
         policy.fit_standardize("head", crossed, shown)
-        *_, (_, _, last[name]) = imitate.fit(policy, crossed, wanted, config, 0, "cpu", shown)
+        *_, (_, _, last[name]) = imitation.fit(policy, crossed, wanted, config, 0, "cpu", shown)
         if name == "with":
             with torch.no_grad():
                 acted = to_action(policy.scores(seen, shown), spec)
@@ -176,7 +177,7 @@ def test_a_loss_that_is_none_for_continuous_actions_is_refused():
     policy = make_policy(tap="stem")
     policy.spec = dataclasses.replace(policy.spec, action=ActionSpec("continuous", ("a", "b"), "", (0, 0), (1, 1)))
     with pytest.raises(UsageError, match="cross-entropy is for discrete actions"):
-        next(imitate.fit(policy, torch.zeros(1), torch.zeros(1, 2), imitation_config(loss="cross-entropy"), 0, "cpu"))
+        next(imitation.fit(policy, torch.zeros(1), torch.zeros(1, 2), imitation_config(loss="cross-entropy"), 0, "cpu"))
 
 
 def remembering(task, memory=16):
@@ -188,9 +189,9 @@ def remembering(task, memory=16):
 def test_frames_are_numbered_by_their_episodes_which_are_joined_over_rounds():
     task, config = toys.cue(), imitation_config(frames=40, environments=2)
     policy = remembering(task)
-    rounds = [imitate.collect(task, policy, config, index, "cpu") for index in (0, 1)]
-    whole = imitate.join([frames.seen for frames in rounds])
-    cut = imitate.episodes(rounds)
+    rounds = [imitation.collect(task, policy, config, index, "cpu") for index in (0, 1)]
+    whole = imitation.join([frames.seen for frames in rounds])
+    cut = imitation.episodes(rounds)
     assert [len(rows) for rows in cut] == 2 * [8, 8, 8, 8, 4, 4]
     assert torch.equal(torch.cat(cut).sort()[0], torch.arange(80))
     for rows in cut:
@@ -203,7 +204,7 @@ def test_stretches_go_through_whole_episodes_one_after_the_other():
     episodes = [torch.arange(3), torch.tensor([10, 12, 14, 16, 18]), torch.tensor([11])]
     follows = {int(a): int(b) for rows in episodes for a, b in itertools.pairwise(rows)}
     config = imitation_config(batch_size=8, unroll=4, steps=30)
-    given = [(rows.reshape(4, 2), begins) for rows, begins in imitate.stretches(episodes, config, 0)]
+    given = [(rows.reshape(4, 2), begins) for rows, begins in imitation.stretches(episodes, config, 0)]
     rows, begins = (torch.cat(parts) for parts in zip(*given, strict=True))
     assert rows.shape == begins.shape == (120, 2)
     firsts = [int(e[0]) for e in episodes]
@@ -221,7 +222,7 @@ def test_a_memory_in_training_is_the_one_that_is_deployed():
     frames = torch.randint(0, 256, (8, 2, 32, 32, 3), dtype=torch.uint8)
     begins = torch.zeros(8, 2, dtype=torch.bool)
     begins[0], begins[6, 1] = True, True
-    unrolled = imitate.Unrolled(policy.split("head")[1])
+    unrolled = imitation.Unrolled(policy.split("head")[1])
     module, state, memory = policy.deploy(), torch.ones(2, 16), torch.ones(2, 16)
     with torch.no_grad():
         for part in (slice(0, 4), slice(4, 8)):
@@ -247,10 +248,10 @@ def test_a_policy_that_drives_takes_its_memory_along_and_drops_it_with_the_episo
     watched = dataclasses.replace(task, make=Watched)
     with torch.no_grad():  # what it remembers must decide
         policy.head.memory.weight_hh.mul_(10)
-    frames = imitate.collect(watched, policy, config, 1, "cpu")
+    frames = imitation.collect(watched, policy, config, 1, "cpu")
     runs = {"with": [], "without": []}
     with torch.inference_mode():
-        for rows in imitate.episodes([frames]):
+        for rows in imitation.episodes([frames]):
             memory = torch.zeros(1, 16)
             for row in rows:
                 runs["without"].append(policy.step(frames.seen[row][None], None, torch.zeros(1, 16))[0].argmax())
@@ -265,11 +266,11 @@ def test_only_a_memory_learns_what_was_to_be_seen_earlier(one_thread, memory):
     """Seven pictures of eight are all alike; without a memory the best is to guess, for 4.5 of 8."""
     task, config = toys.cue(), imitation_config(frames=320, steps=150, batch_size=64, unroll=8, learning_rate=1e-2)
     policy = remembering(task, memory)
-    kept = [imitate.collect(task, policy, config, 0, "cpu")]
-    crossed = imitate.features(policy.split("head")[0], kept[0].seen, "cpu")
+    kept = [imitation.collect(task, policy, config, 0, "cpu")]
+    crossed = imitation.features(policy.split("head")[0], kept[0].seen, "cpu")
     policy.fit_standardize("head", crossed)
-    episodes = imitate.episodes(kept)
-    *_, (_, _, loss) = imitate.fit(policy, crossed, kept[0].expert, config, 0, "cpu", episodes=episodes)
+    episodes = imitation.episodes(kept)
+    *_, (_, _, loss) = imitation.fit(policy, crossed, kept[0].expert, config, 0, "cpu", episodes=episodes)
     returns = [value for _, value in episode_returns(task, runner(policy, "cpu", 4), range(12))]
     if memory:
         assert loss < 0.05
@@ -283,11 +284,11 @@ def test_only_a_memory_learns_what_was_to_be_seen_earlier(one_thread, memory):
 def test_a_memory_learns_in_every_way(one_thread, changes):
     task, config = toys.cue(), imitation_config(frames=64, steps=100, batch_size=16, unroll=8, **changes)
     policy = remembering(task)
-    kept = [imitate.collect(task, policy, config, 0, "cpu")]
-    crossed = imitate.features(policy.split(config.train_from)[0], kept[0].seen, "cpu")
+    kept = [imitation.collect(task, policy, config, 0, "cpu")]
+    crossed = imitation.features(policy.split(config.train_from)[0], kept[0].seen, "cpu")
     policy.fit_standardize(config.train_from, crossed)
     before = snapshot(policy.head)
-    found = imitate.fit(policy, crossed, kept[0].expert, config, 0, "cpu", episodes=imitate.episodes(kept))
+    found = imitation.fit(policy, crossed, kept[0].expert, config, 0, "cpu", episodes=imitation.episodes(kept))
     first, *_, last = [loss for _, _, loss in found]
     assert last < first
     assert not any(torch.equal(value, before[name]) for name, value in policy.head.state_dict().items())
@@ -301,7 +302,7 @@ def test_dagger_drives_every_kind_of_task(name):
     policy, config = build(Args(task=name, tap="stem", train_from="head", frames=8, environments=2), task, "cpu")
     policy.eval()
     for index in (0, 1):
-        frames = imitate.collect(task, policy, config.imitation, index, "cpu")
+        frames = imitation.collect(task, policy, config.imitation, index, "cpu")
         assert frames.seen.shape == (8, 3, *task.image.size)
         assert frames.expert.shape == (8, len(task.action.elements))
         assert frames.vector.shape == (8, policy.vector_size)
@@ -314,7 +315,7 @@ def test_training_on_cuda_with_compile_and_amp_learns(frames, amp):
     policy = make_policy(tap="layer1").to("cuda")
     config = imitation_config(steps=100, batch_size=16, train_from="layer1", amp=amp, compile=True)
     lower, _ = policy.split("layer1")
-    crossed = imitate.features(lower, frames.seen, "cuda")
+    crossed = imitation.features(lower, frames.seen, "cuda")
     policy.fit_standardize("layer1", crossed.to("cuda"))
-    losses = [loss for _, _, loss in imitate.fit(policy, crossed, frames.expert, config, 0, "cuda")]
+    losses = [loss for _, _, loss in imitation.fit(policy, crossed, frames.expert, config, 0, "cuda")]
     assert losses[-1] < losses[0]

@@ -6,12 +6,12 @@ import torch
 from gymnasium.vector import SyncVectorEnv
 
 from tests.xfer import toys
-from xfer import ppo
 from xfer.errors import ScoresError, UsageError
-from xfer.learners import kept_bytes
 from xfer.models.policy import Policy, PolicyConfig, make_spec
-from xfer.run_folder import RunConfig
-from xfer.vector_env import vector_env
+from xfer.training import ppo
+from xfer.training.learners import kept_bytes
+from xfer.training.run_folder import RunConfig
+from xfer.training.vector_env import vector_env
 
 
 @pytest.fixture(autouse=True)

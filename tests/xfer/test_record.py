@@ -13,13 +13,14 @@ import torch
 
 from tests.conftest import imitation_config
 from tests.xfer import toys
-from xfer import episode_writer, tasks
+from xfer import tasks
 from xfer.commands import record
 from xfer.errors import RunError, UsageError
 from xfer.models.checkpoint import save_policy
 from xfer.models.policy import Policy, PolicyConfig, make_spec
 from xfer.models.torch_session import runner
-from xfer.run_folder import RunConfig, RunFolder, RunResult
+from xfer.training import minari_writer
+from xfer.training.run_folder import RunConfig, RunFolder, RunResult
 
 minari = pytest.importorskip("minari")
 SIGNS = "tests.xfer.toys:signs"
@@ -93,7 +94,7 @@ def test_vectors_and_continuous_actions_are_kept():
 
 def test_long_episodes_are_written_in_parts_that_make_the_same_dataset(monkeypatch):
     written("dial", "whole-v0")
-    monkeypatch.setattr(episode_writer, "PART_BYTES", 3 * toys.SIZE**2 * 3)
+    monkeypatch.setattr(minari_writer, "PART_BYTES", 3 * toys.SIZE**2 * 3)
     written("dial", "parts-v0")
     whole, parts = minari.load_dataset("whole-v0"), minari.load_dataset("parts-v0")
     assert whole.total_steps == parts.total_steps == 16

@@ -14,8 +14,8 @@ from xfer.cli import main
 from xfer.commands.train import DEFAULTS, Args, check, settings
 from xfer.errors import RunError, UsageError
 from xfer.models.policy import NETWORK
-from xfer.rounds import held
-from xfer.run_folder import RoundMetrics, RunFolder
+from xfer.training.rounds import held
+from xfer.training.run_folder import RoundMetrics, RunFolder
 
 SMALL = [
     "--train-from",
@@ -106,7 +106,7 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_weights(uninterru
 
 def test_a_start_that_was_killed_at_once_is_begun_again(tmp_path):
     from tests.conftest import imitation_config, make_policy
-    from xfer.run_folder import RunConfig
+    from xfer.training.run_folder import RunConfig
 
     path = tmp_path / "run"
     path.mkdir()

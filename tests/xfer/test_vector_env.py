@@ -13,7 +13,7 @@ import pytest
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 from tests.xfer import toys
-from xfer.vector_env import MadeAnew, vector_env
+from xfer.training.vector_env import MadeAnew, vector_env
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from tests.conftest import imitation_config
 from tests.xfer import toys
-from xfer import distributed, imitate
 from xfer.models.policy import Policy, PolicyConfig, make_spec
+from xfer.training import distributed, imitation
 
 FRAMES = 24
 
@@ -36,8 +36,8 @@ def fitted(seen, expert, train_from, start=0.0, memory=0):
     policy.head[-1].bias.data += start
     changes = {"optimizer": "sgd", "learning_rate": 0.01, "unroll": len(seen)}
     config = imitation_config(train_from=train_from, steps=4, batch_size=len(seen), **changes)
-    crossed = imitate.features(policy.split(train_from)[0], seen, "cpu")
-    for _ in imitate.fit(policy, crossed, expert, config, 0, "cpu", episodes=[torch.arange(len(seen))]):
+    crossed = imitation.features(policy.split(train_from)[0], seen, "cpu")
+    for _ in imitation.fit(policy, crossed, expert, config, 0, "cpu", episodes=[torch.arange(len(seen))]):
         pass
     return policy
 

@@ -13,9 +13,9 @@ import tyro
 
 from xfer import tasks
 from xfer.commands import Common
-from xfer.episode_writer import EpisodeWriter, new_dataset
 from xfer.errors import UsageError
 from xfer.runner import Arrays
+from xfer.training.minari_writer import EpisodeWriter, new_dataset
 
 if TYPE_CHECKING:
     import gymnasium
@@ -100,7 +100,7 @@ def actor(source: str) -> tuple[tasks.Task, Callable[[], Act], str]:
         act = expert_action(task)
         return task, lambda: act, f"the expert of {task.name}"
     from xfer.models.torch_session import runner
-    from xfer.run_folder import RunFolder
+    from xfer.training.run_folder import RunFolder
 
     folder = RunFolder(source)
     task = tasks.load_recorded(folder.config().task)

@@ -16,10 +16,10 @@ from xfer.errors import UsageError
 from xfer.models.policy import NETWORK
 
 if TYPE_CHECKING:
-    from xfer.imitate import ImitationConfig
     from xfer.models.policy import Policy
-    from xfer.ppo import PPOConfig
-    from xfer.run_folder import RunConfig
+    from xfer.training.imitation import ImitationConfig
+    from xfer.training.ppo import PPOConfig
+    from xfer.training.run_folder import RunConfig
 
 
 IMITATION: dict[str, Any] = {
@@ -195,12 +195,12 @@ def main(args: Args) -> dict[str, Any]:
     import torch
     from rich.console import Console
 
-    from xfer import distributed
-    from xfer.demonstrations import open_dataset
-    from xfer.learners import check_memory
     from xfer.models.pretrained import load_weights
-    from xfer.rounds import train
-    from xfer.run_folder import RunFolder
+    from xfer.training import distributed
+    from xfer.training.demonstrations import open_dataset
+    from xfer.training.learners import check_memory
+    from xfer.training.rounds import train
+    from xfer.training.run_folder import RunFolder
 
     task = tasks.load(args.task)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -323,11 +323,11 @@ def build(args: Args, task: tasks.Task, device: str) -> tuple[Policy, RunConfig]
     """Return the policy with random weights, and what decides the rest."""
     import torch
 
-    from xfer.distributed import size
-    from xfer.imitate import SCORE_KINDS
     from xfer.models.policy import Policy, PolicyConfig, make_spec
-    from xfer.ppo import initialise
-    from xfer.run_folder import RunConfig
+    from xfer.training.distributed import size
+    from xfer.training.imitation import SCORE_KINDS
+    from xfer.training.ppo import initialise
+    from xfer.training.run_folder import RunConfig
 
     torch.manual_seed(args.seed)
     chosen = settings(args)
@@ -347,7 +347,7 @@ def build(args: Args, task: tasks.Task, device: str) -> tuple[Policy, RunConfig]
 
 def imitation_config(args: Args, device: str) -> ImitationConfig:
     """Return the part of the arguments that says how to imitate."""
-    from xfer.imitate import ImitationConfig
+    from xfer.training.imitation import ImitationConfig
 
     chosen = settings(args)
     compiled = device == "cuda" if args.compile is None else args.compile
@@ -360,7 +360,7 @@ def ppo_config(args: Args, device: str) -> PPOConfig:
     Raises:
         UsageError: If they do not fit together.
     """
-    from xfer.ppo import PPOConfig
+    from xfer.training.ppo import PPOConfig
 
     compiled = device == "cuda" if args.compile is None else args.compile
     mode = args.compile_mode if compiled else "off"

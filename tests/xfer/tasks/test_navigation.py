@@ -5,8 +5,8 @@ pytest.importorskip("minigrid")
 
 from xfer import tasks
 from xfer.commands import train
-from xfer.run_folder import RunFolder
 from xfer.tasks import navigation
+from xfer.training.run_folder import RunFolder
 
 
 @pytest.mark.parametrize("world", navigation.WORLDS)

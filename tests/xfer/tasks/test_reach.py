@@ -11,8 +11,8 @@ from xfer.commands import train
 from xfer.errors import UnavailableError
 from xfer.evaluate import EVALUATION_SEED, episode_returns
 from xfer.models.torch_session import runner
-from xfer.run_folder import RunFolder
 from xfer.tasks import reach
+from xfer.training.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")

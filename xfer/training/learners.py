@@ -13,13 +13,13 @@ import torch
 from rich.progress import Progress
 from safetensors.torch import save
 
-from xfer import demonstrations, distributed, imitate, ppo
-from xfer.demonstrations import open_dataset
 from xfer.errors import UsageError
 from xfer.models.policy import Policy
-from xfer.run_folder import FRAMES, TRAINER, RunConfig, RunFolder, frames_bytes
 from xfer.tasks import Task
-from xfer.vector_env import Vectorize, vector_env
+from xfer.training import demonstrations, distributed, imitation, ppo
+from xfer.training.demonstrations import open_dataset
+from xfer.training.run_folder import FRAMES, TRAINER, RunConfig, RunFolder, frames_bytes
+from xfer.training.vector_env import Vectorize, vector_env
 
 
 class Bar:
@@ -96,7 +96,7 @@ def kept_bytes(config: RunConfig, policy: Policy, demonstrated: int = 0) -> int:
     seen = torch.zeros(1, 3, *policy.config.image.size, device=policy.preprocess.bias.device)
     with torch.inference_mode():
         numbers = int(lower.eval()(seen).numel()) + policy.vector_size
-    if isinstance(settings, imitate.ImitationConfig):
+    if isinstance(settings, imitation.ImitationConfig):
         frames = (demonstrated or settings.frames) + (settings.rounds - 1) * settings.frames
         return 4 * frames * (numbers + seen.numel())
     return 4 * settings.batch * numbers
@@ -125,7 +125,7 @@ class ImitationLearner:
         self,
         policy: Policy,
         task: Task,
-        config: imitate.ImitationConfig,
+        config: imitation.ImitationConfig,
         device: str,
         demonstrations: str | None = None,
     ) -> None:
@@ -133,37 +133,37 @@ class ImitationLearner:
         self.demonstrations = demonstrations
         self.rounds = config.rounds
         self.lower, _ = policy.split(config.train_from)
-        self.kept: list[imitate.Frames] = []
+        self.kept: list[imitation.Frames] = []
         self.crossed: list[torch.Tensor] = []
 
     def restore(self, folder: RunFolder, done: int) -> None:
         """Read all frames, and compute anew what crosses the line."""
         self.kept = [folder.frames(index, own_file(FRAMES)) for index in range(done)]
-        self.crossed = [imitate.features(self.lower, frames.seen, self.device) for frames in self.kept]
+        self.crossed = [imitation.features(self.lower, frames.seen, self.device) for frames in self.kept]
 
     def round(self, index: int, bar: Bar, title: str) -> Learned:
         """Collect and fit."""
         policy, config = self.policy, self.config
         fresh = self._collect(index, bar, title)
         self.kept.append(fresh)
-        self.crossed.append(imitate.features(self.lower, fresh.seen, self.device))
+        self.crossed.append(imitation.features(self.lower, fresh.seen, self.device))
         if index == 0:
             policy.fit_standardize(config.train_from, self.crossed[0].to(self.device), fresh.vector.to(self.device))
-        inputs, labels = imitate.join(self.crossed), torch.cat([frames.expert for frames in self.kept])
+        inputs, labels = imitation.join(self.crossed), torch.cat([frames.expert for frames in self.kept])
         vector = torch.cat([frames.vector for frames in self.kept]) if policy.vector_size else None
-        episodes = imitate.episodes(self.kept) if policy.config.memory else []
+        episodes = imitation.episodes(self.kept) if policy.config.memory else []
         bar.begin(f"{title} fit", None)
         loss, kind = 0.0, self.task.expert_kind
-        fitting = imitate.fit(policy, inputs, labels, config, index, self.device, vector, kind, episodes)
+        fitting = imitation.fit(policy, inputs, labels, config, index, self.device, vector, kind, episodes)
         for step, steps, loss in fitting:
             bar.progress.update(bar.task, total=steps, completed=step, note=f"loss {loss:.4f}")
         return Learned(len(labels), len(fresh.seen), loss, kept={own_file(FRAMES): frames_bytes(fresh)})
 
-    def _collect(self, index: int, bar: Bar, title: str) -> imitate.Frames:
+    def _collect(self, index: int, bar: Bar, title: str) -> imitation.Frames:
         """Return a round's frames; the first round's are the demonstrations, where there are any."""
         if index or self.demonstrations is None:
             bar.begin(f"{title} collect", self.config.frames)
-            return imitate.collect(self.task, self.policy, self.config, index, self.device, _ticker(bar))
+            return imitation.collect(self.task, self.policy, self.config, index, self.device, _ticker(bar))
         dataset = open_dataset(self.demonstrations, self.task)
         bar.begin(f"{title} read", dataset.total_steps)
         return demonstrations.frames(dataset, self.policy, self.task, self.device, _ticker(bar))

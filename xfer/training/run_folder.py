@@ -28,10 +28,10 @@ from safetensors.torch import load, save
 
 from xfer.errors import RunError
 from xfer.files import from_json, to_json, write_atomically
-from xfer.imitate import Frames, ImitationConfig
 from xfer.models.checkpoint import load_policy, weights_bytes
 from xfer.models.policy import Policy, PolicyConfig
-from xfer.ppo import PPOConfig
+from xfer.training.imitation import Frames, ImitationConfig
+from xfer.training.ppo import PPOConfig
 from xfer.trajectories import Trajectories, load_trajectories
 
 if TYPE_CHECKING:

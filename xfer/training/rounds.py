@@ -12,15 +12,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from xfer import distributed
 from xfer.evaluate import CALIBRATION_SEED, EVALUATION_SEED, HELD_OUT_SEED, episode_returns, record
-from xfer.learners import Bar, Learner, learner
 from xfer.models.checkpoint import load_weights, save_policy
 from xfer.models.policy import Policy
 from xfer.models.torch_session import runner
-from xfer.run_folder import RoundMetrics, RunConfig, RunFolder, RunResult
 from xfer.tasks import Task
-from xfer.vector_env import Vectorize
+from xfer.training import distributed
+from xfer.training.learners import Bar, Learner, learner
+from xfer.training.run_folder import RoundMetrics, RunConfig, RunFolder, RunResult
+from xfer.training.vector_env import Vectorize
 
 ROUND_SEED = EVALUATION_SEED + 1000
 """Seeds from here on judge each round; those before them, the finished policy."""

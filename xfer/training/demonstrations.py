@@ -11,12 +11,12 @@ import torch
 from gymnasium import spaces
 from torch.nn import functional
 
-from xfer.episode_writer import place, require_minari
 from xfer.errors import RunError, UnavailableError, UsageError
-from xfer.imitate import Frames
 from xfer.runner import Arrays
 from xfer.spec import ActionSpec
 from xfer.tasks import Task
+from xfer.training.imitation import Frames
+from xfer.training.minari_writer import place, require_minari
 
 if TYPE_CHECKING:
     from minari import MinariDataset

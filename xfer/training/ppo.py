@@ -33,9 +33,9 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, Normal
 from torch.optim.swa_utils import update_bn
 
-from xfer import distributed
 from xfer.errors import ScoresError, UsageError
 from xfer.models.policy import Policy, to_action
+from xfer.training import distributed
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xfer import distributed
 from xfer.errors import UsageError
 from xfer.evaluate import native
 from xfer.models.policy import Policy, Upper, from_action, to_action
 from xfer.spec import ScoreKind
 from xfer.tasks import ExpertKind, Task
+from xfer.training import distributed
 
 LossKind = Literal["mse", "cross-entropy"]
 SCORE_KINDS: dict[str, ScoreKind] = {"mse": "values", "cross-entropy": "logits"}
