@@ -12,7 +12,7 @@ import psutil
 import pytest
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
-from tests.xfer import toys
+from tests.xfer.training import toys
 from xfer.training.vector_env import MadeAnew, vector_env
 
 
@@ -81,7 +81,7 @@ def test_an_error_does_not_wait_for_environments_that_do_not_answer():
 
 ENDLESS = """
 import sys
-from tests.xfer import toys
+from tests.xfer.training import toys
 from xfer.vector_env import vector_env
 if __name__ == "__main__":
     with vector_env(toys.signs(), 2, "async") as envs:

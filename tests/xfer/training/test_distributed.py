@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.xfer.two_ranks import fitted, joint_frames
+from tests.xfer.training.two_ranks import fitted, joint_frames
 from xfer.training import distributed
 from xfer.training.run_folder import RunFolder
 
@@ -18,7 +18,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 def ranks(tmp_path_factory):
     """What two processes had after training together, by freeze line; and what they printed."""
     folder = tmp_path_factory.mktemp("ranks")
-    words = [*TORCHRUN, "-m", "tests.xfer.two_ranks", str(folder)]
+    words = [*TORCHRUN, "-m", "tests.xfer.training.two_ranks", str(folder)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     weights = {
@@ -60,7 +60,7 @@ def test_without_torchrun_nothing_changes():
 
 SMALL = "--weights none --tap layer1 --train-from layer1 --head flatten --rounds 2 --eval-episodes 2 --json"
 COMMANDS = {
-    "imitation": "train tests.xfer.two_ranks:signs --frames 16 --steps 5 --environments 2",
+    "imitation": "train tests.xfer.training.two_ranks:signs --frames 16 --steps 5 --environments 2",
     "ppo": "train tests.xfer.toys:signs --total-frames 96 --rollout-steps 8 --environments 4",
 }
 

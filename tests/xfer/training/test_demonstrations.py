@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.conftest import imitation_config
-from tests.xfer import toys
+from tests.xfer.training import toys
 from xfer import tasks
 from xfer.commands import record, train
 from xfer.errors import RunError, UsageError

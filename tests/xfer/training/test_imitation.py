@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load, save
 
 from tests.conftest import imitation_config, make_policy, train_briefly
-from tests.xfer import toys
+from tests.xfer.training import toys
 from xfer import tasks
 from xfer.errors import UsageError
 from xfer.evaluate import episode_returns

@@ -1,4 +1,4 @@
-"""What two processes do in test_distributed.py: `torchrun ... -m tests.xfer.two_ranks FOLDER`."""
+"""What two processes do in test_distributed.py: `torchrun ... -m tests.xfer.training.two_ranks FOLDER`."""
 
 import sys
 from dataclasses import replace
@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.conftest import imitation_config
-from tests.xfer import toys
+from tests.xfer.training import toys
 from xfer.models.policy import Policy, PolicyConfig, make_spec
 from xfer.training import distributed, imitation
 

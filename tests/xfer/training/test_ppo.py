@@ -5,7 +5,7 @@ import pytest
 import torch
 from gymnasium.vector import SyncVectorEnv
 
-from tests.xfer import toys
+from tests.xfer.training import toys
 from xfer.errors import ScoresError, UsageError
 from xfer.models.policy import Policy, PolicyConfig, make_spec
 from xfer.training import ppo
