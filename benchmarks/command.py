@@ -17,9 +17,9 @@ from benchmarks import batch_sweep, control_loop, cpp, latency, options, progres
 from benchmarks.control_loop import ControlLoop
 from benchmarks.latency import Contestant, Measurement
 from benchmarks.rows import Rows
-from export import records, target
+from export import records, targets
 from export.bundle import Bundle
-from export.target import BASELINE, Variant
+from export.targets import BASELINE, Variant
 from xfer.commands import Common
 from xfer.errors import UnavailableError, UsageError, check_choice
 
@@ -225,7 +225,7 @@ def choose(bundle: Bundle, text: str) -> list[str]:
         return list(dict.fromkeys(names))
     asked: list[str] = []
     for part in filter(None, (part.strip() for part in text.split(","))):
-        present = [str(v) for v in target.expand(part) if v.build in bundle.builds]
+        present = [str(v) for v in targets.expand(part) if v.build in bundle.builds]
         asked += present or [check_choice("variant", part.partition("@")[0], bundle.builds)]
     return list(dict.fromkeys([*([BASELINE] if BASELINE in bundle.builds else []), *asked]))
 
@@ -236,7 +236,7 @@ def why_not(bundle: Bundle, name: str) -> str | None:
     build = bundle.builds[variant.build]
     if build.status != "built":
         return build.reason
-    return target.load(variant.target).runnable(variant.place)
+    return targets.load(variant.target).runnable(variant.place)
 
 
 def command_line(args: Args) -> str:

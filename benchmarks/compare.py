@@ -21,7 +21,7 @@ import numpy as np
 import tyro
 
 from benchmarks.permutation import simultaneous
-from export.target import BASELINE
+from export.targets import BASELINE
 from xfer.commands import Common
 from xfer.errors import CheckFailed, UsageError
 from xfer.files import from_json

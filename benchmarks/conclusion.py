@@ -14,7 +14,7 @@ from benchmarks.figures import PROVEN, DisturbanceFigures, LoopFigures
 from benchmarks.reward_statistics import RewardSummary
 from benchmarks.summary import TOLERANCE, drift, speedups
 from benchmarks.table import Row
-from export.target import BASELINE
+from export.targets import BASELINE
 
 if TYPE_CHECKING:
     from benchmarks.latency import Measurement

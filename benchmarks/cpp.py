@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.latency import Contestant
-from export.target import Variant
+from export.targets import Variant
 from xfer.errors import UnavailableError
 
 PROGRAM = "xfer-bench"

@@ -12,7 +12,7 @@ from benchmarks.latency import Measurement
 from benchmarks.reward_statistics import RewardSummary, summarise
 from benchmarks.summary import percentile
 from benchmarks.table import Row
-from export.target import BASELINE
+from export.targets import BASELINE
 
 PROVEN = ("verified", "provisional")
 

@@ -26,7 +26,7 @@ from benchmarks.disturbance import Disturbance, Meter
 from benchmarks.process import WorkerError, WorkerProcess
 from benchmarks.summary import settled
 from benchmarks.worker import Assignment, Turn
-from export.target import BASELINE, Variant
+from export.targets import BASELINE, Variant
 
 CAN_BIND = hasattr(os, "sched_setaffinity")
 """Whether a process can be bound to cores here."""

@@ -9,10 +9,10 @@ from typing import Any
 import tyro
 
 from benchmarks import table
-from export import records, target
+from export import records, targets
 from export.bundle import Bundle
 from export.records import Latency, Record, Verification
-from export.target import BASELINE, Variant
+from export.targets import BASELINE, Variant
 from xfer.commands import Common
 from xfer.errors import UsageError, XferError
 from xfer.spec import RewardScale
@@ -132,7 +132,7 @@ def judge_all(bundle: Bundle, limits: Limits) -> list[Judgement]:
 
 def _cannot_run(name: str) -> str | None:
     variant = Variant.parse(name)
-    return target.load(variant.target).runnable(variant.place)
+    return targets.load(variant.target).runnable(variant.place)
 
 
 def judge(name: str, record: Record | None, reward: RewardScale | None, limits: Limits) -> str:

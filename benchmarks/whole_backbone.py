@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.latency import Contestant
-from export import target
+from export import targets
 from export.bundle import Bundle, Provenance
-from export.target import BASELINE, Variant
+from export.targets import BASELINE, Variant
 from xfer.errors import XferError
 from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
@@ -40,7 +40,7 @@ def build_sibling(bundle: Bundle, golden: Trajectories, variants: list[str], pat
     eager = bundle.builds.get(BASELINE)
     if not bundle.manifest.provenance.backbone:
         return "The whole network was timed: it is not one of xfer's own."
-    reason = target.load("eager").runnable("")
+    reason = targets.load("eager").runnable("")
     if reason is not None:
         return f"The whole backbone was not timed: {reason}"
     if eager is None or eager.status != "built":

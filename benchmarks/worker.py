@@ -21,9 +21,9 @@ import msgspec
 import numpy as np
 
 from benchmarks.pacing import Pace, Ticks, keep_pace
-from export import target
+from export import targets
 from export.bundle import Bundle
-from export.target import Variant
+from export.targets import Variant
 from xfer.errors import XferError
 from xfer.files import from_json
 from xfer.runner import Arrays, Runner
@@ -170,7 +170,7 @@ def serve(assignment: Assignment, requests: BinaryIO, replies: BinaryIO) -> None
     with bundle.runner(assignment.variant, batch=batch, threads=assignment.threads, spin=True) as runner:
         blank = _zeros(bundle, batch)
         take_turn(runner, blank, Turn(calls=1, seconds=0))
-        libraries = target.load(Variant.parse(assignment.variant).target).libraries()
+        libraries = targets.load(Variant.parse(assignment.variant).target).libraries()
         _send(replies, Reply(peak_memory_bytes=peak_memory_bytes(), cores=_cores(), libraries=libraries))
         recorded = _recorded(bundle, batch)
         for line in requests:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from export import target
+from export import targets
 from export.bundle import Build, Bundle, Provenance
 from export.records import this_machine
-from export.target import ExportOptions, ExportRequest, Variant
+from export.targets import ExportOptions, ExportRequest, Variant
 from export.writer import BundleWriter, content_key
 from xfer import __version__
 from xfer.errors import XferError
@@ -119,7 +119,7 @@ class Builder:
         Returns:
             Its entry, and whether it was there already.
         """
-        module = target.load(variant.target)
+        module = targets.load(variant.target)
         writer, request = self._writer, self._request
         present = Bundle(writer.path).builds.get(variant.build)
         if (reason := module.available()) is not None:

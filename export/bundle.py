@@ -22,8 +22,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from export import target
-from export.target import Place, Variant
+from export import targets
+from export.targets import Place, Variant
 from xfer.errors import BundleError, UnavailableError, check_choice
 from xfer.files import from_json, sha256, to_json
 from xfer.runner import Runner, Session
@@ -206,7 +206,7 @@ class Bundle:
         """
         build = self.build(variant)
         parsed = Variant.parse(variant)
-        module = target.load(parsed.target)
+        module = targets.load(parsed.target)
         if (reason := module.runnable(parsed.place)) is not None:
             raise UnavailableError(f"{variant} cannot run here: {reason}")
         folder = self.check(build)

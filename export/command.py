@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from export import target
+from export import targets
 from export.bundle import Build
-from export.target import ExportOptions, ExportRequest, Variant
+from export.targets import ExportOptions, ExportRequest, Variant
 from xfer import tasks
 from xfer.commands import Common
 from xfer.errors import UsageError
@@ -78,14 +78,14 @@ class Args(Common):
 
 def main(args: Args) -> dict[str, Any]:
     """Export, and return the object that ``--json`` prints."""
-    variants = target.expand(args.targets)
+    variants = targets.expand(args.targets)
     if not variants:
-        raise UsageError(f"--targets names nothing. Choose from: {', '.join(target.names())}.")
+        raise UsageError(f"--targets names nothing. Choose from: {', '.join(targets.names())}.")
     if places := [str(variant) for variant in variants if variant.place]:
         raise UsageError(f"{places[0]} says where to run; leave out the @ to export.")
     if args.into is not None:
         return export_into(args, args.into, variants)
-    if missing := target.load("eager").available():
+    if missing := targets.load("eager").available():
         raise UsageError(f"A policy is exported where PyTorch is: {missing}")
     if args.source is None:
         raise UsageError("Name what to export: a run's folder, module:function, or a file. See xfer export --help.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from export import records, target
+from export import records, targets
 from xfer.commands import Common
 
 
@@ -32,8 +32,8 @@ def main(args: Args) -> dict[str, Any]:
     for column in ("target", "precisions", "export", "run here"):
         table.add_column(column)
     rows = []
-    for name in target.names():
-        module = target.load(name)
+    for name in targets.names():
+        module = targets.load(name)
         cannot_export = module.available()
         places = {place: module.runnable(place) for place in ("", *module.PLACES)}
         reason = "; ".join(dict.fromkeys(filter(None, (cannot_export, places[""]))))

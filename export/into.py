@@ -16,8 +16,7 @@ from pathlib import Path
 
 from export.bundle import Build, Bundle
 from export.records import this_machine
-from export.target import ExportOptions, Variant, installed_versions
-from export.targets import tensorrt
+from export.targets import ExportOptions, Variant, installed_versions, tensorrt
 from export.writer import BundleWriter, content_key
 from xfer.errors import UnavailableError, UsageError
 

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from export import mistaken_graphs as graphs
-from export import target
+from export import targets
 from export.bundle import GOLDEN, MANIFEST, Build, Bundle, FileFact
 from export.quantize import quantize_int8
-from export.target import BASELINE, ExportOptions, ExportRequest
+from export.targets import BASELINE, ExportOptions, ExportRequest
 from export.targets.onnx import FILE as ONNX_FILE
 from export.writer import BundleWriter, content_key
 from xfer.files import sha256, write_atomically
@@ -80,7 +80,7 @@ def in_graph(kind: type[Deployed]) -> Callable[[Path], None]:
         mistaken = Mistaken(policy.config, policy.spec)
         mistaken.load_state_dict(policy.state_dict())
         request = ExportRequest(mistaken, policy.spec, Bundle(path).golden(), ExportOptions())
-        put(path, "torchscript-fp32", lambda folder: target.load("torchscript").export(request, folder, "fp32"))
+        put(path, "torchscript-fp32", lambda folder: targets.load("torchscript").export(request, folder, "fp32"))
 
     return damage
 

@@ -11,8 +11,7 @@ import tyro
 
 from export.bundle import Build, Bundle
 from export.leapp import write_leapp
-from export.target import Variant
-from export.targets import onnx
+from export.targets import Variant, onnx
 from export.writer import BundleWriter
 from xfer.commands import Common
 from xfer.errors import UsageError

@@ -26,7 +26,7 @@ import numpy as np
 
 from export.bundle import Bundle
 from export.records import Divergence
-from export.target import BASELINE
+from export.targets import BASELINE
 from export.verify import difference, regret
 from xfer import tasks
 from xfer.errors import XferError

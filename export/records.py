@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from export import target
+from export import targets
 from export.bundle import Build, Bundle
-from export.target import Variant
+from export.targets import Variant
 from xfer.errors import BundleError
 from xfer.files import from_json, to_json, write_atomically
 
@@ -269,7 +269,7 @@ def save(
 
     machine = this_machine()
     build = bundle.builds[variant.partition("@")[0]]
-    fresh = Record(variant, files_digest(build), target.load(Variant.parse(variant).target).libraries())
+    fresh = Record(variant, files_digest(build), targets.load(Variant.parse(variant).target).libraries())
     try:
         (bundle.path / RECORDS).mkdir(exist_ok=True)
         with FileLock(bundle.path / ".lock"):
@@ -293,7 +293,7 @@ def _holds(bundle: Bundle, record: Record) -> bool:
     build = bundle.builds.get(record.variant.partition("@")[0])
     if build is None or build.status != "built" or files_digest(build) != record.files:
         return False
-    return record.libraries == target.load(Variant.parse(record.variant).target).libraries()
+    return record.libraries == targets.load(Variant.parse(record.variant).target).libraries()
 
 
 def _read(bundle: Bundle, machine: Machine) -> MachineRecords:

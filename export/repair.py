@@ -25,11 +25,11 @@ from typing import cast
 
 import numpy as np
 
-from export import target
+from export import targets
 from export.bundle import Bundle
 from export.quantize import Quantizer
 from export.records import Verification
-from export.target import ExportRequest, FromGraph, Place, Variant
+from export.targets import ExportRequest, FromGraph, Place, Variant
 from export.verify import centred, climb
 from xfer.runner import Runner, Session
 from xfer.spec import PolicySpec
@@ -171,7 +171,7 @@ def repair(
 
     golden, spec = bundle.golden(), request.spec
     on_step("measuring value ranges", 0, 1)
-    trials = Trials(request, cast(FromGraph, target.load(variant.target)))
+    trials = Trials(request, cast(FromGraph, targets.load(variant.target)))
     met = request.calibration.acted_by(Runner(TorchSession(request.policy.deploy(), spec), spec))
     drift = {}
     for done, layer in enumerate(trials.layers):

@@ -8,11 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export import records, target
+from export import records, targets
 from export.bundle import Build, Bundle
 from export.records import Verification
 from export.repair import Repair, repair
-from export.target import ExportRequest, Variant
+from export.targets import ExportRequest, Variant
 from export.verify import first_rungs
 from export.verify_command import describe
 from xfer.runner import Runner
@@ -88,9 +88,9 @@ def repair_bundle(
 
 def not_repairable(variant: Variant) -> str | None:
     """Return why a variant's layers cannot be chosen here, or None."""
-    module = target.load(variant.target)
+    module = targets.load(variant.target)
     if not hasattr(module, "write_graph"):
-        can = [f"{name}-int8" for name in target.names() if hasattr(target.load(name), "write_graph")]
+        can = [f"{name}-int8" for name in targets.names() if hasattr(targets.load(name), "write_graph")]
         return f"--repair knows {' and '.join(can)}"
     return module.runnable("")
 

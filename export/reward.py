@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from export import target
+from export import targets
 from export.bundle import Bundle
 from export.pairs import Outcome, PairProcesses
 from export.records import Verification
-from export.target import BASELINE
+from export.targets import BASELINE
 from export.unfinished import Unfinished
 from export.verdict import MARGIN, Verdict, judge
 from xfer import tasks
@@ -36,7 +36,7 @@ def unavailable(bundle: Bundle) -> str | None:
         return "the spec has no reward scale"
     if BASELINE not in bundle.builds or bundle.builds[BASELINE].status != "built":
         return f"the bundle has no {BASELINE} to compare with"
-    if (reason := target.load("eager").runnable("")) is not None:
+    if (reason := targets.load("eager").runnable("")) is not None:
         return reason
     return None
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export import reward, target
+from export import reward, targets
 from export.bundle import GOLDEN, MANIFEST, Bundle
 from export.mistakes import MISTAKES, Mistake
 from export.records import Verification
-from export.target import BASELINE, Variant
+from export.targets import BASELINE, Variant
 from export.verify import first_rungs
 from xfer.errors import XferError
 from xfer.files import write_atomically
@@ -186,7 +186,7 @@ def not_plantable(bundle: Bundle, mistake: Mistake) -> str | None:
     for need in mistake.needs:
         if need not in there:
             return f"the bundle has no {need}"
-    return target.load(Variant.parse(mistake.variant).target).available()
+    return targets.load(Variant.parse(mistake.variant).target).available()
 
 
 def copy_bundle(bundle: Bundle, variants: Iterable[str], path: Path) -> None:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from export import records, target
+from export import records, targets
 from export.bundle import Bundle
 from export.pairs import Outcome
-from export.target import BASELINE, Variant
+from export.targets import BASELINE, Variant
 from xfer.errors import BundleError
 from xfer.files import from_json, to_json, write_atomically
 
@@ -85,7 +85,7 @@ class Unfinished:
 
     def _identity(self, name: str) -> str:
         facts = [
-            (records.files_digest(self._bundle.build(variant)), target.load(Variant.parse(variant).target).libraries())
+            (records.files_digest(self._bundle.build(variant)), targets.load(Variant.parse(variant).target).libraries())
             for variant in (BASELINE, name)
         ]
         return hashlib.sha256(to_json(facts)).hexdigest()

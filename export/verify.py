@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from export import target
+from export import targets
 from export.bundle import Bundle
 from export.records import Verification
-from export.target import BASELINE, Variant
+from export.targets import BASELINE, Variant
 from xfer.errors import UnavailableError
 from xfer.runner import Runner, Session
 from xfer.spec import PolicySpec
@@ -186,7 +186,7 @@ def first_rungs(
         if build.status != "built":
             found[name] = Verification(build.status, reason=build.reason)
             continue
-        if (reason := target.load(parsed.target).runnable(parsed.place)) is not None:
+        if (reason := targets.load(parsed.target).runnable(parsed.place)) is not None:
             found[name] = Verification("built", reason=build.not_run(reason))
             continue
         try:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import tyro
 
-from export import records, target
+from export import records, targets
 from export.bundle import Bundle
 from export.records import Verification
 from export.sources import weights_of
-from export.target import Variant
+from export.targets import Variant
 from export.unfinished import Unfinished
 from export.verify import first_rungs
 from xfer import tasks
@@ -104,7 +104,7 @@ def self_test(args: Args, bundle: Bundle, console: Console) -> dict[str, Any]:
     """
     if args.variants:
         raise UsageError("--self-test chooses the variants that it damages: leave --variants out.")
-    if (reason := target.load("eager").runnable("")) is not None:
+    if (reason := targets.load("eager").runnable("")) is not None:
         raise UnavailableError(f"The self-test makes its mistakes in PyTorch. {reason}")
     if not bundle.manifest.provenance.backbone:
         raise UsageError("The self-test plants its mistakes in xfer's own networks, and this bundle holds another.")
@@ -199,7 +199,7 @@ def held_out_observations(bundle: Bundle, run: Path | None) -> tuple[Trajectorie
     weights = weights_of(folder)
     if run is None and weights is None:
         return None, "the run that the bundle was made from is not here (--run says where)"
-    if target.load("eager").runnable("") is not None:
+    if targets.load("eager").runnable("") is not None:
         return None, "PyTorch is not installed"
     from xfer.training.run_folder import RunFolder
 

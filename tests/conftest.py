@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from export.build import export_policy
-from export.target import expand
+from export.targets import expand
 from xfer import tasks
 from xfer.evaluate import native
 from xfer.models.policy import Policy, PolicyConfig, make_spec

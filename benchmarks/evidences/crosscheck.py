@@ -26,9 +26,9 @@ from benchmarks.evidence import Args, Evidence
 from benchmarks.latency import CAN_BIND, usable_cores
 from benchmarks.process import WorkerError, WorkerProcess
 from benchmarks.worker import Assignment, Turn
-from export import target
+from export import targets
 from export.bundle import Bundle
-from export.target import Variant
+from export.targets import Variant
 from xfer.errors import UnavailableError, UsageError
 
 STARTS, TURNS, SECONDS, ALLOWED = 4, 8, 0.4, 0.05
@@ -91,7 +91,7 @@ def why_not(bundle: Bundle, variant: str) -> str | None:
     name = Variant.parse(variant).target
     if variant not in bundle.builds:
         return f"the bundle has no {variant}: xfer export RUN --targets {name}"
-    return bundle.builds[variant].reason or target.load(name).runnable("")
+    return bundle.builds[variant].reason or targets.load(name).runnable("")
 
 
 def save_frames(bundle: Bundle, folder: Path) -> None:

@@ -24,7 +24,7 @@ from benchmarks.command import check_libraries, why_not
 from benchmarks.evidence import Args, Evidence
 from benchmarks.latency import CAN_BIND, usable_cores
 from export.bundle import Bundle
-from export.target import Variant
+from export.targets import Variant
 from xfer.errors import UnavailableError, UsageError, XferError
 from xfer.runner import Arrays
 from xfer.spec import PolicySpec

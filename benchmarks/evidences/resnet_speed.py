@@ -15,7 +15,7 @@ from benchmarks import command as bench
 from benchmarks.evidence import Args, Evidence
 from benchmarks.whole_backbone import whole_policy
 from export.bundle import Bundle
-from export.target import BASELINE, expand, names
+from export.targets import BASELINE, expand, names
 from xfer.errors import UnavailableError
 from xfer.runner import Arrays, Runner, Step
 from xfer.spec import ImageConfig, PolicySpec

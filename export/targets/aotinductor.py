@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export import torch_library
-from export.target import Exported, ExportRequest, Place
+from export.targets import Exported, ExportRequest, Place
 from export.torch_library import libraries, quiet_compiler
 from xfer.errors import BundleError, UnavailableError, UsageError
 from xfer.files import from_json, to_json

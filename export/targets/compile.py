@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from export import torch_library
-from export.target import Exported, ExportRequest, Place
+from export.targets import Exported, ExportRequest, Place
 from export.torch_library import libraries, on_cuda, quiet_compiler
 from xfer.errors import UnavailableError, UsageError
 from xfer.runner import Session

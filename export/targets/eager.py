@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from export.target import Exported, ExportRequest, Place
+from export.targets import Exported, ExportRequest, Place
 from export.torch_library import available, libraries, load_eager, on_cuda, save_eager
 from xfer.errors import UnavailableError
 from xfer.runner import Session

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export import torch_library
-from export.target import Exported, ExportRequest, Place, installed_versions
+from export.targets import Exported, ExportRequest, Place, installed_versions
 from xfer.errors import BundleError, UnavailableError, UsageError, check_choice
 from xfer.runner import Runner, Session
 from xfer.spec import PolicySpec

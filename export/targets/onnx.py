@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from export.onnxruntime_library import onnxruntime
-from export.target import Exported, ExportRequest, Place, installed_versions
+from export.targets import Exported, ExportRequest, Place, installed_versions
 from xfer.errors import BundleError, UnavailableError
 from xfer.runner import Arrays, Session, Step
 from xfer.spec import PolicySpec

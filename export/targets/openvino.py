@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from export.target import Exported, ExportRequest, Place, installed_versions
+from export.targets import Exported, ExportRequest, Place, installed_versions
 from xfer.errors import BundleError, UnavailableError
 from xfer.runner import Arrays, Session, Step
 from xfer.spec import PolicySpec

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from export import cuda
-from export.target import Exported, ExportOptions, ExportRequest, Place, installed_versions
+from export.targets import Exported, ExportOptions, ExportRequest, Place, installed_versions
 from xfer.errors import BundleError, UnavailableError
 from xfer.files import write_atomically
 from xfer.runner import Arrays, Session, Step

@@ -10,7 +10,7 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     import torch
 
     from export.build import export_policy
-    from export.target import Variant
+    from export.targets import Variant
     from xfer import tasks
     from xfer.models.policy import Policy, PolicyConfig, make_spec
     from xfer.trajectories import Trajectories

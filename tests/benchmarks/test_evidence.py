@@ -129,7 +129,7 @@ def test_a_bundle_without_any_of_the_variants_is_an_error(bundle_path, monkeypat
 def test_crosscheck_against_openvino_s_own_tool(monkeypatch, policy, met, golden, tmp_path):
     pytest.importorskip("openvino", reason="needs benchmark_app: pip install 'xfer-policy[openvino]'")
     from export.build import export_policy
-    from export.target import expand
+    from export.targets import expand
 
     path = tmp_path / "openvino.bundle"
     export_policy(policy, policy.spec, met, golden, expand("eager,openvino"), path, run="nowhere")

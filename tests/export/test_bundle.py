@@ -10,7 +10,7 @@ import pytest
 from export import Bundle
 from export.build import export_policy
 from export.bundle import MANIFEST, read_manifest
-from export.target import expand
+from export.targets import expand
 from export.writer import BundleWriter
 from tests.conftest import make_policy
 from xfer.errors import BundleError, UsageError

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from export import cuda, target
+from export import cuda, targets
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +25,9 @@ def doctor():
 def test_it_says_what_the_machine_lacks_to_run_each_target_at_each_place(doctor):
     table, answer = doctor
     rows = {row["target"]: row for row in answer["targets"]}
-    assert [*rows] == target.names()
+    assert [*rows] == targets.names()
     for name, row in rows.items():
-        module = target.load(name)
+        module = targets.load(name)
         assert row["runnable"] == (module.runnable("") is None)
         assert row["run"] == {place: module.runnable(place) or "" for place in ("", *module.PLACES)}
         assert name in table

@@ -12,7 +12,7 @@ from benchmarks import command as bench
 from benchmarks import latency
 from benchmarks.latency import Protocol
 from export import command as export
-from export import target, targets
+from export import targets
 from export import verify_command as verify
 from xfer.commands import train
 
@@ -72,8 +72,8 @@ def test_a_file_in_a_folder_of_pythonpath_is_a_target(folder):
     command = [sys.executable, "-c", "from export import target; print(*target.names())"]
     environment = {**os.environ, "PYTHONPATH": path}
     said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split()
-    assert set(said) == {*target.names(), "dummy"}
-    assert "dummy" not in target.names()
+    assert set(said) == {*targets.names(), "dummy"}
+    assert "dummy" not in targets.names()
 
 
 def test_one_file_is_exported_verified_and_measured_like_all_others(found, tmp_path, monkeypatch):

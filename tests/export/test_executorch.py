@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from torch import nn
 
-from export import target
-from export.target import ExportOptions, ExportRequest, Place
+from export import targets
+from export.targets import ExportOptions, ExportRequest, Place
 from export.verify import actions, centred, numbers
 from tests.conftest import drive
 from xfer.errors import BundleError, UnavailableError, UsageError
 from xfer.models.torch_session import runner
 from xfer.runner import Runner
 
-executorch = target.load("executorch")
+executorch = targets.load("executorch")
 if (reason := executorch.available()) is not None:
     pytest.skip(reason, allow_module_level=True)
 

@@ -13,8 +13,7 @@ import pytest
 
 from export import Bundle, cuda, into
 from export.build import export_policy
-from export.target import ExportOptions, expand
-from export.targets import tensorrt
+from export.targets import ExportOptions, expand, tensorrt
 from tests.conftest import drive
 from xfer.errors import BundleError, UnavailableError, UsageError
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from export import mistaken_graphs, target
-from export.target import ExportOptions, ExportRequest, Place, Variant
+from export import mistaken_graphs, targets
+from export.targets import ExportOptions, ExportRequest, Place, Variant
 from xfer.models.policy import Policy, PolicyConfig
 from xfer.runner import Runner
 from xfer.spec import ActionSpec, ImageConfig, PolicySpec, TensorSpec
@@ -15,8 +15,8 @@ VARIANTS = [
     pytest.param(
         Variant(name, precision), marks=[pytest.mark.slow] if precision == "bf16" else [], id=f"{name}-{precision}"
     )
-    for name in target.names()
-    for precision in target.load(name).PRECISIONS
+    for name in targets.names()
+    for precision in targets.load(name).PRECISIONS
 ]
 """bf16 is slow: it is for compilers that take long, and there fp32 has the same states."""
 TOLERANCE = {"fp32": 1e-4, "fp16": 0.02, "bf16": 0.06}
@@ -105,7 +105,7 @@ def test_what_is_remembered_decides(policy):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_states_are_right_over_200_steps_and_two_resets(variant, policy, tmp_path):
-    module, observations = target.load(variant.target), seen()
+    module, observations = targets.load(variant.target), seen()
     if (reason := module.available()) is not None:
         pytest.skip(reason)
     calibration = Trajectories({name: array[:64, 0] for name, array in observations.items()}, np.arange(64) % 16 == 0)

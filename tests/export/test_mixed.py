@@ -7,7 +7,7 @@ import torch
 from export import Bundle, self_test
 from export.build import export_policy
 from export.mistakes import MISTAKES
-from export.target import expand
+from export.targets import expand
 from export.verify import first_rungs
 from xfer.models.policy import Policy, PolicyConfig
 from xfer.spec import ActionSpec, ImageConfig, PolicySpec, TensorSpec

@@ -5,11 +5,11 @@ import shutil
 import numpy as np
 import pytest
 
-from export import target
-from export.target import ExportOptions, ExportRequest, Place
+from export import targets
+from export.targets import ExportOptions, ExportRequest, Place
 from xfer.errors import BundleError
 
-openvino = target.load("openvino")
+openvino = targets.load("openvino")
 if (reason := openvino.available()) is not None:
     pytest.skip(reason, allow_module_level=True)
 

@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from export import command, records, target
+from export import command, records, targets
 from export.build import Builder
 from export.bundle import Bundle
 from export.records import Verification
 from export.repair import Trials, alternating_p50_ms, fewest
 from export.repair_command import not_repairable, repair_bundle
 from export.sources import run
-from export.target import ExportOptions, ExportRequest, Variant
+from export.targets import ExportOptions, ExportRequest, Variant
 from export.verify import first_rungs
 from tests.conftest import drive, imitation_config, make_policy
 from xfer.errors import UsageError
@@ -82,7 +82,7 @@ def test_a_policy_that_is_hard_to_quantise_is_repaired_with_as_few_layers_as_can
     name, hard_run, tmp_path, one_thread
 ):
     variant = Variant.parse(name)
-    if (reason := target.load(variant.target).available()) is not None:
+    if (reason := targets.load(variant.target).available()) is not None:
         pytest.skip(reason)
     source = run.load(hard_run.path)
     judged = acted(source.policy, source.held_out)
@@ -213,7 +213,7 @@ def test_the_search_asks_a_few_times_for_each_layer_that_stays():
 
 
 def test_a_layer_alone_in_int8_drifts_and_none_in_int8_is_eager(policy, met, calibration, one_thread):
-    trials = Trials(ExportRequest(policy, policy.spec, calibration, ExportOptions()), target.load("onnx"))
+    trials = Trials(ExportRequest(policy, policy.spec, calibration, ExportOptions()), targets.load("onnx"))
     assert len(trials.layers) == 5  # the stem, and two blocks of two
     eager = acted(policy, met)
     for layer in trials.layers:

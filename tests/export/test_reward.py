@@ -25,7 +25,7 @@ from export.bundle import MANIFEST, Bundle
 from export.pairs import PairProcesses
 from export.records import Verification
 from export.reward import LOOK_EVERY, climb
-from export.target import Variant
+from export.targets import Variant
 from export.unfinished import Unfinished
 from export.verdict import MARGIN, pairs_needed
 from tests.conftest import make_policy

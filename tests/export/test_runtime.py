@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export import target
+from export import targets
 from export.bundle import Bundle
 from tests.export.conftest import RUNTIME, run
 from tests.export.xfer_c import CError, CPolicy
@@ -182,7 +182,7 @@ def test_tensorrt_without_a_driver_says_one_thing(opened, bundles):
 def test_tensorrt_acts_as_eager_did(build, bundles):
     """Needs an NVIDIA GPU with its driver, CUDA's runtime, and the TensorRT that built the engine, all on the loader's
     path; and a build with TENSORRT_INCLUDE_DIR and CUDA_INCLUDE_DIR."""
-    if (reason := target.load("tensorrt").runnable("")) is not None:
+    if (reason := targets.load("tensorrt").runnable("")) is not None:
         pytest.skip(reason)
     if not (build / "xfer_tensorrt.so").exists():
         pytest.skip("the tensorrt backend was not built: set TENSORRT_INCLUDE_DIR and CUDA_INCLUDE_DIR")

@@ -13,7 +13,7 @@ from export import mistaken_graphs, mistakes, self_test, verify, verify_command
 from export.build import export_policy
 from export.bundle import MANIFEST, Bundle, Manifest
 from export.mistakes import MISTAKES, Mistake
-from export.target import BASELINE, expand
+from export.targets import BASELINE, expand
 from tests.conftest import make_policy, train_briefly
 from xfer.errors import RunError
 from xfer.files import from_json, write_atomically

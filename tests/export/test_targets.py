@@ -5,15 +5,15 @@ import re
 import numpy as np
 import pytest
 
-from export import target
-from export.target import ExportOptions, ExportRequest, Place, Variant, expand
+from export import targets
+from export.targets import ExportOptions, ExportRequest, Place, Variant, expand
 from xfer.errors import UnavailableError, UsageError
 from xfer.runner import Runner
 
 # PyTorch's compiler takes half a minute, and what it does in bf16 is what it does in fp32.
 VARIANTS = [
     pytest.param(variant, marks=[pytest.mark.slow] if variant.precision == "bf16" else [])
-    for variant in expand(",".join(target.names()))
+    for variant in expand(",".join(targets.names()))
 ]
 
 
@@ -23,7 +23,7 @@ def exported(policy, met, tmp_path_factory):
     folders = {}
 
     def export(variant):
-        module = target.load(variant.target)
+        module = targets.load(variant.target)
         if (reason := module.available()) is not None:
             pytest.skip(reason)
         if variant not in folders:
@@ -40,13 +40,13 @@ def test_export_writes_files_and_facts(exported, variant):
     folder, facts = exported(variant)
     assert any(folder.iterdir())
     assert facts.max_batch is None or facts.max_batch >= 1
-    assert target.load(variant.target).libraries()
+    assert targets.load(variant.target).libraries()
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_a_session_keeps_the_contract(exported, variant, policy, met):
     folder, facts = exported(variant)
-    module, spec = target.load(variant.target), policy.spec
+    module, spec = targets.load(variant.target), policy.spec
     if (reason := module.runnable("")) is not None:
         with pytest.raises(UnavailableError, match=re.escape(reason)), module.load(folder, spec, Place()):
             pass
@@ -74,7 +74,7 @@ def test_fp32_scores_equal_the_policy_in_training(exported, variant, policy, met
     import torch
 
     folder, _ = exported(variant)
-    module, spec = target.load(variant.target), policy.spec
+    module, spec = targets.load(variant.target), policy.spec
     if (reason := module.runnable("")) is not None:
         pytest.skip(reason)
     with module.load(folder, spec, Place()) as session:
@@ -102,7 +102,7 @@ def test_a_provider_that_was_asked_for_and_is_missing_is_an_error_not_a_fallback
     if provider in onnxruntime.get_available_providers():
         pytest.skip(f"this machine has the {provider}")
     folder, _ = exported(Variant("onnx", "fp32"))
-    module = target.load("onnx")
+    module = targets.load("onnx")
     install = rf"has no {provider}: pip uninstall onnxruntime.*; pip install 'xfer-policy\[{extra}\]'"
     with pytest.raises(UnavailableError, match=install), module.load(folder, policy.spec, Place(place)):
         pass
@@ -187,7 +187,7 @@ def test_a_target_alone_means_all_of_its_precisions():
 
 @pytest.mark.gpu
 def test_tensorrt_engines_act_as_eager_does(exported, policy, met):
-    module = target.load("tensorrt")
+    module = targets.load("tensorrt")
     if (reason := module.runnable("")) is not None:
         pytest.skip(reason)
     from export.verify import numbers
@@ -221,7 +221,7 @@ def test_other_places_and_precisions_act_as_eager_on_the_cpu_does(exported, poli
     from xfer.models.torch_session import TorchSession
 
     parsed = Variant.parse(variant)
-    module = target.load(parsed.target)
+    module = targets.load(parsed.target)
     if variant in GPU and not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU with its driver")
     if (reason := module.runnable(parsed.place)) is not None:

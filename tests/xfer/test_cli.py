@@ -165,11 +165,11 @@ def test_debug_shows_the_traceback(tmp_path):
 
 
 def test_doctor_lists_every_target_and_json_is_the_last_line(capsys):
-    from export import target
+    from export import targets
 
     assert cli.main(["doctor", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-    assert [row["target"] for row in answer["targets"]] == target.names()
+    assert [row["target"] for row in answer["targets"]] == targets.names()
     assert answer["machine"]["cores"] >= 1
 
 

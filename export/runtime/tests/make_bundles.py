@@ -151,9 +151,9 @@ def random_trajectories(spec: PolicySpec, seed: int, steps: int) -> Trajectories
 
 def write(path: Path, module: Any, variants: Sequence[str]) -> None:
     """Write a bundle of a deployed module, with the variants that can be made here."""
-    from export import target
+    from export import targets
     from export.bundle import Build, Provenance
-    from export.target import ExportOptions, ExportRequest, Variant
+    from export.targets import ExportOptions, ExportRequest, Variant
     from export.writer import BundleWriter
     from xfer import __version__
     from xfer.models.torch_session import TorchSession
@@ -175,7 +175,7 @@ def write(path: Path, module: Any, variants: Sequence[str]) -> None:
     deployable: Any = Deployable
     request = ExportRequest(deployable, spec, calibration, ExportOptions())
     for variant in map(Variant.parse, variants):
-        maker = target.load(variant.target)
+        maker = targets.load(variant.target)
         if maker.available() is not None:
             continue
         with writer.temporary_folder() as folder:
