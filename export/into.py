@@ -15,8 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from export.bundle import Build, Bundle
+from export.libraries import installed_versions
 from export.records import this_machine
-from export.targets import ExportOptions, Variant, installed_versions, tensorrt
+from export.targets import ExportOptions, Variant, tensorrt
 from export.writer import BundleWriter, content_key
 from xfer.errors import UnavailableError, UsageError
 

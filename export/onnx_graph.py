@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from export.torch_library import example_inputs
+from export.libraries.pytorch import example_inputs
 from xfer.files import to_json
 from xfer.spec import PolicySpec
 

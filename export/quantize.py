@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from export.libraries.onnxruntime import onnxruntime
 from export.onnx_graph import add_spec, nodes_in_scope
-from export.onnxruntime_library import onnxruntime
 from xfer.errors import UsageError, check_choice
 from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from export.torch_library import example_inputs, trace
+from export.libraries.pytorch import example_inputs, trace
 from xfer.errors import UsageError
 from xfer.models.policy import Exportable
 from xfer.spec import PolicySpec

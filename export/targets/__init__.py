@@ -13,9 +13,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -34,15 +33,6 @@ __path__ += [str(folder) for folder in _elsewhere if folder.is_dir() and not fol
 
 BASELINE = "eager-fp32"
 """The variant that all others are compared with, in how they act and in how fast they are."""
-
-
-def installed_versions(*distributions: str) -> dict[str, str]:
-    """Return the versions of those distributions that are installed here."""
-    found = {}
-    for name in distributions:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
 
 
 @dataclass(frozen=True)

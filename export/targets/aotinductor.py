@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export import torch_library
+from export.libraries import pytorch
+from export.libraries.pytorch import libraries, quiet_compiler
 from export.targets import Exported, ExportRequest, Place
-from export.torch_library import libraries, quiet_compiler
 from xfer.errors import BundleError, UnavailableError, UsageError
 from xfer.files import from_json, to_json
 from xfer.runner import Session
@@ -63,12 +63,12 @@ class Needs:
 
 def available() -> str | None:
     """PyTorch, and a C++ compiler."""
-    return torch_library.available() or torch_library.no_compiler()
+    return pytorch.available() or pytorch.no_compiler()
 
 
 def runnable(place: str) -> str | None:
     """PyTorch; no compiler."""
-    return torch_library.available()
+    return pytorch.available()
 
 
 def needs() -> Needs:
@@ -86,7 +86,7 @@ def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
     import torch
     from torch._inductor import aoti_compile_and_package, config
 
-    from export.torch_library import example_inputs
+    from export.libraries.pytorch import example_inputs
 
     quiet_compiler()
     module = request.policy.deploy(precision)

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from export import torch_library
+from export.libraries import pytorch
+from export.libraries.pytorch import libraries, on_cuda, quiet_compiler
 from export.targets import Exported, ExportRequest, Place
-from export.torch_library import libraries, on_cuda, quiet_compiler
 from xfer.errors import UnavailableError, UsageError
 from xfer.runner import Session
 from xfer.spec import PolicySpec
@@ -30,7 +30,7 @@ def available() -> str | None:
 
 def runnable(place: str) -> str | None:
     """PyTorch, a C++ compiler, and for ``cuda`` a GPU."""
-    missing = torch_library.available() or torch_library.no_compiler()
+    missing = pytorch.available() or pytorch.no_compiler()
     return missing or (on_cuda() if place == "cuda" else None)
 
 

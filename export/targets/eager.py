@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from export.libraries.pytorch import available, libraries, load_eager, on_cuda, save_eager
 from export.targets import Exported, ExportRequest, Place
-from export.torch_library import available, libraries, load_eager, on_cuda, save_eager
 from xfer.errors import UnavailableError
 from xfer.runner import Session
 from xfer.spec import PolicySpec

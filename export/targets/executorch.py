@@ -17,8 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export import torch_library
-from export.targets import Exported, ExportRequest, Place, installed_versions
+from export.libraries import installed_versions, pytorch
+from export.targets import Exported, ExportRequest, Place
 from xfer.errors import BundleError, UnavailableError, UsageError, check_choice
 from xfer.runner import Runner, Session
 from xfer.spec import PolicySpec
@@ -40,7 +40,7 @@ _threads_in_use: list[int] = []
 
 def available() -> str | None:
     """PyTorch, and ExecuTorch, which brings TorchAO."""
-    return torch_library.available() or runnable("")
+    return pytorch.available() or runnable("")
 
 
 def runnable(place: str) -> str | None:
@@ -80,7 +80,7 @@ def _capture(module: nn.Module, request: ExportRequest) -> ExportedProgram:
     import torch
 
     largest = request.options.max_batch
-    inputs = torch_library.example_inputs(request.spec, batch=min(2, largest))
+    inputs = pytorch.example_inputs(request.spec, batch=min(2, largest))
     shapes = torch.export.ShapesCollection()
     for tensor in inputs if largest > 1 else ():
         shapes[tensor] = {0: torch.export.Dim("batch", min=1, max=largest)}

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from export.onnxruntime_library import onnxruntime
-from export.targets import Exported, ExportRequest, Place, installed_versions
+from export.libraries import installed_versions
+from export.libraries.onnxruntime import onnxruntime
+from export.targets import Exported, ExportRequest, Place
 from xfer.errors import BundleError, UnavailableError
 from xfer.runner import Arrays, Session, Step
 from xfer.spec import PolicySpec

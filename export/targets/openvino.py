@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from export.targets import Exported, ExportRequest, Place, installed_versions
+from export.libraries import installed_versions
+from export.targets import Exported, ExportRequest, Place
 from xfer.errors import BundleError, UnavailableError
 from xfer.runner import Arrays, Session, Step
 from xfer.spec import PolicySpec

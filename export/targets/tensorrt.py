@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from export import cuda
-from export.targets import Exported, ExportOptions, ExportRequest, Place, installed_versions
+from export.libraries import cuda, installed_versions
+from export.targets import Exported, ExportOptions, ExportRequest, Place
 from xfer.errors import BundleError, UnavailableError
 from xfer.files import write_atomically
 from xfer.runner import Arrays, Session, Step

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from export.libraries.pytorch import TRACE, available, libraries, load_trace, on_cuda, save_trace, trace
 from export.targets import Exported, ExportRequest, Place
-from export.torch_library import TRACE, available, libraries, load_trace, on_cuda, save_trace, trace
 from xfer.errors import UnavailableError
 from xfer.runner import Session
 from xfer.spec import PolicySpec

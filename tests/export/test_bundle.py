@@ -184,7 +184,7 @@ EXPORT_TWICE = """
 import sys, torch
 from pathlib import Path
 from export.build import export_policy
-from export.target import expand
+from export.targets import expand
 from tests.conftest import make_policy, drive
 policy, seen = make_policy(tap="stem", head="average"), drive(0, 9)
 export_policy(policy, policy.spec, seen, seen, expand(sys.argv[2]), Path(sys.argv[1]), run="nowhere")

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from export import cuda, targets
+from export import targets
+from export.libraries import cuda
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ FILE = '''
 
 from contextlib import contextmanager
 
-from export.target import Exported
+from export.targets import Exported
 from export.torch_library import available, libraries, load_trace, save_trace, trace
 from xfer.errors import UnavailableError
 

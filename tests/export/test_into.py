@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from export import Bundle, cuda, into
+from export import Bundle, into
 from export.build import export_policy
+from export.libraries import cuda
 from export.targets import ExportOptions, expand, tensorrt
 from tests.conftest import drive
 from xfer.errors import BundleError, UnavailableError, UsageError

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.targets import installed_versions
+from export.libraries import installed_versions
 from xfer.errors import BundleError
 from xfer.spec import PolicySpec
 
