@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks import latency
 from benchmarks.latency import Contestant, Protocol
-from export.bundle import Bundle
+from export.bundle.reader import Bundle
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,11 @@ from benchmarks import batch_sweep, control_loop, cpp, latency, options, progres
 from benchmarks.control_loop import ControlLoop
 from benchmarks.latency import Contestant, Measurement
 from benchmarks.rows import Rows
-from export import records, targets
-from export.bundle import Bundle
-from export.targets import BASELINE, Variant
+from export import targets
+from export.bundle import records
+from export.bundle.machine import this_machine
+from export.bundle.reader import Bundle, why_not
+from export.targets import BASELINE
 from xfer.commands import Common
 from xfer.errors import UnavailableError, UsageError, check_choice
 
@@ -129,7 +131,7 @@ def main(args: Args) -> dict[str, Any]:
         del golden
         rows = Rows(bundle, names, idle, contestants, provenances[-1], protocol)
         empty = report.Report(
-            machine=records.this_machine(),
+            machine=this_machine(),
             measured=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             command=command_line(args),
             task=bundle.spec.task,
@@ -228,15 +230,6 @@ def choose(bundle: Bundle, text: str) -> list[str]:
         present = [str(v) for v in targets.expand(part) if v.build in bundle.builds]
         asked += present or [check_choice("variant", part.partition("@")[0], bundle.builds)]
     return list(dict.fromkeys([*([BASELINE] if BASELINE in bundle.builds else []), *asked]))
-
-
-def why_not(bundle: Bundle, name: str) -> str | None:
-    """Return why a variant cannot be measured here, or None if it can."""
-    variant = Variant.parse(name)
-    build = bundle.builds[variant.build]
-    if build.status != "built":
-        return build.reason
-    return targets.load(variant.target).runnable(variant.place)
 
 
 def command_line(args: Args) -> str:

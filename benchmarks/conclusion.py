@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks import figures, table
-from benchmarks.figures import PROVEN, DisturbanceFigures, LoopFigures
+from benchmarks.figures import DisturbanceFigures, LoopFigures
 from benchmarks.reward_statistics import RewardSummary
 from benchmarks.summary import TOLERANCE, drift, speedups
 from benchmarks.table import Row
+from export.bundle.records import PROVEN
 from export.targets import BASELINE
 
 if TYPE_CHECKING:

@@ -12,9 +12,8 @@ from benchmarks.latency import Measurement
 from benchmarks.reward_statistics import RewardSummary, summarise
 from benchmarks.summary import percentile
 from benchmarks.table import Row
+from export.bundle.records import PROVEN
 from export.targets import BASELINE
-
-PROVEN = ("verified", "provisional")
 
 
 @dataclass(frozen=True)

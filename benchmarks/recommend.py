@@ -9,9 +9,10 @@ from typing import Any
 import tyro
 
 from benchmarks import table
-from export import records, targets
-from export.bundle import Bundle
-from export.records import Latency, Record, Verification
+from export import targets
+from export.bundle import records
+from export.bundle.reader import Bundle
+from export.bundle.records import Latency, Record, Verification
 from export.targets import BASELINE, Variant
 from xfer.commands import Common
 from xfer.errors import UsageError, XferError

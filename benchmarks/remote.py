@@ -22,9 +22,10 @@ import msgspec
 
 from benchmarks import command
 from benchmarks.ssh import NOT_FOUND, Host, LostError, last_line
-from export import records
-from export.bundle import Bundle
-from export.records import MachineRecords, Record
+from export.bundle import records
+from export.bundle.machine import this_machine
+from export.bundle.reader import Bundle
+from export.bundle.records import MachineRecords, Record
 from xfer import __version__
 from xfer.errors import BundleError, UnavailableError, UsageError, XferError
 from xfer.files import from_json, to_json, write_atomically
@@ -249,7 +250,7 @@ def join_records(bundle: Bundle, theirs: MachineRecords, measured: set[str]) -> 
     """
     from filelock import FileLock
 
-    here = theirs.machine.id == records.this_machine().id
+    here = theirs.machine.id == this_machine().id
     path = bundle.path / records.RECORDS / f"{theirs.machine.id}.json"
     try:
         path.parent.mkdir(exist_ok=True)

@@ -17,8 +17,8 @@ from benchmarks.control_loop import ControlLoop
 from benchmarks.disturbance import OTHERS_LIMIT, STEAL_LIMIT
 from benchmarks.latency import Measurement, Protocol
 from benchmarks.summary import FLOORS, TOLERANCE, WINDOWS
-from export.bundle import Provenance
-from export.records import Machine
+from export.bundle.machine import Machine
+from export.bundle.manifest import Provenance
 from xfer.errors import UsageError
 from xfer.files import write_atomically
 from xfer.spec import RewardScale

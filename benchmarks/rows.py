@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 
 from benchmarks.latency import Contestant, Measurement, Protocol
-from export import records
-from export.bundle import Bundle, Provenance
-from export.records import Latency
+from export.bundle import records
+from export.bundle.manifest import Provenance
+from export.bundle.reader import Bundle
+from export.bundle.records import Latency
 
 NO_LATENCY = {field.name: None for field in fields(Latency)}
 

@@ -15,7 +15,7 @@ import msgspec
 
 from benchmarks.conclusion import Findings
 from benchmarks.report import SCHEMA, Report
-from export.records import Latency, Verification
+from export.bundle.records import Latency, Verification
 
 
 def schema() -> dict[str, Any]:

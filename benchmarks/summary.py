@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from export.records import Latency
+from export.bundle.records import Latency
 
 if TYPE_CHECKING:
     from benchmarks.latency import Measurement, Protocol

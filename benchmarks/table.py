@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from export.bundle import Provenance
-from export.records import Machine
+from export.bundle.machine import Machine
+from export.bundle.manifest import Provenance
 
 if TYPE_CHECKING:
     from benchmarks.batch_sweep import BatchPoint

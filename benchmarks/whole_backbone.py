@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from benchmarks.latency import Contestant
 from export import targets
-from export.bundle import Bundle, Provenance
+from export.bundle.manifest import Provenance
+from export.bundle.reader import Bundle
 from export.targets import BASELINE, Variant
 from xfer.errors import XferError
 from xfer.spec import PolicySpec

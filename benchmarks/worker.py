@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.pacing import Pace, Ticks, keep_pace
 from export import targets
-from export.bundle import Bundle
+from export.bundle.reader import Bundle
 from export.targets import Variant
 from xfer.errors import XferError
 from xfer.files import from_json

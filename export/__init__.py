@@ -5,7 +5,7 @@
 Importing this package brings in neither torch nor any runtime.
 """
 
-from export.bundle import Bundle
+from export.bundle.reader import Bundle
 from export.sources.module import Deployable
 
 __all__ = ["Bundle", "Deployable"]

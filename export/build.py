@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from export import targets
-from export.bundle import Build, Bundle, Provenance
-from export.records import this_machine
+from export.bundle.machine import this_machine
+from export.bundle.manifest import Build, Provenance
+from export.bundle.reader import Bundle
+from export.bundle.writer import BundleWriter, content_key
 from export.targets import ExportOptions, ExportRequest, Variant
-from export.writer import BundleWriter, content_key
 from xfer import __version__
 from xfer.errors import XferError
 from xfer.runner import Runner

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from export import targets
-from export.bundle import Build
+from export.bundle.manifest import Build
 from export.targets import ExportOptions, ExportRequest, Variant
 from xfer import tasks
 from xfer.commands import Common

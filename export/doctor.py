@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from export import records, targets
+from export import targets
+from export.bundle.machine import this_machine
 from xfer.commands import Common
 
 
@@ -27,7 +28,7 @@ def main(args: Args) -> dict[str, Any]:
     from rich.console import Console
     from rich.table import Table
 
-    machine = records.this_machine()
+    machine = this_machine()
     table = Table(title=f"{machine.processor}, {machine.cores} cores, {machine.gpu or 'no GPU'}")
     for column in ("target", "precisions", "export", "run here"):
         table.add_column(column)

@@ -14,11 +14,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from export.bundle import Build, Bundle
+from export.bundle.machine import this_machine
+from export.bundle.manifest import Build
+from export.bundle.reader import Bundle
+from export.bundle.writer import BundleWriter, content_key
 from export.libraries import installed_versions
-from export.records import this_machine
 from export.targets import ExportOptions, Variant, tensorrt
-from export.writer import BundleWriter, content_key
 from xfer.errors import UnavailableError, UsageError
 
 

@@ -18,11 +18,12 @@ import torch
 
 from export import mistaken_graphs as graphs
 from export import targets
-from export.bundle import GOLDEN, MANIFEST, Build, Bundle, FileFact
+from export.bundle.manifest import GOLDEN, MANIFEST, Build, FileFact
+from export.bundle.reader import Bundle
+from export.bundle.writer import BundleWriter, content_key
 from export.quantize import quantize_int8
 from export.targets import BASELINE, ExportOptions, ExportRequest
 from export.targets.onnx import FILE as ONNX_FILE
-from export.writer import BundleWriter, content_key
 from xfer.files import sha256, write_atomically
 from xfer.models.checkpoint import WEIGHTS, load_policy, weights_bytes
 from xfer.models.policy import Deployed, Policy

@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from export.bundle import Build, Bundle
-from export.leapp import write_leapp
+from export.bundle.manifest import Build
+from export.bundle.reader import Bundle
+from export.bundle.writer import BundleWriter
+from export.formats.leapp import write_leapp
 from export.targets import Variant, onnx
-from export.writer import BundleWriter
 from xfer.commands import Common
 from xfer.errors import UsageError
 

@@ -24,8 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
-from export.bundle import Bundle
-from export.records import Divergence
+from export.bundle.reader import Bundle
+from export.bundle.records import Divergence
 from export.targets import BASELINE
 from export.verify import difference, regret
 from xfer import tasks

@@ -26,9 +26,9 @@ from typing import cast
 import numpy as np
 
 from export import targets
-from export.bundle import Bundle
+from export.bundle.reader import Bundle
+from export.bundle.records import Verification
 from export.quantize import Quantizer
-from export.records import Verification
 from export.targets import ExportRequest, FromGraph, Place, Variant
 from export.verify import centred, climb
 from xfer.runner import Runner, Session

@@ -8,9 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export import records, targets
-from export.bundle import Build, Bundle
-from export.records import Verification
+from export import targets
+from export.bundle import records
+from export.bundle.manifest import Build
+from export.bundle.reader import Bundle
+from export.bundle.records import Verification
 from export.repair import Repair, repair
 from export.targets import ExportRequest, Variant
 from export.verify import first_rungs

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from export import targets
-from export.bundle import Bundle
+from export.bundle.reader import Bundle
+from export.bundle.records import Verification
 from export.pairs import Outcome, PairProcesses
-from export.records import Verification
 from export.targets import BASELINE
 from export.unfinished import Unfinished
 from export.verdict import MARGIN, Verdict, judge

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from export.bundle import Bundle
-from export.records import this_machine
+from export.bundle.machine import this_machine
+from export.bundle.reader import Bundle
 from xfer import tasks
 from xfer.commands import Common
 from xfer.errors import UnavailableError, UsageError

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export import reward, targets
-from export.bundle import GOLDEN, MANIFEST, Bundle
+from export.bundle.manifest import GOLDEN, MANIFEST
+from export.bundle.reader import Bundle
+from export.bundle.records import Verification
 from export.mistakes import MISTAKES, Mistake
-from export.records import Verification
 from export.targets import BASELINE, Variant
 from export.verify import first_rungs
 from xfer.errors import XferError

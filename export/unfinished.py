@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from export import records, targets
-from export.bundle import Bundle
+from export import targets
+from export.bundle import records
+from export.bundle.machine import this_machine
+from export.bundle.reader import Bundle
 from export.pairs import Outcome
 from export.targets import BASELINE, Variant
 from xfer.errors import BundleError
@@ -37,7 +39,7 @@ class Unfinished:
 
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
-        self.path = bundle.path / records.RECORDS / "unfinished" / f"{records.this_machine().id}.json"
+        self.path = bundle.path / records.RECORDS / "unfinished" / f"{this_machine().id}.json"
 
     def load(self, names: Sequence[str]) -> dict[str, list[Outcome]]:
         """Return the pairs of each of these variants; none where what they depend on has changed.

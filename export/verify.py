@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from export import targets
-from export.bundle import Bundle
-from export.records import Verification
+from export.bundle.reader import Bundle
+from export.bundle.records import Verification
 from export.targets import BASELINE, Variant
 from xfer.errors import UnavailableError
 from xfer.runner import Runner, Session

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import tyro
 
-from export import records, targets
-from export.bundle import Bundle
-from export.records import Verification
+from export import targets
+from export.bundle import records
+from export.bundle.machine import this_machine
+from export.bundle.reader import Bundle
+from export.bundle.records import Verification
 from export.sources import weights_of
 from export.targets import Variant
 from export.unfinished import Unfinished
@@ -113,7 +115,7 @@ def self_test(args: Args, bundle: Bundle, console: Console) -> dict[str, Any]:
         raise RunError(f"The self-test needs the held-out observations of the run: {why}.")
     from export import self_test as rungs
 
-    workers, start = args.workers or records.this_machine().cores, time.perf_counter()
+    workers, start = args.workers or this_machine().cores, time.perf_counter()
     with console.status("") as status:
         result = rungs.run(
             bundle,
@@ -178,7 +180,7 @@ def with_reward(
             if not console.is_terminal:
                 console.print(f"{done} pairs of episodes: {note}")
 
-        return reward.climb(bundle, found, pairs, workers or records.this_machine().cores, on_pairs, unfinished)
+        return reward.climb(bundle, found, pairs, workers or this_machine().cores, on_pairs, unfinished)
 
 
 def without_reward(found: dict[str, Verification], reason: str) -> dict[str, Verification]:

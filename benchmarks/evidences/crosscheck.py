@@ -27,7 +27,7 @@ from benchmarks.latency import CAN_BIND, usable_cores
 from benchmarks.process import WorkerError, WorkerProcess
 from benchmarks.worker import Assignment, Turn
 from export import targets
-from export.bundle import Bundle
+from export.bundle.reader import Bundle
 from export.targets import Variant
 from xfer.errors import UnavailableError, UsageError
 

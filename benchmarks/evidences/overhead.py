@@ -20,10 +20,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from benchmarks.command import check_libraries, why_not
+from benchmarks.command import check_libraries
 from benchmarks.evidence import Args, Evidence
 from benchmarks.latency import CAN_BIND, usable_cores
-from export.bundle import Bundle
+from export.bundle.reader import Bundle, why_not
 from export.targets import Variant
 from xfer.errors import UnavailableError, UsageError, XferError
 from xfer.runner import Arrays

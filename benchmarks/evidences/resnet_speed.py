@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks import command as bench
 from benchmarks.evidence import Args, Evidence
 from benchmarks.whole_backbone import whole_policy
-from export.bundle import Bundle
+from export.bundle.reader import Bundle
 from export.targets import BASELINE, expand, names
 from xfer.errors import UnavailableError
 from xfer.runner import Arrays, Runner, Step

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from export.bundle import Bundle
+from export.bundle.reader import Bundle
 
 
 @pytest.fixture(scope="session")

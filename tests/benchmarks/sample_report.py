@@ -13,8 +13,9 @@ from benchmarks.control_loop import ControlLoop
 from benchmarks.disturbance import Disturbance
 from benchmarks.latency import Measurement, Protocol
 from benchmarks.summary import summarise
-from export.bundle import Provenance
-from export.records import Divergence, Latency, Machine, Verification
+from export.bundle.machine import Machine
+from export.bundle.manifest import Provenance
+from export.bundle.records import Divergence, Latency, Verification
 from xfer.spec import RewardScale
 
 PROTOCOL = Protocol(threads=2, rounds=10, quick=True)

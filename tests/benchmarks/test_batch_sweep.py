@@ -7,8 +7,8 @@ import numpy as np
 from benchmarks.batch_sweep import run, short, steps
 from benchmarks.latency import Contestant, Protocol
 from benchmarks.worker import _recorded
-from export.bundle import Bundle
-from export.writer import BundleWriter
+from export.bundle.reader import Bundle
+from export.bundle.writer import BundleWriter
 
 
 def test_each_variant_is_measured_at_each_batch_that_it_takes(small_bundle, tmp_path):

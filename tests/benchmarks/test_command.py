@@ -10,9 +10,10 @@ import tyro
 
 from benchmarks import command, latency, options, whole_backbone
 from benchmarks.latency import Protocol
-from export import records
-from export.bundle import Build, Bundle
-from export.writer import BundleWriter
+from export.bundle import records
+from export.bundle.manifest import Build
+from export.bundle.reader import Bundle
+from export.bundle.writer import BundleWriter
 from xfer.errors import UsageError
 
 BENCH_KEYS = [

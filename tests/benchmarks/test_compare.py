@@ -9,8 +9,8 @@ from benchmarks import compare, permutation, report
 from benchmarks.compare import Args
 from benchmarks.disturbance import Disturbance
 from benchmarks.permutation import simultaneous
-from export.bundle import Provenance
-from export.records import Machine
+from export.bundle.machine import Machine
+from export.bundle.manifest import Provenance
 from tests.benchmarks.sample_report import TYPICAL_MS, sample_report
 from xfer import cli
 from xfer.errors import UsageError

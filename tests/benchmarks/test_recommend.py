@@ -4,9 +4,10 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import recommend
-from export import records
-from export.bundle import Bundle
-from export.records import Latency, MachineRecords, Verification
+from export.bundle import records
+from export.bundle.machine import this_machine
+from export.bundle.reader import Bundle
+from export.bundle.records import Latency, MachineRecords, Verification
 from xfer.errors import UsageError, XferError
 from xfer.files import from_json, to_json
 
@@ -96,7 +97,7 @@ def test_verified_but_never_measured_here_does_not_hold(bundle):
 
 def test_records_of_another_machine_are_not_believed(bundle, capsys):
     _save(bundle, "onnx-int8")
-    path = bundle.path / "records" / f"{records.this_machine().id}.json"
+    path = bundle.path / "records" / f"{this_machine().id}.json"
     other = from_json(path.read_bytes(), MachineRecords)
     machine = replace(other.machine, processor="Another CPU")
     (path.parent / f"{machine.id}.json").write_bytes(to_json(replace(other, machine=machine)))

@@ -21,9 +21,10 @@ import pytest
 from benchmarks import command, remote
 from benchmarks.report import Report
 from benchmarks.ssh import Host
-from export import records
-from export.bundle import Bundle
-from export.records import Latency, MachineRecords, Record, Verification
+from export.bundle import records
+from export.bundle.machine import this_machine
+from export.bundle.reader import Bundle
+from export.bundle.records import Latency, MachineRecords, Record, Verification
 from xfer.errors import UnavailableError, UsageError, XferError
 from xfer.files import to_json
 
@@ -314,7 +315,7 @@ def test_a_host_that_is_no_name_is_refused(bundle, name):
 FIGURES = Latency(1.0, 1.0, None, None, None, 1.0, None, None, 256, True, True, None, None, 1)
 VERDICT = Verification("verified", "reward", pairs=200)
 OTHER = Verification("provisional", "reward", pairs=20)
-ROBOT = replace(records.this_machine(), processor="robot")
+ROBOT = replace(this_machine(), processor="robot")
 
 
 def test_records_from_there_never_lose_a_verdict_that_is_here(bundle):
@@ -333,7 +334,7 @@ def test_records_from_there_never_lose_a_verdict_that_is_here(bundle):
             assert joined["onnx-int8"] == mine
         return joined.get("onnx-fp32")
 
-    here, fresh = records.this_machine(), replace(FIGURES, p50_ms=2.0)
+    here, fresh = this_machine(), replace(FIGURES, p50_ms=2.0)
     timed = replace(mine, verification=None, latency=fresh)
     judged = replace(timed, verification=OTHER)
     for machine in (here, ROBOT):

@@ -11,7 +11,7 @@ from sample_report import PROTOCOL, sample_report
 from benchmarks import report, table, terminal
 from benchmarks.control_loop import ControlLoop
 from benchmarks.markdown import to_markdown
-from export.records import Divergence
+from export.bundle.records import Divergence
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import pytest
 
 from export import Bundle
 from export.build import export_policy
-from export.bundle import MANIFEST, read_manifest
+from export.bundle.manifest import MANIFEST, read_manifest
+from export.bundle.writer import BundleWriter
 from export.targets import expand
-from export.writer import BundleWriter
 from tests.conftest import make_policy
 from xfer.errors import BundleError, UsageError
 from xfer.files import write_atomically

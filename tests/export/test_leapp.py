@@ -9,7 +9,7 @@ import torch
 from safetensors.numpy import load_file
 
 from export import Bundle, pack
-from export.leapp import describe
+from export.formats.leapp import describe
 from export.pack import Args
 from xfer.errors import BundleError, UsageError
 from xfer.spec import ActionSpec, PolicySpec, TensorSpec

@@ -1,7 +1,8 @@
 import msgspec
 
-from export.bundle import Build
-from export.records import Divergence, MachineRecords, Record, Verification, as_row, printed, this_machine
+from export.bundle.machine import this_machine
+from export.bundle.manifest import Build
+from export.bundle.records import Divergence, MachineRecords, Record, Verification, as_row, printed
 from xfer.files import from_json
 
 

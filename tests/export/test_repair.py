@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from export import command, records, targets
+from export import command, targets
 from export.build import Builder
-from export.bundle import Bundle
-from export.records import Verification
+from export.bundle import records
+from export.bundle.reader import Bundle
+from export.bundle.records import Verification
 from export.repair import Trials, alternating_p50_ms, fewest
 from export.repair_command import not_repairable, repair_bundle
 from export.sources import run

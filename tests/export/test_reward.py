@@ -21,9 +21,11 @@ from PIL import Image
 
 from export import pairs
 from export.build import export_policy
-from export.bundle import MANIFEST, Bundle
+from export.bundle.machine import this_machine
+from export.bundle.manifest import MANIFEST
+from export.bundle.reader import Bundle
+from export.bundle.records import Verification
 from export.pairs import PairProcesses
-from export.records import Verification
 from export.reward import LOOK_EVERY, climb
 from export.targets import Variant
 from export.unfinished import Unfinished
@@ -165,12 +167,12 @@ def test_the_first_divergence_is_the_one_that_the_same_pair_shows_here(bundle, a
 
 
 def test_records_hold_returns_and_divergence(bundle, alone, tmp_path):
-    from export import records
+    from export.bundle import records
 
     copy = Bundle(shutil.copytree(bundle.path, tmp_path / "copy.bundle"))
     records.save(copy, WORSE, verification=alone[WORSE])
     assert records.load(copy)[WORSE].verification == alone[WORSE]
-    assert (copy.path / records.RECORDS / f"{records.this_machine().id}.json").stat().st_size < 50_000
+    assert (copy.path / records.RECORDS / f"{this_machine().id}.json").stat().st_size < 50_000
 
 
 def test_pairs_end_at_the_first_look_at_which_clean_pairs_are_enough(falling):
@@ -276,7 +278,7 @@ def test_an_end_of_the_command_leaves_no_process_behind(bundle, how):
 def test_a_compiler_s_progress_bars_leave_no_semaphore_behind(bundle):
     """Its processes end by SIGKILL, and Python complains at its end of what such a one did not give back."""
     lines = (
-        "import sys; from tqdm import tqdm; from export.bundle import Bundle; from export.pairs import PairProcesses",
+        "import sys; from tqdm import tqdm; from export import Bundle; from export.pairs import PairProcesses",
         "if __name__ == '__main__':",
         "    with PairProcesses(Bundle(sys.argv[1]), 1) as processes:",
         "        processes._pool.submit(tqdm.get_lock).exception()",

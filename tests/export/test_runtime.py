@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from export import targets
-from export.bundle import Bundle
+from export.bundle.reader import Bundle
 from tests.export.conftest import RUNTIME, run
 from tests.export.xfer_c import CError, CPolicy
 from xfer import __version__
@@ -228,8 +228,8 @@ def test_an_onnx_policy_with_one_thread_is_one_thread_and_leaves_nothing_behind(
 
 def test_xfer_verify_rejects_a_policy_that_is_another(build, bundles, onnxruntime_library, tmp_path):
     """The graph of one bundle under the spec and golden of another: the files are whole, the numbers are not."""
-    from export.bundle import Build, Provenance
-    from export.writer import BundleWriter
+    from export.bundle.manifest import Build, Provenance
+    from export.bundle.writer import BundleWriter
 
     bundle = Bundle(bundles / "recurrent.bundle")
     golden = bundle.golden()

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export import records
-from export.bundle import Bundle
-from export.records import Machine, MachineRecords, Record, Verification
+from export.bundle import records
+from export.bundle.machine import Machine, this_machine
+from export.bundle.reader import Bundle
+from export.bundle.records import MachineRecords, Record, Verification
 from tests.export.conftest import RUNTIME, header_options, run
 from xfer.files import to_json
 from xfer.trajectories import Trajectories
@@ -68,7 +69,7 @@ def record_drift(bundle: Bundle, variant: str, row: dict, here: Trajectories, th
     drift = np.abs(here.scores - there.scores)
     differs = int((here.actions != there.actions).sum())
     sentence = (
-        f"scores differ by at most {drift.max():.3g} from those of {records.this_machine().processor}"
+        f"scores differ by at most {drift.max():.3g} from those of {this_machine().processor}"
         f" ({(drift > 0).any(axis=1).sum()} of {len(drift)} steps differ), and {differs} actions do"
     )
     machine = Machine("aarch64 (qemu-user)", 1, "asimddp", 0, "Linux", "")

@@ -15,8 +15,8 @@ from benchmarks.latency import Measurement, Protocol, quick
 from benchmarks.pacing import Pace
 from benchmarks.summary import summarise
 from benchmarks.worker import Assignment, Reply, Request, Turn
-from export import records
-from export.bundle import Bundle
+from export.bundle import records
+from export.bundle.reader import Bundle
 from tests.export.conftest import run
 from xfer.errors import UnavailableError
 

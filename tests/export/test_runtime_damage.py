@@ -9,7 +9,7 @@ import random
 import shutil
 from pathlib import Path
 
-from export.bundle import Bundle
+from export.bundle.reader import Bundle
 from tests.export.xfer_c import CError, Library
 from xfer.errors import XferError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.bundle import Bundle
+from export.bundle.reader import Bundle
 from tests.export.conftest import require, run
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,8 @@ import pytest
 
 from export import mistaken_graphs, mistakes, self_test, verify, verify_command
 from export.build import export_policy
-from export.bundle import MANIFEST, Bundle, Manifest
+from export.bundle.manifest import MANIFEST, Manifest
+from export.bundle.reader import Bundle
 from export.mistakes import MISTAKES, Mistake
 from export.targets import BASELINE, expand
 from tests.conftest import make_policy, train_briefly

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from export import unfinished
-from export.bundle import Bundle
+from export.bundle.reader import Bundle
 from export.pairs import Outcome
 from export.unfinished import Unfinished
 from xfer.errors import BundleError

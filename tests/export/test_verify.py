@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from export import verify
-from export.bundle import MANIFEST, Bundle, FileFact
+from export.bundle.manifest import MANIFEST, FileFact
+from export.bundle.reader import Bundle
+from export.bundle.writer import file_facts
 from export.onnx_graph import export_onnx
 from export.quantize import quantize_int8
 from export.verify import first_rungs
-from export.writer import file_facts
 from tests.conftest import make_policy, train_briefly
 from xfer.files import sha256, write_atomically
 from xfer.models.torch_session import TorchSession

@@ -184,7 +184,8 @@ def test_run_drives_the_environment_and_writes_a_video(capsys, bundle_path, tmp_
 
 
 def test_verify_keeps_records_and_prints_the_designs_keys(capsys, bundle_path):
-    from export import Bundle, records
+    from export import Bundle
+    from export.bundle import records
 
     words = ["verify", str(bundle_path), "--variants", "onnx-fp32,eager-fp32", "--pairs", "10", "--workers", "1"]
     assert cli.main([*words, "--json"]) == 0

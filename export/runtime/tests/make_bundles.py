@@ -152,9 +152,9 @@ def random_trajectories(spec: PolicySpec, seed: int, steps: int) -> Trajectories
 def write(path: Path, module: Any, variants: Sequence[str]) -> None:
     """Write a bundle of a deployed module, with the variants that can be made here."""
     from export import targets
-    from export.bundle import Build, Provenance
+    from export.bundle.manifest import Build, Provenance
+    from export.bundle.writer import BundleWriter
     from export.targets import ExportOptions, ExportRequest, Variant
-    from export.writer import BundleWriter
     from xfer import __version__
     from xfer.models.torch_session import TorchSession
     from xfer.runner import Runner

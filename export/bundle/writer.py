@@ -17,7 +17,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from export.bundle import GOLDEN, MANIFEST, SCHEMA, VARIANTS, Build, Bundle, FileFact, Manifest, Provenance
+from export.bundle.manifest import GOLDEN, MANIFEST, SCHEMA, VARIANTS, Build, FileFact, Manifest, Provenance
+from export.bundle.reader import Bundle
 from xfer.errors import BundleError
 from xfer.files import sha256, to_json, write_atomically
 from xfer.spec import PolicySpec

@@ -1,0 +1,160 @@
+"""``manifest.json``: what a bundle says of itself, as frozen plain values."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from xfer.errors import BundleError
+from xfer.files import from_json, to_json
+from xfer.spec import PolicySpec
+
+MANIFEST, GOLDEN, VARIANTS = "manifest.json", "golden.safetensors.gz", "variants"
+SCHEMA = (1, 0)
+"""Major and minor version of the manifest. Readers accept the same major version."""
+
+
+NO_DIGEST = "0" * 64
+
+
+_DIGEST = re.compile(rb'"digest": "([0-9a-f]{64})"')
+
+
+@dataclass(frozen=True)
+class FileFact:
+    """Size in bytes and SHA-256 (64 hexadecimal digits) of a file."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Build:
+    """Facts about one variant's files. They never change once the build is in the manifest.
+
+    Attributes:
+        variant: TARGET-PRECISION.
+        status: ``built``; or ``failed`` or ``unavailable``, and then ``reason`` says why and there are no files.
+        reason: Why there are no files.
+        notes: What else to know of them, such as which GPUs an engine was built for.
+        key: Content key: weights, spec, options, calibration, libraries and instruction set.
+        folder: Folder of the files, relative to the bundle.
+        files: Each file in it, by its path in the folder.
+        max_batch: Largest batch, None where there is no limit.
+        compute_capabilities: GPUs that the files run on, where they name any.
+        libraries: Versions of what built it.
+        options: What the build was told.
+        instruction_set: Of the processor that built it.
+        calibration: SHA-256 of the observations that int8 was calibrated on, or empty.
+        command: The command that builds it again.
+        seconds: How long it took.
+    """
+
+    variant: str
+    status: Literal["built", "failed", "unavailable"]
+    reason: str = ""
+    notes: str = ""
+    key: str = ""
+    folder: str = ""
+    files: dict[str, FileFact] = field(default_factory=dict)
+    max_batch: int | None = None
+    compute_capabilities: tuple[str, ...] = ()
+    libraries: dict[str, str] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    instruction_set: str = ""
+    calibration: str = ""
+    command: str = ""
+    seconds: float = 0.0
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all files."""
+        return sum(fact.size for fact in self.files.values())
+
+    def not_run(self, why: str) -> str:
+        """Return what to say of a build that cannot be run on this machine."""
+        return f"{self.notes}; not run here: {why}" if self.notes else f"not run here: {why}"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the policy came from, and which graph it is.
+
+    Attributes:
+        run: Folder of the training run on the machine that exported it.
+        weights: SHA-256 of the policy's weights.
+        backbone: Name of the torchvision network.
+        tap: Stage that the head reads; later ones are not in the graph.
+        head: Kind of head.
+        parameters: Executed parameters.
+        macs: Multiply-accumulates of one step.
+        xfer: Version that wrote the bundle.
+    """
+
+    run: str
+    weights: str
+    backbone: str
+    tap: str
+    head: str
+    parameters: int
+    macs: int
+    xfer: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """``manifest.json``. ``digest`` is the SHA-256 of the file itself with 64 zeros in the digest's place."""
+
+    schema: tuple[int, int]
+    digest: str
+    spec: PolicySpec
+    provenance: Provenance
+    golden: FileFact
+    builds: tuple[Build, ...] = ()
+
+    def encode(self) -> bytes:
+        """Return the file's content, digest included."""
+        blank = to_json(replace(self, digest=NO_DIGEST))
+        digest = hashlib.sha256(blank).hexdigest().encode()
+        return _DIGEST.sub(b'"digest": "%s"' % digest, blank, count=1)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and check a manifest.
+
+    Raises:
+        BundleError: If it is missing, empty, not JSON, edited, or of a newer schema.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise BundleError(f"{path.parent} is not a bundle: it has no {MANIFEST}.") from error
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}.") from error
+    if not data.strip():
+        raise BundleError(f"{path} is empty. Copy the bundle again, or export again.")
+    try:
+        schema = msgspec.json.decode(data, type=_SchemaOnly).schema
+    except msgspec.DecodeError as error:
+        raise BundleError(f"{path} is not a manifest: {error}.") from error
+    if schema[0] != SCHEMA[0]:
+        raise BundleError(
+            f"{path} has schema {schema[0]}.{schema[1]}; this xfer reads {SCHEMA[0]}.x. Install a matching xfer."
+        )
+    found = _DIGEST.search(data)
+    blank = _DIGEST.sub(b'"digest": "%s"' % NO_DIGEST.encode(), data, count=1)
+    if found is None or found[1].decode() != hashlib.sha256(blank).hexdigest():
+        raise BundleError(f"{path} was edited: its digest does not match. Copy the bundle again, or export again.")
+    try:
+        return from_json(data, Manifest)
+    except msgspec.DecodeError as error:
+        raise BundleError(f"{path} is not a manifest: {error}.") from error
+
+
+class _SchemaOnly(msgspec.Struct):
+    schema: tuple[int, int]

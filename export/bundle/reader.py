@@ -1,0 +1,141 @@
+"""The bundle: a folder that holds a policy in every form that was built, and what is known of each.
+
+    cartpole.bundle/
+      manifest.json              schema version, spec, provenance, one build entry a variant, a digest over itself
+      golden.safetensors.gz      trajectories: raw observations, resets, eager's actions and scores
+      variants/onnx-fp32-3f9a1c/ one folder a build, named by its content key, never changed once written
+      records/MACHINE.json       what was verified and measured, where (``records.py``)
+
+Every file that is read is checked against its SHA-256 first. That is integrity, not authenticity: whoever can
+rewrite a bundle can rewrite its hashes. ``writer.py`` writes bundles; this file only reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from export import targets
+from export.bundle.manifest import GOLDEN, MANIFEST, Build, FileFact, read_manifest
+from export.targets import Place, Variant
+from xfer.errors import BundleError, UnavailableError, check_choice
+from xfer.files import sha256
+from xfer.runner import Runner, Session
+from xfer.trajectories import Trajectories, load_trajectories
+
+
+class Bundle:
+    """A bundle that is read.
+
+    Args:
+        path: Its folder.
+
+    Raises:
+        BundleError: If the manifest is missing, empty, not JSON, edited, or of a newer schema.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.manifest = read_manifest(self.path / MANIFEST)
+        self.spec = self.manifest.spec
+        self.builds = {build.variant: build for build in self.manifest.builds}
+
+    def build(self, variant: str) -> Build:
+        """Return the entry of the build that ``variant`` (with or without @PLACE) runs.
+
+        Raises:
+            UsageError: If the bundle has no such variant, with the closest that it has.
+            BundleError: If building it failed.
+        """
+        name = variant.partition("@")[0]
+        build = self.builds[check_choice("variant", name, self.builds)]
+        if build.status != "built":
+            raise BundleError(f"{name} was not built ({build.status}): {build.reason}")
+        return build
+
+    def check(self, build: Build) -> Path:
+        """Compare every file of a build with its size and SHA-256, and return their folder.
+
+        Raises:
+            BundleError: On a missing, truncated, exchanged or extra file, or a path that leaves the bundle.
+        """
+        folder = self._inside(build.folder)
+        for name, fact in build.files.items():
+            self._check_file(self._inside(f"{build.folder}/{name}"), fact)
+        extra = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} - set(build.files)
+        if extra:
+            raise BundleError(f"{folder / min(extra)} is not in the manifest. Export again.")
+        return folder
+
+    def golden(self) -> Trajectories:
+        """Return the golden trajectories.
+
+        Raises:
+            BundleError: If the file is missing or changed.
+        """
+        path = self._inside(GOLDEN)
+        self._check_file(path, self.manifest.golden)
+        return load_trajectories(path)
+
+    @contextmanager
+    def session(self, variant: str, *, threads: int = 1, spin: bool = False) -> Iterator[Session]:
+        """Open a variant.
+
+        Args:
+            variant: TARGET-PRECISION or TARGET-PRECISION@PLACE.
+            threads: Threads inside an operation.
+            spin: Whether idle threads spin between calls.
+
+        Raises:
+            UsageError: On a name that does not exist.
+            BundleError: If it was not built, or its files are not those of the manifest.
+            UnavailableError: If this machine cannot run it.
+        """
+        build = self.build(variant)
+        parsed = Variant.parse(variant)
+        module = targets.load(parsed.target)
+        if (reason := module.runnable(parsed.place)) is not None:
+            raise UnavailableError(f"{variant} cannot run here: {reason}")
+        folder = self.check(build)
+        with module.load(folder, self.spec, Place(parsed.place, threads, spin)) as session:
+            yield session
+
+    @contextmanager
+    def runner(self, variant: str, *, batch: int = 1, threads: int = 1, spin: bool = False) -> Iterator[Runner]:
+        """Open a variant with its states kept; see ``session`` for arguments and errors."""
+        with self.session(variant, threads=threads, spin=spin) as session:
+            yield Runner(session, self.spec, batch)
+
+    def _inside(self, relative: str) -> Path:
+        path = PurePosixPath(relative)
+        if path.is_absolute() or ".." in path.parts or not relative:
+            raise BundleError(f"The manifest names '{relative}', which is not inside the bundle.")
+        found = self.path / path
+        if not found.resolve().is_relative_to(self.path.resolve()):
+            raise BundleError(f"{found} leads out of the bundle.")
+        return found
+
+    @staticmethod
+    def _check_file(path: Path, fact: FileFact) -> None:
+        if not path.is_file():
+            raise BundleError(f"{path} is missing. Copy the bundle again, or export again.")
+        if path.stat().st_size != fact.size:
+            raise BundleError(
+                f"{path} has {path.stat().st_size} bytes, expected {fact.size}: truncated or exchanged."
+                " Copy the bundle again, or export again."
+            )
+        if sha256(path) != fact.sha256:
+            raise BundleError(
+                f"{path} is not the file that was exported (its SHA-256 differs). Copy the bundle again, or"
+                " export again."
+            )
+
+
+def why_not(bundle: Bundle, name: str) -> str | None:
+    """Return why a variant cannot be measured here, or None if it can."""
+    variant = Variant.parse(name)
+    build = bundle.builds[variant.build]
+    if build.status != "built":
+        return build.reason
+    return targets.load(variant.target).runnable(variant.place)
