@@ -6,6 +6,6 @@ Importing this package brings in neither torch nor any runtime.
 """
 
 from export.bundle.reader import Bundle
-from export.sources.module import Deployable
+from export.importers.module import Deployable
 
 __all__ = ["Bundle", "Deployable"]

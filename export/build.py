@@ -183,6 +183,6 @@ def describe(policy: Exportable, run: str) -> Provenance:
     if isinstance(policy, Policy):
         weights = hashlib.sha256(weights_bytes(policy)).hexdigest()
         return Provenance(run, weights, policy.config.backbone, policy.config.tap, policy.config.head, *counted)
-    from export.sources.deployed import digest
+    from export.importers._deployed import digest
 
     return Provenance(run, digest(policy), "", "", "", *counted)

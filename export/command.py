@@ -18,7 +18,7 @@ from xfer.commands import Common
 from xfer.errors import UsageError
 
 if TYPE_CHECKING:
-    from export.sources import Source
+    from export.importers import Source
 
 DEFAULT_TARGETS = "eager,torchscript,onnx-fp32,onnx-int8,tensorrt"
 
@@ -58,7 +58,7 @@ class Args(Common):
     repair: bool = False
     """Verify int8 variants (numbers and actions); where one is rejected, leave as few of its layers in float as it
     takes. What was repaired stays so, also without this option."""
-    observations: Path | None = None
+    _recordings: Path | None = None
     """Observations that somebody's own policy met (.safetensors or .safetensors.gz: resets, bool [T], and
     observations.NAME, [T, ...]); by default they are recorded in its task."""
     task: str | None = None
@@ -173,14 +173,14 @@ def open_source(args: Args, name: str) -> tuple[Source, Path]:
         _unused(args, only_sb3, "needs --from sb3")
     if path.is_dir() or (args.format is None and ":" not in name and not path.exists()):
         _unused(args, ("format", *foreign), f"does not fit {name}, the folder of an `xfer train`")
-        from export.sources import run
+        from export.importers import run
 
         return run.load(path), args.output or path.with_name(path.name + ".bundle")
-    from export.sources import observations
-    from export.sources.module import load
+    from export.importers import _recordings
+    from export.importers.module import load
 
     if args.format == "sb3":
-        from export.sources import sb3
+        from export.importers import sb3
 
         policy = sb3.load(
             path,
@@ -198,7 +198,7 @@ def open_source(args: Args, name: str) -> tuple[Source, Path]:
         if args.task:
             policy = replace(policy, spec=replace(policy.spec, task=args.task))
         output = args.output or Path(name.partition(":")[2] + ".bundle")
-    return observations.gather(policy, name, output.with_suffix(".run"), args.observations), output
+    return _recordings.gather(policy, name, output.with_suffix(".run"), args.observations), output
 
 
 def _unused(args: Args, names: tuple[str, ...], why: str) -> None:

@@ -15,7 +15,7 @@ from export.bundle import records
 from export.bundle.machine import this_machine
 from export.bundle.reader import Bundle
 from export.bundle.records import Verification
-from export.sources import weights_of
+from export.importers import weights_of
 from export.targets import Variant
 from export.unfinished import Unfinished
 from export.verify import first_rungs

@@ -19,9 +19,9 @@ from export.build import Builder
 from export.bundle import records
 from export.bundle.reader import Bundle
 from export.bundle.records import Verification
+from export.importers import run
 from export.repair import Trials, alternating_p50_ms, fewest
 from export.repair_command import not_repairable, repair_bundle
-from export.sources import run
 from export.targets import ExportOptions, ExportRequest, Variant
 from export.verify import first_rungs
 from tests.conftest import drive, imitation_config, make_policy

@@ -14,8 +14,8 @@ from torch import nn
 
 from export import Bundle, Deployable, command
 from export import verify_command as verify
-from export.sources import module, observations
-from export.sources.deployed import digest
+from export.importers import _recordings, module
+from export.importers._deployed import digest
 from xfer.errors import BundleError, RunError, UnavailableError, UsageError, XferError
 from xfer.spec import ActionSpec, PolicySpec, TensorSpec
 from xfer.trajectories import Trajectories
@@ -159,7 +159,7 @@ def test_a_function_that_gives_no_policy_is_refused_with_the_reason(own, functio
 
 
 def test_module_and_spec_must_fit_each_other():
-    from export.sources.deployed import check
+    from export.importers._deployed import check
 
     two = replace(SPEC, action=ActionSpec("discrete", ("a", "b")))
     with pytest.raises(UsageError, match=r"gives .* float32 \[2, 3\], .*; its spec says .* float32 \[2, 2\]"):
@@ -213,7 +213,7 @@ def test_plain_safetensors_are_read_too(own, tmp_path):
 @pytest.mark.parametrize(("every", "cut"), [(40, 80), (7, 98), (1000, 100)])
 def test_observations_are_cut_where_an_episode_begins(every, cut):
     whole = met(200, every=every)
-    calibration, held_out = observations.split(whole, "x")
+    calibration, held_out = _recordings.split(whole, "x")
     assert (len(calibration), len(held_out)) == (cut, 200 - cut)
     assert calibration.resets[0]
     assert held_out.resets[0]
@@ -234,9 +234,9 @@ def test_another_run_folder_is_not_taken_for_the_bundles_own(own, tmp_path):
 
 def test_a_task_that_gives_something_else_is_refused_by_name():
     with pytest.raises(UsageError, match=r"env:CartPole-v1 gives observation: float32 \[4\]; the policy sees joints"):
-        observations.environment(replace(SPEC, task="env:CartPole-v1"))
-    assert observations.environment(replace(SPEC, task="no such place"))[1].startswith("there is no environment")
-    task, why = observations.environment(replace(SPEC, task="somebody:task"))
+        _recordings.environment(replace(SPEC, task="env:CartPole-v1"))
+    assert _recordings.environment(replace(SPEC, task="no such place"))[1].startswith("there is no environment")
+    task, why = _recordings.environment(replace(SPEC, task="somebody:task"))
     assert (task, "if you trust it, say so: --task somebody:task" in why) == (None, True)
 
 

@@ -16,8 +16,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNorm
 import tests.export.sb3_environments as environments
 from export import Bundle, command
 from export import verify_command as verify
-from export.sources import sb3
-from export.sources.sb3_module import SB3Module, Sense
+from export.importers import sb3
+from export.importers._sb3_module import SB3Module, Sense
 from xfer.errors import UsageError, WeightsError
 from xfer.spec import TensorSpec
 from xfer.tasks.gym import action_spec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from export.sources import Source
+from export.importers import Source
 from xfer.training.run_folder import RunFolder
 
 

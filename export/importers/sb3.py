@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from export.sources.module import Deployable
-from export.sources.sb3_module import INSTEAD, SB3Module, Sense, Statistics, spaces_of
+from export.importers._sb3_module import INSTEAD, SB3Module, Sense, Statistics, spaces_of
+from export.importers.module import Deployable
 from xfer import tasks
 from xfer.errors import UnavailableError, UsageError, WeightsError
 from xfer.spec import PolicySpec, TensorSpec

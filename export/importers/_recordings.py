@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from export.sources import FACTS, Facts, Source, read_facts
-from export.sources.deployed import digest
-from export.sources.module import Deployable
+from export.importers import FACTS, Facts, Source, read_facts
+from export.importers._deployed import digest
+from export.importers.module import Deployable
 from xfer import tasks
 from xfer.errors import RunError, UnavailableError, UsageError
 from xfer.evaluate import CALIBRATION_SEED, HELD_OUT_SEED, episode_returns, native, record

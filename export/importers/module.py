@@ -42,7 +42,7 @@ class Deployable:
         Raises:
             UsageError: If it cannot, for its forward pass mixes types.
         """
-        from export.sources.deployed import DeployedModule, check
+        from export.importers._deployed import DeployedModule, check
         from xfer.models.policy import PRECISIONS
 
         check_choice("precision", precision, PRECISIONS)
@@ -74,7 +74,7 @@ def load(name: str) -> Deployable:
     """
     from torch import nn
 
-    from export.sources.deployed import check
+    from export.importers._deployed import check
 
     try:
         found = user_code.call(name, "Policy")
