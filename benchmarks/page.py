@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks import figures, plots, table
 from benchmarks.report import Report
 from benchmarks.timeline import timeline
-from export.verdict import MARGIN
+from export.verification.non_inferiority import MARGIN
 
 
 def to_html(report: Report) -> str:

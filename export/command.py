@@ -58,7 +58,7 @@ class Args(Common):
     repair: bool = False
     """Verify int8 variants (numbers and actions); where one is rejected, leave as few of its layers in float as it
     takes. What was repaired stays so, also without this option."""
-    _recordings: Path | None = None
+    observations: Path | None = None
     """Observations that somebody's own policy met (.safetensors or .safetensors.gz: resets, bool [T], and
     observations.NAME, [T, ...]); by default they are recorded in its task."""
     task: str | None = None

@@ -13,9 +13,9 @@ from export.bundle import records
 from export.bundle.manifest import Build
 from export.bundle.reader import Bundle
 from export.bundle.records import Verification
-from export.repair import Repair, repair
 from export.targets import ExportRequest, Variant
-from export.verify import first_rungs
+from export.verification.parity import first_rungs
+from export.verification.repair import Repair, repair
 from export.verify_command import describe
 from xfer.runner import Runner
 from xfer.trajectories import Trajectories

@@ -17,8 +17,8 @@ from export.bundle.reader import Bundle
 from export.bundle.records import Verification
 from export.importers import weights_of
 from export.targets import Variant
-from export.unfinished import Unfinished
-from export.verify import first_rungs
+from export.verification.pair_cache import Unfinished
+from export.verification.parity import first_rungs
 from xfer import tasks
 from xfer.commands import Common
 from xfer.errors import CheckFailed, RunError, UnavailableError, UsageError, check_choice
@@ -26,7 +26,7 @@ from xfer.errors import CheckFailed, RunError, UnavailableError, UsageError, che
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from export.verdict import Verdict
+    from export.verification.non_inferiority import Verdict
     from xfer.trajectories import Trajectories
 
 DEFAULT_PAIRS, FULL_PAIRS = 20, 1000
@@ -113,7 +113,7 @@ def self_test(args: Args, bundle: Bundle, console: Console) -> dict[str, Any]:
     held_out, why = held_out_observations(bundle, args.run)
     if held_out is None:
         raise RunError(f"The self-test needs the held-out observations of the run: {why}.")
-    from export import self_test as rungs
+    from export.verification import fault_injection as rungs
 
     workers, start = args.workers or this_machine().cores, time.perf_counter()
     with console.status("") as status:
@@ -156,7 +156,7 @@ def with_reward(
     """Run the reward rung where it can be run, with a bar, or a line at each look where there is no terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from export import reward
+    from export.verification import reward
 
     if pairs == 0:
         return without_reward(found, "--pairs 0")

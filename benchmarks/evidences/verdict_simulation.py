@@ -12,8 +12,8 @@ from functools import partial
 import numpy as np
 
 from benchmarks.evidence import Args, Evidence
-from export.reward import LOOK_EVERY, is_clear
-from export.verdict import CONFIDENCE, MARGIN, judge, log_wealth
+from export.verification.non_inferiority import CONFIDENCE, MARGIN, judge, log_wealth
+from export.verification.reward import LOOK_EVERY, is_clear
 from export.verify_command import FULL_PAIRS
 
 COMPARISONS, ALLOWED = 2000, 0.06

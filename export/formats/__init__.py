@@ -1,1 +1,1 @@
-"""TODO."""
+"""What ``xfer pack --format`` writes: one file a format."""

@@ -6,7 +6,7 @@ import pytest
 from benchmarks import evidence
 from benchmarks.evidence import Args, Evidence
 from benchmarks.evidences import crosscheck, protocol_simulation, verdict_simulation
-from export.verdict import MARGIN, judge, upper_bound
+from export.verification.non_inferiority import MARGIN, judge, upper_bound
 from xfer import cli
 from xfer.errors import UnavailableError, UsageError
 
@@ -69,11 +69,11 @@ def test_simulated_losses_are_worse_by_exactly_the_margin(kind):
 
 def test_the_simulation_notices_a_bound_that_is_too_sure_of_itself(monkeypatch):
     """With 50 % confidence instead of 95 %, too many are verified."""
-    from export import verdict
+    from export.verification import non_inferiority
 
-    for module in (verdict, verdict_simulation):
+    for module in (non_inferiority, verdict_simulation):
         monkeypatch.setattr(module, "CONFIDENCE", 0.5)
-    monkeypatch.setattr(verdict.upper_bound, "__defaults__", (0.5,))
+    monkeypatch.setattr(non_inferiority.upper_bound, "__defaults__", (0.5,))
     kind = next(iter(verdict_simulation.WORSE_BY_THE_MARGIN))
     assert sum(verdict_simulation.is_verified(kind, (0, index)) for index in range(60)) > 0.1 * 60
 

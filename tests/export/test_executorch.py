@@ -10,7 +10,7 @@ from torch import nn
 
 from export import targets
 from export.targets import ExportOptions, ExportRequest, Place
-from export.verify import actions, centred, numbers
+from export.verification.parity import actions, centred, numbers
 from tests.conftest import drive
 from xfer.errors import BundleError, UnavailableError, UsageError
 from xfer.models.torch_session import runner

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from export import mistaken_graphs, targets
+from export import targets
 from export.targets import ExportOptions, ExportRequest, Place, Variant
+from export.verification import faulty_graphs
 from xfer.models.policy import Policy, PolicyConfig
 from xfer.runner import Runner
 from xfer.spec import ActionSpec, ImageConfig, PolicySpec, TensorSpec
@@ -131,11 +132,11 @@ def test_states_are_right_over_200_steps_and_two_resets(variant, policy, tmp_pat
 @pytest.mark.parametrize(
     "mistake",
     [
-        mistaken_graphs.HistoryStale,
-        mistaken_graphs.HistoryLate,
-        mistaken_graphs.HistoryNewestFirst,
-        mistaken_graphs.HistoryKept,
-        mistaken_graphs.RowsMixed,
+        faulty_graphs.HistoryStale,
+        faulty_graphs.HistoryLate,
+        faulty_graphs.HistoryNewestFirst,
+        faulty_graphs.HistoryKept,
+        faulty_graphs.RowsMixed,
     ],
 )
 def test_mistakes_with_the_history_can_be_planted_beside_a_memory(mistake, policy):

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from export import Bundle, self_test
+from export import Bundle
 from export.build import export_policy
-from export.mistakes import MISTAKES
 from export.targets import expand
-from export.verify import first_rungs
+from export.verification import fault_injection
+from export.verification.faults import MISTAKES
+from export.verification.parity import first_rungs
 from xfer.models.policy import Policy, PolicyConfig
 from xfer.spec import ActionSpec, ImageConfig, PolicySpec, TensorSpec
 from xfer.trajectories import Trajectories
@@ -71,6 +72,6 @@ def test_actions_follow_the_vector(bundle):
 )
 def test_mistakes_are_caught_where_actions_are_continuous_too(bundle, name):
     mistakes = [mistake for mistake in MISTAKES if mistake.name == name]
-    found = self_test.run(bundle, met(4, 100), 0, 1, mistakes=mistakes)
+    found = fault_injection.run(bundle, met(4, 100), 0, 1, mistakes=mistakes)
     assert found.passed, found.findings
     assert found.findings[0].tested

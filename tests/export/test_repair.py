@@ -20,10 +20,10 @@ from export.bundle import records
 from export.bundle.reader import Bundle
 from export.bundle.records import Verification
 from export.importers import run
-from export.repair import Trials, alternating_p50_ms, fewest
 from export.repair_command import not_repairable, repair_bundle
 from export.targets import ExportOptions, ExportRequest, Variant
-from export.verify import first_rungs
+from export.verification.parity import first_rungs
+from export.verification.repair import Trials, alternating_p50_ms, fewest
 from tests.conftest import drive, imitation_config, make_policy
 from xfer.errors import UsageError
 from xfer.models.checkpoint import save_policy

@@ -19,17 +19,17 @@ import pytest
 import torch
 from PIL import Image
 
-from export import pairs
 from export.build import export_policy
 from export.bundle.machine import this_machine
 from export.bundle.manifest import MANIFEST
 from export.bundle.reader import Bundle
 from export.bundle.records import Verification
-from export.pairs import PairProcesses
-from export.reward import LOOK_EVERY, climb
 from export.targets import Variant
-from export.unfinished import Unfinished
-from export.verdict import MARGIN, pairs_needed
+from export.verification import pairs
+from export.verification.non_inferiority import MARGIN, pairs_needed
+from export.verification.pair_cache import Unfinished
+from export.verification.pairs import PairProcesses
+from export.verification.reward import LOOK_EVERY, climb
 from tests.conftest import make_policy
 from tests.export.test_verify import plant
 from xfer import tasks
@@ -278,7 +278,10 @@ def test_an_end_of_the_command_leaves_no_process_behind(bundle, how):
 def test_a_compiler_s_progress_bars_leave_no_semaphore_behind(bundle):
     """Its processes end by SIGKILL, and Python complains at its end of what such a one did not give back."""
     lines = (
-        "import sys; from tqdm import tqdm; from export import Bundle; from export.pairs import PairProcesses",
+        "import sys",
+        "from tqdm import tqdm",
+        "from export import Bundle",
+        "from export.verification.pairs import PairProcesses",
         "if __name__ == '__main__':",
         "    with PairProcesses(Bundle(sys.argv[1]), 1) as processes:",
         "        processes._pool.submit(tqdm.get_lock).exception()",

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from export import mistaken_graphs, mistakes, self_test, verify, verify_command
+from export import verify_command
 from export.build import export_policy
 from export.bundle.manifest import MANIFEST, Manifest
 from export.bundle.reader import Bundle
-from export.mistakes import MISTAKES, Mistake
 from export.targets import BASELINE, expand
+from export.verification import fault_injection, faults, faulty_graphs, parity
+from export.verification.faults import MISTAKES, Mistake
 from tests.conftest import make_policy, train_briefly
 from xfer.errors import RunError
 from xfer.files import from_json, write_atomically
@@ -42,17 +43,17 @@ def without(rung, path, monkeypatch):
         manifest = from_json((path / MANIFEST).read_bytes(), Manifest)
         write_atomically(path / MANIFEST, manifest.encode())
     elif rung == "numbers":
-        monkeypatch.setattr(verify, "numbers", lambda *args: verify.Numbers(0.0, None))
+        monkeypatch.setattr(parity, "numbers", lambda *args: parity.Numbers(0.0, None))
     elif rung == "actions":
-        monkeypatch.setattr(verify, "actions", lambda *args: verify.Actions(1.0, 0.0, 1, ()))
+        monkeypatch.setattr(parity, "actions", lambda *args: parity.Actions(1.0, 0.0, 1, ()))
 
 
 def assert_only_this_rung_catches(rung, bundle, held_out, pairs, path, monkeypatch):
     """Plant the rung's own mistake: it is caught, and is not once the rung is off. ``held_out`` is acted by eager."""
     mistake = BY_NAME[ALONE[rung]]
-    self_test.copy_bundle(bundle, (BASELINE, *mistake.needs), path)
+    fault_injection.copy_bundle(bundle, (BASELINE, *mistake.needs), path)
     mistake.damage(path)
-    ladder = self_test.Ladder(held_out, pairs, 2, lambda text: None)
+    ladder = fault_injection.Ladder(held_out, pairs, 2, lambda text: None)
     caught, detail = ladder.catch(path, mistake.variant)
     print(f"{mistake.name}: caught by {caught}: {detail}")
     assert caught == rung
@@ -87,7 +88,7 @@ def lasting(met, tmp_path_factory) -> tuple[Bundle, Trajectories]:
 
 @pytest.mark.parametrize("rung", ["loading", "numbers", "reward"])
 def test_without_a_rung_its_own_mistake_passes_all_others(rung, lasting, tmp_path, monkeypatch):
-    monkeypatch.setattr(mistaken_graphs, "SLOTS", 10)  # the stretches here have 9 frames
+    monkeypatch.setattr(faulty_graphs, "SLOTS", 10)  # the stretches here have 9 frames
     assert_only_this_rung_catches(rung, *lasting, 4, tmp_path / "copy", monkeypatch)
 
 
@@ -108,7 +109,7 @@ def test_mistakes_of_each_kind_are_caught_in_copies_and_the_bundle_is_not_touche
         "file truncated": "loading",
         "file exchanged": "loading",
     }
-    result = self_test.run(Bundle(shared_bundle), met, 0, 1, mistakes=[BY_NAME[name] for name in expected])
+    result = fault_injection.run(Bundle(shared_bundle), met, 0, 1, mistakes=[BY_NAME[name] for name in expected])
     assert {finding.mistake: finding.caught_by for finding in result.findings} == expected
     assert all(finding.detail and finding.what for finding in result.findings)
     assert result.passed
@@ -121,26 +122,26 @@ def test_mistakes_of_each_kind_are_caught_in_copies_and_the_bundle_is_not_touche
 
 
 def test_a_mistake_that_only_reward_can_see_is_not_called_caught_or_passed_where_reward_is_off(lasting):
-    nothing_wrong = Mistake("nothing wrong", "It is the policy itself.", mistakes.in_graph(Deployed))
+    nothing_wrong = Mistake("nothing wrong", "It is the policy itself.", faults.in_graph(Deployed))
     no_such = Mistake("no such state", "It needs what is not there.", nothing_wrong.damage, needs=("memory",))
-    result = self_test.run(*lasting, 0, 1, mistakes=[nothing_wrong, no_such])
+    result = fault_injection.run(*lasting, 0, 1, mistakes=[nothing_wrong, no_such])
     assert [finding.tested for finding in result.findings] == [False, False]
     assert "--pairs 0" in result.findings[0].detail
     assert "no memory" in result.findings[1].detail
-    assert "2 could not be tested here" in self_test.summary(result)
+    assert "2 could not be tested here" in fault_injection.summary(result)
 
 
 def test_a_mistake_that_is_let_through_fails_the_self_test(lasting):
-    nothing_wrong = Mistake("nothing wrong", "It is the policy itself.", mistakes.in_graph(Deployed))
-    result = self_test.run(*lasting, 1, 1, mistakes=[nothing_wrong])
+    nothing_wrong = Mistake("nothing wrong", "It is the policy itself.", faults.in_graph(Deployed))
+    result = fault_injection.run(*lasting, 1, 1, mistakes=[nothing_wrong])
     assert not result.passed
     assert result.let_through == ["nothing wrong"]
-    assert "let through: nothing wrong" in self_test.summary(result)
+    assert "let through: nothing wrong" in fault_injection.summary(result)
 
 
 def test_an_untouched_bundle_that_is_rejected_fails_the_self_test(bundle_path, met):
-    mistakes.golden_of_another(bundle_path)
-    result = self_test.run(Bundle(bundle_path), met, 0, 1, mistakes=[])
+    faults.golden_of_another(bundle_path)
+    result = fault_injection.run(Bundle(bundle_path), met, 0, 1, mistakes=[])
     assert not result.passed
     assert BASELINE in result.rejected
 
@@ -183,4 +184,4 @@ def test_no_rung_is_decoration(rung, trained, tmp_path, monkeypatch):
     held_out, _ = verify_command.held_out_observations(bundle, None)
     with bundle.runner(BASELINE) as runner:
         held_out = held_out.acted_by(runner)
-    assert_only_this_rung_catches(rung, bundle, held_out, self_test.PAIRS, tmp_path / "copy", monkeypatch)
+    assert_only_this_rung_catches(rung, bundle, held_out, fault_injection.PAIRS, tmp_path / "copy", monkeypatch)

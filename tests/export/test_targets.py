@@ -190,7 +190,7 @@ def test_tensorrt_engines_act_as_eager_does(exported, policy, met):
     module = targets.load("tensorrt")
     if (reason := module.runnable("")) is not None:
         pytest.skip(reason)
-    from export.verify import numbers
+    from export.verification.parity import numbers
     from xfer.models.torch_session import TorchSession
 
     golden = met.acted_by(Runner(TorchSession(policy.deploy(), policy.spec), policy.spec))
@@ -217,7 +217,7 @@ SLOW = ["aotinductor-bf16", "compile-bf16"]
 def test_other_places_and_precisions_act_as_eager_on_the_cpu_does(exported, policy, met, variant):
     import torch
 
-    from export.verify import numbers
+    from export.verification.parity import numbers
     from xfer.models.torch_session import TorchSession
 
     parsed = Variant.parse(variant)

@@ -2,10 +2,10 @@ import math
 
 import pytest
 
-from export import unfinished
 from export.bundle.reader import Bundle
-from export.pairs import Outcome
-from export.unfinished import Unfinished
+from export.verification import pair_cache
+from export.verification.pair_cache import Unfinished
+from export.verification.pairs import Outcome
 from xfer.errors import BundleError
 
 SAME, OTHER = "onnx-fp32", "onnx-int8"
@@ -36,9 +36,9 @@ def test_a_pair_that_failed_is_kept_with_its_reason_and_without_its_return(kept)
 
 def test_pairs_of_other_files_or_libraries_are_not_taken(kept, monkeypatch):
     kept.save({SAME: PAIRS, OTHER: PAIRS})
-    digest = unfinished.records.files_digest
+    digest = pair_cache.records.files_digest
     monkeypatch.setattr(
-        unfinished.records, "files_digest", lambda build: digest(build) + ("x" if build.variant == SAME else "")
+        pair_cache.records, "files_digest", lambda build: digest(build) + ("x" if build.variant == SAME else "")
     )
     assert kept.load([SAME, OTHER]) == {SAME: [], OTHER: PAIRS}
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from export.verdict import MARGIN, judge, log_wealth, pairs_needed, upper_bound
+from export.verification.non_inferiority import MARGIN, judge, log_wealth, pairs_needed, upper_bound
 
 WORSE_BY_THE_MARGIN = {
     "uniform losses": lambda rng, n: rng.uniform(-0.5, 0.5, n) + MARGIN,

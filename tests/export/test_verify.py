@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from export import verify
 from export.bundle.manifest import MANIFEST, FileFact
 from export.bundle.reader import Bundle
 from export.bundle.writer import file_facts
 from export.onnx_graph import export_onnx
 from export.quantize import quantize_int8
-from export.verify import first_rungs
+from export.verification import parity
+from export.verification.parity import first_rungs
 from tests.conftest import make_policy, train_briefly
 from xfer.files import sha256, write_atomically
 from xfer.models.torch_session import TorchSession
@@ -106,8 +106,8 @@ def test_numbers_rung_catches_a_history_that_is_not_reset(shared_bundle, golden)
 
     bundle = Bundle(shared_bundle)
     with bundle.session("onnx-fp32") as session:
-        assert not verify.numbers(session, bundle.spec, bundle.golden(), "fp32", 1).failure
-        assert "numbers" in verify.numbers(Stale(session), bundle.spec, bundle.golden(), "fp32", 1).failure
+        assert not parity.numbers(session, bundle.spec, bundle.golden(), "fp32", 1).failure
+        assert "numbers" in parity.numbers(Stale(session), bundle.spec, bundle.golden(), "fp32", 1).failure
 
 
 def test_numbers_rung_catches_rows_of_a_batch_that_are_mixed_up(shared_bundle):
@@ -121,7 +121,7 @@ def test_numbers_rung_catches_rows_of_a_batch_that_are_mixed_up(shared_bundle):
 
     bundle = Bundle(shared_bundle)
     with bundle.session("onnx-fp32") as session:
-        assert "batch 3" in verify.numbers(Mixed(session), bundle.spec, bundle.golden(), "fp32", None).failure
+        assert "batch 3" in parity.numbers(Mixed(session), bundle.spec, bundle.golden(), "fp32", None).failure
 
 
 def test_actions_rung_catches_two_actions_swapped(bundle_path, policy, met):
@@ -175,7 +175,7 @@ def test_scores_that_are_not_finite_are_rejected(bundle_path, policy, met):
 def test_a_flip_at_a_tie_costs_nothing_and_a_clear_mistake_its_margin(policy):
     scores = np.array([[0.0, 1e-9], [-1.0, 1.0]], np.float32)
     spec = replace(policy.spec, score_kind="logits")
-    loss = verify.regret(scores, np.array([0, 0]), spec)
+    loss = parity.regret(scores, np.array([0, 0]), spec)
     assert loss[0] < 1e-6
     assert loss[1] == pytest.approx((np.e - 1 / np.e) / (np.e + 1 / np.e), rel=1e-5)
 

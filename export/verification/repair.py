@@ -30,7 +30,7 @@ from export.bundle.reader import Bundle
 from export.bundle.records import Verification
 from export.quantize import Quantizer
 from export.targets import ExportRequest, FromGraph, Place, Variant
-from export.verify import centred, climb
+from export.verification.parity import centred, climb
 from xfer.runner import Runner, Session
 from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories

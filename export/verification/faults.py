@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from export import mistaken_graphs as graphs
 from export import targets
 from export.bundle.manifest import GOLDEN, MANIFEST, Build, FileFact
 from export.bundle.reader import Bundle
@@ -24,6 +23,7 @@ from export.bundle.writer import BundleWriter, content_key
 from export.quantize import quantize_int8
 from export.targets import BASELINE, ExportOptions, ExportRequest
 from export.targets.onnx import FILE as ONNX_FILE
+from export.verification import faulty_graphs as graphs
 from xfer.files import sha256, write_atomically
 from xfer.models.checkpoint import WEIGHTS, load_policy, weights_bytes
 from xfer.models.policy import Deployed, Policy

@@ -15,8 +15,8 @@ from export import targets
 from export.bundle import records
 from export.bundle.machine import this_machine
 from export.bundle.reader import Bundle
-from export.pairs import Outcome
 from export.targets import BASELINE, Variant
+from export.verification.pairs import Outcome
 from xfer.errors import BundleError
 from xfer.files import from_json, to_json, write_atomically
 

@@ -27,7 +27,7 @@ import numpy as np
 from export.bundle.reader import Bundle
 from export.bundle.records import Divergence
 from export.targets import BASELINE
-from export.verify import difference, regret
+from export.verification.parity import difference, regret
 from xfer import tasks
 from xfer.errors import XferError
 from xfer.evaluate import Fork, paired_episode

@@ -10,10 +10,10 @@ import numpy as np
 from export import targets
 from export.bundle.reader import Bundle
 from export.bundle.records import Verification
-from export.pairs import Outcome, PairProcesses
 from export.targets import BASELINE
-from export.unfinished import Unfinished
-from export.verdict import MARGIN, Verdict, judge
+from export.verification.non_inferiority import MARGIN, Verdict, judge
+from export.verification.pair_cache import Unfinished
+from export.verification.pairs import Outcome, PairProcesses
 from xfer import tasks
 from xfer.errors import UnavailableError, UsageError
 from xfer.evaluate import PAIR_SEED

@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export import reward, targets
+from export import targets
 from export.bundle.manifest import GOLDEN, MANIFEST
 from export.bundle.reader import Bundle
 from export.bundle.records import Verification
-from export.mistakes import MISTAKES, Mistake
 from export.targets import BASELINE, Variant
-from export.verify import first_rungs
+from export.verification import reward
+from export.verification.faults import MISTAKES, Mistake
+from export.verification.parity import first_rungs
 from xfer.errors import XferError
 from xfer.files import write_atomically
 from xfer.trajectories import Trajectories
