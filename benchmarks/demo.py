@@ -8,8 +8,8 @@ from typing import Any
 
 from benchmarks import command as bench
 from benchmarks import recommend
-from export import command as export
-from export import verify_command as verify
+from export.commands import export
+from export.commands import verify
 from xfer.commands import Common, train
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from benchmarks import command as bench
 from benchmarks.evidence import Args, Evidence
-from export import command as export
-from export import verify_command as verify
+from export.commands import export
+from export.commands import verify
 from xfer.commands import train
 from xfer.errors import UnavailableError
 

@@ -11,9 +11,9 @@ import pytest
 from benchmarks import command as bench
 from benchmarks import latency
 from benchmarks.latency import Protocol
-from export import command as export
 from export import targets
-from export import verify_command as verify
+from export.commands import export
+from export.commands import verify
 from xfer.commands import train
 
 FILE = '''

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from export import Bundle, into
+from export import Bundle, rebuild
 from export.build import export_policy
 from export.libraries import cuda
 from export.targets import ExportOptions, expand, tensorrt
@@ -102,7 +102,7 @@ def test_the_timing_cache_is_kept_and_a_damaged_one_is_begun_anew(tmp_path, monk
     import tensorrt_rtx
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    cache = into.timing_cache()
+    cache = rebuild.timing_cache()
     assert cache.parent == tmp_path / "xfer"
     config = tensorrt_rtx.Builder(tensorrt._logger(tensorrt_rtx, [])).create_builder_config()
     tensorrt.read_timing_cache(config, cache)
@@ -119,15 +119,15 @@ def test_other_targets_and_other_bundles_are_refused_and_a_gpu_it_does_not_know_
     path, shared_bundle
 ):
     with pytest.raises(UsageError, match="onnx-int8 is none: write --targets tensorrt"):
-        into.build_into(path, expand("tensorrt-fp16,onnx-int8"))
+        rebuild.build_into(path, expand("tensorrt-fp16,onnx-int8"))
     with pytest.raises(UsageError, match="Unknown variant 'tensorrt-fp16'"):
-        into.build_into(shared_bundle, expand("tensorrt-fp16"))
+        rebuild.build_into(shared_bundle, expand("tensorrt-fp16"))
     with pytest.raises(BundleError, match="is not a bundle"):
-        into.build_into(path / "nothing", expand("tensorrt-fp16"))
+        rebuild.build_into(path / "nothing", expand("tensorrt-fp16"))
     assert not (path / "nothing").exists()
     manifest = Bundle(path).manifest
     with pytest.raises(BundleError, match=r"no compute capability '87'\. It knows: 75, 80, 86"):
-        into.build_into(path, expand("tensorrt-fp16"), compute_capabilities=("87",))
+        rebuild.build_into(path, expand("tensorrt-fp16"), compute_capabilities=("87",))
     assert Bundle(path).manifest == manifest
     Bundle(path).check(Bundle(path).build("tensorrt-fp16"))
 

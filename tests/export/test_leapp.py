@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from export import Bundle, pack
+from export import Bundle
+from export.commands import pack
+from export.commands.pack import Args
 from export.formats.leapp import describe
-from export.pack import Args
 from xfer.errors import BundleError, UsageError
 from xfer.spec import ActionSpec, PolicySpec, TensorSpec
 

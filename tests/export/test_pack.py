@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from export import Bundle, pack
-from export import verify_command as verify
-from export.pack import Args
+from export import Bundle
+from export.commands import pack
+from export.commands import verify
+from export.commands.pack import Args
 from xfer.errors import BundleError, UsageError
 
 

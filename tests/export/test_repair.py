@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from export import command, targets
+from export import targets
 from export.build import Builder
 from export.bundle import records
 from export.bundle.reader import Bundle
 from export.bundle.records import Verification
+from export.commands.export_repair import not_repairable, repair_bundle
 from export.importers import run
-from export.repair_command import not_repairable, repair_bundle
 from export.targets import ExportOptions, ExportRequest, Variant
 from export.verification.parity import first_rungs
 from export.verification.repair import Trials, alternating_p50_ms, fewest
@@ -90,7 +90,7 @@ def test_a_policy_that_is_hard_to_quantise_is_repaired_with_as_few_layers_as_can
     path = tmp_path / "hard.bundle"
 
     def export(repair):
-        result = command.main(command.Args(source=str(hard_run.path), targets=name, output=path, repair=repair))
+        result = export.main(export.Args(source=str(hard_run.path), targets=name, output=path, repair=repair))
         (exported,) = result["variants"]
         assert exported["status"] == "built"
         return exported["cached"], result.get("repairs")

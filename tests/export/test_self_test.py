@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from export import verify_command
 from export.build import export_policy
 from export.bundle.manifest import MANIFEST, Manifest
 from export.bundle.reader import Bundle
+from export.commands import verify
 from export.targets import BASELINE, expand
 from export.verification import fault_injection, faults, faulty_graphs, parity
 from export.verification.faults import MISTAKES, Mistake
@@ -148,7 +148,7 @@ def test_an_untouched_bundle_that_is_rejected_fails_the_self_test(bundle_path, m
 
 def test_without_the_run_the_self_test_says_what_it_needs(shared_bundle):
     with pytest.raises(RunError, match="needs the held-out observations"):
-        verify_command.main(verify_command.Args(bundle=shared_bundle, self_test=True))
+        verify.main(verify.Args(bundle=shared_bundle, self_test=True))
 
 
 def xfer(*words):
@@ -181,7 +181,7 @@ def test_on_a_trained_policy_every_mistake_is_caught_within_five_minutes(trained
 @pytest.mark.parametrize("rung", ALONE)
 def test_no_rung_is_decoration(rung, trained, tmp_path, monkeypatch):
     bundle = Bundle(trained)
-    held_out, _ = verify_command.held_out_observations(bundle, None)
+    held_out, _ = verify.held_out_observations(bundle, None)
     with bundle.runner(BASELINE) as runner:
         held_out = held_out.acted_by(runner)
     assert_only_this_rung_catches(rung, bundle, held_out, fault_injection.PAIRS, tmp_path / "copy", monkeypatch)

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from export import Bundle, Deployable, command
-from export import verify_command as verify
+from export import Bundle, Deployable
+from export.commands import export as export_command
+from export.commands import verify
 from export.importers import _recordings, module
 from export.importers._deployed import digest
 from xfer.errors import BundleError, RunError, UnavailableError, UsageError, XferError
@@ -79,7 +80,7 @@ def own(tmp_path, monkeypatch) -> str:
 
 
 def export(source: str, **options) -> dict:
-    return command.main(command.Args(source=source, **options))
+    return export_command.main(export_command.Args(source=source, **options))
 
 
 def test_a_module_with_a_spec_is_exported_and_verified_from_recorded_observations(own, tmp_path):

@@ -205,12 +205,12 @@ def test_a_negative_number_of_pairs(capsys):
 
 
 def test_a_check_that_failed_exits_non_zero_says_why_and_prints_its_object_all_the_same(monkeypatch, capsys):
-    from export import verify_command
+    from export.commands import verify
 
     def fail(args):
         raise CheckFailed("The self-test failed: red and blue swapped.", {"passed": False})
 
-    monkeypatch.setattr(verify_command, "main", fail)
+    monkeypatch.setattr(verify, "main", fail)
     assert cli.main(["verify", "any.bundle", "--self-test", "--json"]) == 1
     captured = capsys.readouterr()
     assert json.loads(captured.out.splitlines()[-1]) == {"passed": False}

@@ -2,8 +2,8 @@
 
 import pytest
 
-from export import command as export
-from export import verify_command as verify
+from export.commands import export
+from export.commands import verify
 from xfer.commands import train
 from xfer.errors import UnavailableError
 from xfer.tasks import load

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from export import targets
-from export.bundle.manifest import Build
+from export.commands.console import as_row, describe_build
 from export.targets import ExportOptions, ExportRequest, Variant
 from xfer import tasks
 from xfer.commands import Common
@@ -106,14 +106,14 @@ def main(args: Args) -> dict[str, Any]:
         for variant in variants:
             status.update(f"exporting {variant}")
             results[variant] = builder.build(variant)
-            console.print(describe(*results[variant]))
+            console.print(describe_build(*results[variant]))
     found: dict[str, Any] = {}
     if args.repair:
-        from export.repair_command import repair_bundle
+        from export.commands.export_repair import repair_bundle
 
         def rebuild(variant: Variant, float_layers: tuple[str, ...]) -> None:
             results[variant] = builder.build(variant, float_layers)
-            console.print(describe(*results[variant]))
+            console.print(describe_build(*results[variant]))
 
         found["repairs"] = repair_bundle(output, request, variants, source.held_out, rebuild, console)
     console.print(f"[bold]{output}[/]  Next: xfer verify {output}; xfer bench {output}")
@@ -129,7 +129,7 @@ def export_into(args: Args, bundle: Path, variants: list[Variant]) -> dict[str, 
     """
     from rich.console import Console
 
-    from export.into import build_into
+    from export.rebuild import build_into
 
     if args.source is not None or args.repair or args.output is not None:
         raise UsageError("--into takes the graph from the bundle: leave out the policy, --output and --repair.")
@@ -141,22 +141,10 @@ def export_into(args: Args, bundle: Path, variants: list[Variant]) -> dict[str, 
             max_batch=args.max_batch,
             compute_capabilities=args.compute_capabilities,
             command=shlex.join(["xfer", *sys.argv[1:]]),
-            on_build=lambda build, cached: console.print(describe(build, cached)),
+            on_build=lambda build, cached: console.print(describe_build(build, cached)),
         )
     console.print(f"[bold]{bundle}[/]  Next: xfer verify {bundle}; xfer bench {bundle}; xfer recommend {bundle}")
     return {"bundle": str(bundle), "variants": [as_row(*result) for result in results]}
-
-
-def as_row(build: Build, cached: bool) -> dict[str, Any]:
-    """Return one build as ``--json`` prints it."""
-    return {
-        "variant": build.variant,
-        "status": build.status,
-        "reason": build.reason,
-        "seconds": round(build.seconds, 2),
-        "size_bytes": build.size_bytes,
-        "cached": cached,
-    }
 
 
 def open_source(args: Args, name: str) -> tuple[Source, Path]:
@@ -210,12 +198,3 @@ def _unused(args: Args, names: tuple[str, ...], why: str) -> None:
     for name in names:
         if getattr(args, name) != Args.__dataclass_fields__[name].default:
             raise UsageError(f"--{ {'format': 'from'}.get(name, name).replace('_', '-') } {why}.")
-
-
-def describe(build: Build, cached: bool) -> str:
-    """Return one line about a build, in rich's markup."""
-    if build.status != "built":
-        return f"  [yellow]{build.status:<11}[/] {build.variant}: {build.reason}"
-    size = f"{build.size_bytes / 1e6:.1f} MB"
-    how = "unchanged" if cached else f"{build.seconds:.1f} s"
-    return f"  [green]built[/]       {build.variant}: {size}, {how}" + (f" ({build.notes})" if build.notes else "")

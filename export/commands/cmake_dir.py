@@ -20,7 +20,7 @@ class Args(Common):
 
 def main(args: Args) -> dict[str, Any]:
     """Print the folder, and return the object that ``--json`` prints."""
-    folder = str(Path(__file__).resolve().parent / "runtime" / "cmake")
+    folder = str(Path(__file__).resolve().parents[1] / "runtime" / "cmake")
     if not args.json:
         print(folder)
     return {"folder": folder}

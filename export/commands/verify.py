@@ -15,6 +15,7 @@ from export.bundle import records
 from export.bundle.machine import this_machine
 from export.bundle.reader import Bundle
 from export.bundle.records import Verification
+from export.commands.console import describe_verdict
 from export.importers import weights_of
 from export.targets import Variant
 from export.verification.pair_cache import Unfinished
@@ -91,7 +92,7 @@ def main(args: Args) -> dict[str, Any]:
     for name, verification in found.items():
         if verification.rung:
             records.save(bundle, name, verification=verification)
-        console.print(describe(name, verification))
+        console.print(describe_verdict(name, verification))
     unfinished.clear([name for name, verification in found.items() if verification.rung == "reward"])
     return {"variants": rows(found)}
 
@@ -127,7 +128,7 @@ def self_test(args: Args, bundle: Bundle, console: Console) -> dict[str, Any]:
         )
     console.print(rungs.table(result))
     for name, verification in result.untouched.items():
-        console.print(describe(name, verification))
+        console.print(describe_verdict(name, verification))
     console.print(rungs.summary(result))
     found = {
         "self_test": msgspec.to_builtins(result.findings),
@@ -210,18 +211,3 @@ def held_out_observations(bundle: Bundle, run: Path | None) -> tuple[Trajectorie
             return None, f"the run at {folder} has other weights than the bundle"
         raise RunError(f"{folder} is not the run that {bundle.path} was made from. Name that one, or none.")
     return RunFolder(folder).observations("held-out"), ""
-
-
-def describe(name: str, v: Verification) -> str:
-    """Return one line about a verdict, in rich's markup."""
-    colour = {"verified": "green", "provisional": "yellow", "rejected": "red", "failed": "red"}.get(v.status, "dim")
-    figures = []
-    if v.max_abs_diff is not None:
-        figures.append(f"max |Δ score| {v.max_abs_diff:.2g}")
-    if v.agreement is not None:
-        figures.append(f"agreement {v.agreement:.1%}, regret {v.regret:.2g}")
-    if v.reward_interval is not None:
-        low, high = v.reward_interval
-        figures.append(f"reward Δ {v.reward_delta:+.2f} [{low:+.1f}, {high:+.1f}] over {v.pairs} pairs")
-    text = "; ".join(filter(None, (", ".join(figures), v.reason)))
-    return f"  [{colour}]{v.status:<11}[/] {name}: {text}"

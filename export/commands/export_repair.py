@@ -13,10 +13,10 @@ from export.bundle import records
 from export.bundle.manifest import Build
 from export.bundle.reader import Bundle
 from export.bundle.records import Verification
+from export.commands.console import describe_verdict
 from export.targets import ExportRequest, Variant
 from export.verification.parity import first_rungs
 from export.verification.repair import Repair, repair
-from export.verify_command import describe
 from xfer.runner import Runner
 from xfer.trajectories import Trajectories
 
@@ -73,7 +73,7 @@ def repair_bundle(
         verification = (record and record.verification) or verify(name)
         found = None
         if verification.status == "rejected":
-            console.print(describe(name, verification))
+            console.print(describe_verdict(name, verification))
             regret_below = (verification.regret or 0.0) / 2 if verification.rung == "reward" else float("inf")
             with _progress(name, console) as on_step:
                 found = repair(bundle, request, variant, judged(), regret_below, on_step)
@@ -83,7 +83,7 @@ def repair_bundle(
                 rebuild(variant, tuple(found.drift))
                 verification = verify(name)
                 console.print(report(name, found, verification))
-        console.print(describe(name, verification))
+        console.print(describe_verdict(name, verification))
         rows.append(_row(Bundle(path).builds[name], verification, found))
     return rows
 

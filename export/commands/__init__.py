@@ -1,0 +1,1 @@
+"""What ``xfer export``, ``verify``, ``run``, ``pack``, ``doctor`` and ``cmake-dir`` do: one file a command."""
