@@ -8,8 +8,7 @@ from typing import Any
 
 from benchmarks import command as bench
 from benchmarks import recommend
-from export.commands import export
-from export.commands import verify
+from export.commands import export, verify
 from xfer.commands import Common, train
 
 

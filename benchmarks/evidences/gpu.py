@@ -10,8 +10,7 @@ from typing import Any
 
 from benchmarks import command as bench
 from benchmarks.evidence import Args, Evidence
-from export.commands import export
-from export.commands import verify
+from export.commands import export, verify
 from xfer.commands import train
 from xfer.errors import UnavailableError
 

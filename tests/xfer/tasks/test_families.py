@@ -2,8 +2,7 @@
 
 import pytest
 
-from export.commands import export
-from export.commands import verify
+from export.commands import export, verify
 from xfer.commands import train
 from xfer.errors import UnavailableError
 from xfer.tasks import load

@@ -18,7 +18,7 @@ from export.bundle import records
 from export.bundle.machine import Machine, this_machine
 from export.bundle.reader import Bundle
 from export.bundle.records import MachineRecords, Record, Verification
-from tests.export.conftest import RUNTIME, header_options, run
+from tests.export.runtime.conftest import RUNTIME, header_options, run
 from xfer.files import to_json
 from xfer.trajectories import Trajectories
 

@@ -1,4 +1,4 @@
-"""Small environments for policies of Stable-Baselines3: ``env:tests.export.sb3_environments:Dot-v0``."""
+"""Small environments for policies of Stable-Baselines3: ``env:tests.export.importers.sb3_environments:Dot-v0``."""
 
 import gymnasium
 import numpy as np

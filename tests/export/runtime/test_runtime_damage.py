@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from export.bundle.reader import Bundle
-from tests.export.xfer_c import CError, Library
+from tests.export.runtime.xfer_c import CError, Library
 from xfer.errors import XferError
 
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from tests.export.conftest import RUNTIME, header_options, require, run
+from tests.export.runtime.conftest import RUNTIME, header_options, require, run
 
 pytestmark = pytest.mark.slow
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from export.bundle.reader import Bundle
-from tests.export.conftest import require, run
+from tests.export.runtime.conftest import require, run
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PROJECT = """
 cmake_minimum_required(VERSION 3.24)
 project(robot LANGUAGES CXX)

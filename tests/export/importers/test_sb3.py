@@ -13,10 +13,9 @@ import stable_baselines3
 import torch
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
-import tests.export.sb3_environments as environments
+import tests.export.importers.sb3_environments as environments
 from export import Bundle
-from export.commands import export
-from export.commands import verify
+from export.commands import export, verify
 from export.importers import sb3
 from export.importers._sb3_module import SB3Module, Sense
 from xfer.errors import UsageError, WeightsError

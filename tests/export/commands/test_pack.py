@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from export import Bundle
-from export.commands import pack
-from export.commands import verify
+from export.commands import pack, verify
 from export.commands.pack import Args
 from xfer.errors import BundleError, UsageError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.export.conftest import RUNTIME, require, run
+from tests.export.runtime.conftest import RUNTIME, require, run
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.export.xfer_c import Library
+from tests.export.runtime.xfer_c import Library
 
-RUNTIME = Path(__file__).parents[2] / "export" / "runtime"
+RUNTIME = Path(__file__).parents[3] / "export" / "runtime"
 HEADER = "onnxruntime_c_api.h"
 
 

@@ -17,7 +17,7 @@ from benchmarks.summary import summarise
 from benchmarks.worker import Assignment, Reply, Request, Turn
 from export.bundle import records
 from export.bundle.reader import Bundle
-from tests.export.conftest import run
+from tests.export.runtime.conftest import run
 from xfer.errors import UnavailableError
 
 

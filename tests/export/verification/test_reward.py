@@ -31,7 +31,7 @@ from export.verification.pair_cache import Unfinished
 from export.verification.pairs import PairProcesses
 from export.verification.reward import LOOK_EVERY, climb
 from tests.conftest import make_policy
-from tests.export.test_verify import plant
+from tests.export.verification.test_parity import plant
 from xfer import tasks
 from xfer.errors import BundleError, UsageError, XferError
 from xfer.evaluate import PAIR_SEED, Fork, paired_episode

@@ -12,8 +12,7 @@ from benchmarks import command as bench
 from benchmarks import latency
 from benchmarks.latency import Protocol
 from export import targets
-from export.commands import export
-from export.commands import verify
+from export.commands import export, verify
 from xfer.commands import train
 
 FILE = '''

@@ -28,7 +28,7 @@ OWN = """\
 import torch
 from torch import nn
 from export import Deployable
-from tests.export.test_sources import SPEC, Leaky
+from tests.export.importers.test_module import SPEC, Leaky
 
 def make():
     torch.manual_seed(0)
@@ -123,7 +123,8 @@ def test_what_has_not_changed_is_not_built_again_and_other_code_is_another_polic
     export(f"{own}:make", **arguments)
     assert export(f"{own}:make", **arguments)["variants"][0]["cached"]
     assert export(f"{own}:make", targets="torchscript")["variants"][0]["cached"], "what was recorded is kept"
-    code = "from tests.export.test_sources import *\nclass Other(Leaky):\n    def forward(self, joints, memory):\n"
+    code = "from tests.export.importers.test_module import *\n"
+    code += "class Other(Leaky):\n    def forward(self, joints, memory):\n"
     code += (
         "        action, scores, after = super().forward(joints, memory)\n        return action, scores * 2, after\n"
     )

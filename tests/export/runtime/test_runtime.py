@@ -14,8 +14,8 @@ import pytest
 
 from export import targets
 from export.bundle.reader import Bundle
-from tests.export.conftest import RUNTIME, run
-from tests.export.xfer_c import CError, CPolicy
+from tests.export.runtime.conftest import RUNTIME, run
+from tests.export.runtime.xfer_c import CError, CPolicy
 from xfer import __version__
 from xfer.trajectories import Trajectories
 
