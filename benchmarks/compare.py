@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 import tyro
 
-from benchmarks.permutation import simultaneous
+from benchmarks.stats.permutation import simultaneous
 from export.targets import BASELINE
 from xfer.commands import Common
 from xfer.errors import CheckFailed, UsageError

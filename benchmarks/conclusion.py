@@ -11,8 +11,8 @@ import numpy as np
 
 from benchmarks import figures, table
 from benchmarks.figures import DisturbanceFigures, LoopFigures
-from benchmarks.reward_statistics import RewardSummary
-from benchmarks.summary import TOLERANCE, drift, speedups
+from benchmarks.stats.bootstrap import RewardSummary
+from benchmarks.stats.percentiles import TOLERANCE, drift, speedups
 from benchmarks.table import Row
 from export.bundle.records import PROVEN
 from export.targets import BASELINE

@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks.disturbance import Disturbance, Meter
 from benchmarks.process import WorkerError, WorkerProcess
-from benchmarks.summary import settled
+from benchmarks.stats.percentiles import settled
 from benchmarks.worker import Assignment, Turn
 from export.targets import BASELINE, Variant
 

@@ -12,8 +12,8 @@ from benchmarks.batch_sweep import BatchPoint
 from benchmarks.drawing import ACCENT, BAD, BASE, GOOD, INK, MUTED, PIXELS, WARN
 from benchmarks.figures import comparable, pareto_front, reward_change
 from benchmarks.latency import Measurement
-from benchmarks.reward_statistics import Interval, RewardSummary
-from benchmarks.summary import percentile
+from benchmarks.stats.bootstrap import Interval, RewardSummary
+from benchmarks.stats.percentiles import percentile
 from benchmarks.table import Row, milliseconds
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from benchmarks.conclusion import Findings, conclude
 from benchmarks.control_loop import ControlLoop
 from benchmarks.disturbance import OTHERS_LIMIT, STEAL_LIMIT
 from benchmarks.latency import Measurement, Protocol
-from benchmarks.summary import FLOORS, TOLERANCE, WINDOWS
+from benchmarks.stats.percentiles import FLOORS, TOLERANCE, WINDOWS
 from export.bundle.machine import Machine
 from export.bundle.manifest import Provenance
 from xfer.errors import UsageError

@@ -39,7 +39,7 @@ class Rows:
 
     def figures(self, measurements: Mapping[str, Measurement]) -> dict[str, Latency | None]:
         """Return the figures of each contestant, or None where its process failed."""
-        from benchmarks.summary import summarise
+        from benchmarks.stats.percentiles import summarise
 
         return {
             c.name: summarise(measurements[c.name], measurements.get(c.baseline), self.protocol)

@@ -11,7 +11,7 @@ from export.bundle.manifest import Provenance
 if TYPE_CHECKING:
     from benchmarks.batch_sweep import BatchPoint
     from benchmarks.figures import DisturbanceFigures, IdleFigures, LoopFigures
-    from benchmarks.reward_statistics import Interval, RewardSummary
+    from benchmarks.stats.bootstrap import Interval, RewardSummary
 
 Row = Mapping[str, Any]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.command import check_libraries
 from benchmarks.evidence import Args, Evidence
-from benchmarks.summary import CONFIDENCE, upper_bound
+from benchmarks.stats.percentiles import CONFIDENCE, upper_bound
 
 RUNS, WANTED = 1000, 0.98
 SAMPLES = {0.5: 1024, 0.9: 1024, 0.95: 1024, 0.99: 1024, 0.999: 6700}

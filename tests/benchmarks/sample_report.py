@@ -12,7 +12,7 @@ from benchmarks.batch_sweep import BatchPoint
 from benchmarks.control_loop import ControlLoop
 from benchmarks.disturbance import Disturbance
 from benchmarks.latency import Measurement, Protocol
-from benchmarks.summary import summarise
+from benchmarks.stats.percentiles import summarise
 from export.bundle.machine import Machine
 from export.bundle.manifest import Provenance
 from export.bundle.records import Divergence, Latency, Verification

@@ -5,10 +5,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks import compare, permutation, report
+from benchmarks import compare, report
 from benchmarks.compare import Args
 from benchmarks.disturbance import Disturbance
-from benchmarks.permutation import simultaneous
+from benchmarks.stats import permutation
+from benchmarks.stats.permutation import simultaneous
 from export.bundle.machine import Machine
 from export.bundle.manifest import Provenance
 from tests.benchmarks.sample_report import TYPICAL_MS, sample_report

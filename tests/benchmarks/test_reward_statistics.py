@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.reward_statistics import Interval, interquartile_mean, mean, summarise
+from benchmarks.stats.bootstrap import Interval, interquartile_mean, mean, summarise
 
 
 def test_the_interval_of_the_mean_is_that_of_the_normal_distribution_where_that_fits():
