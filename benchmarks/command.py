@@ -16,7 +16,8 @@ import tyro
 from benchmarks import batch_sweep, control_loop, cpp, latency, options, progress, whole_backbone
 from benchmarks.control_loop import ControlLoop
 from benchmarks.latency import Contestant, Measurement
-from benchmarks.rows import Rows
+from benchmarks.report import write
+from benchmarks.report.rows import Rows
 from export import targets
 from export.bundle import records
 from export.bundle.machine import this_machine
@@ -101,8 +102,8 @@ def main(args: Args) -> dict[str, Any]:
         return remote.main(args)
     protocol, pace, batches = options.protocol(args), options.pace(args), options.batches(args)
     check_libraries()
-    from benchmarks import report, terminal
-    from benchmarks.partial import Partial
+    from benchmarks.report import data, terminal
+    from benchmarks.report.partial import Partial
 
     bundle = Bundle(args.bundle)
     golden = bundle.golden()
@@ -130,7 +131,7 @@ def main(args: Args) -> dict[str, Any]:
                 provenances.append(sibling.manifest.provenance)
         del golden
         rows = Rows(bundle, names, idle, contestants, provenances[-1], protocol)
-        empty = report.Report(
+        empty = data.Report(
             machine=this_machine(),
             measured=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             command=command_line(args),
@@ -147,7 +148,7 @@ def main(args: Args) -> dict[str, Any]:
         partial = Partial(output, stream=args.stream)
         loops: list[ControlLoop] = []
 
-        def so_far(measurements: dict[str, Measurement], why: str = "") -> report.Report:
+        def so_far(measurements: dict[str, Measurement], why: str = "") -> data.Report:
             given = tuple(measurements.values())
             return replace(empty, rows=rows.all(measurements), measurements=given, loops=tuple(loops), partial=why)
 
@@ -171,7 +172,7 @@ def main(args: Args) -> dict[str, Any]:
     for name, figures in rows.figures(measurements).items():
         if figures is not None and name in names:
             records.save(bundle, name, latency=figures)
-    paths = report.write(result, output)
+    paths = write.write(result, output)
     terminal.show(result, paths)
     return {
         "variants": [records.printed(row) for row in result.rows],

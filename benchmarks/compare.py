@@ -27,8 +27,8 @@ from xfer.errors import CheckFailed, UsageError
 from xfer.files import from_json
 
 if TYPE_CHECKING:
-    from benchmarks.report import Report
-    from benchmarks.table import Row
+    from benchmarks.report.data import Report
+    from benchmarks.report.rows import Row
 
 RANKS = {"verified": 3, "provisional": 2, "built": 1}
 """A status that loses rank is a regression; all others rank 0."""
@@ -132,7 +132,7 @@ def read(path: Path) -> Report:
     Raises:
         UsageError: If it is missing, no report, or of a newer schema.
     """
-    from benchmarks.report import SCHEMA, Report
+    from benchmarks.report.data import SCHEMA, Report
 
     try:
         data = path.read_bytes()
@@ -219,8 +219,8 @@ def _log_medians(report: Report) -> dict[str, np.ndarray]:
 
 def notes(old: Report, new: Report) -> list[str]:
     """Return what makes the two reports less than comparable, or their figures less than sure."""
-    from benchmarks.conclusion import caveats
-    from benchmarks.figures import disturbance_figures
+    from benchmarks.report.conclusion import caveats
+    from benchmarks.report.figures import disturbance_figures
 
     found = []
 

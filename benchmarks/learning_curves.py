@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import drawing
-from benchmarks.drawing import ACCENT, BASE, INK, MUTED
+from benchmarks.report import svg
+from benchmarks.report.svg import ACCENT, BASE, INK, MUTED
 from xfer.files import write_atomically
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def plot(curves: Sequence[Curve], threshold: float, colours: Sequence[str] = COL
         threshold: What was to be reached.
         colours: One a kind.
     """
-    figure, axes = drawing.area(3.0)
+    figure, axes = svg.area(3.0)
     axes.axhline(100 * threshold, color=MUTED, linewidth=1, linestyle="dashed")
     for (label, runs), colour in zip(by_label(curves).items(), colours, strict=False):
         across = sorted({frames for run in runs for frames in run.frames})
@@ -148,8 +148,8 @@ def html(curves: Sequence[Curve], threshold: float, heading: str, row: Mapping[s
         f"{label} {100 * median(run.success[-1] for run in runs):.0f} % at the end"
         for label, runs in by_label(curves).items()
     )
-    svg = drawing.svg(plot(curves, threshold), "learning", f"Success over frames: {said}")
+    drawn = svg.svg(plot(curves, threshold), "learning", f"Success over frames: {said}")
     page: str = environment.get_template("learning_curves.html.j2").render(
-        heading=heading, row=row, notes=notes, curves=curves, drawn=Markup(svg)
+        heading=heading, row=row, notes=notes, curves=curves, drawn=Markup(drawn)
     )
     return page

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from benchmarks import command
+from benchmarks.report import write
 from benchmarks.ssh import NOT_FOUND, Host, LostError, last_line
 from export.bundle import records
 from export.bundle.machine import this_machine
@@ -31,7 +32,7 @@ from xfer.errors import BundleError, UnavailableError, UsageError, XferError
 from xfer.files import from_json, to_json, write_atomically
 
 if TYPE_CHECKING:
-    from benchmarks.report import Report
+    from benchmarks.report.data import Report
 
 CACHE = ".cache/xfer/bundles"
 """Folder on the robot. Relative: ssh and rsync both begin in the user's home."""
@@ -52,7 +53,7 @@ def main(args: command.Args) -> dict[str, Any]:
         XferError: If the machine cannot be reached, the bench fails there, or the connection is lost.
     """
     command.check_libraries()
-    from benchmarks import report, terminal
+    from benchmarks.report import terminal
 
     assert args.host is not None
     host = Host(args.host)
@@ -86,7 +87,7 @@ def main(args: command.Args) -> dict[str, Any]:
     except XferError as error:
         raise XferError(watch.give_up(f"the bench on {host.name} failed", str(error))) from error
     whole = watch.localised((output / "report.json").read_bytes())
-    paths = report.write(whole, output)
+    paths = write.write(whole, output)
     rows = watch.result["variants"]
     bring_records(host, bundle, {row["variant"] for row in rows if row["p50_ms"] is not None})
     terminal.show(whole, paths)
@@ -186,7 +187,7 @@ class Watch:
         Raises:
             XferError: If it is of a version that cannot be read here.
         """
-        from benchmarks.report import Report
+        from benchmarks.report.data import Report
 
         try:
             report = from_json(data, Report)
@@ -206,13 +207,11 @@ class Watch:
         Returns:
             One line on what happened and what there is.
         """
-        from benchmarks import report
-
         said = f" ({cause})" if cause else ""
         if self.report is None:
             return f"{why} before the first round was over{said}: there is no report."
         why = f"{why} {self.report.partial}"
-        paths = report.write(replace(self.report, partial=why), self.output)
+        paths = write.write(replace(self.report, partial=why), self.output)
         return f"{why}{said}. The partial report: {paths['html']}"
 
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 
-from benchmarks import report
 from benchmarks.batch_sweep import BatchPoint
 from benchmarks.control_loop import ControlLoop
 from benchmarks.disturbance import Disturbance
 from benchmarks.latency import Measurement, Protocol
-from benchmarks.stats.percentiles import summarise
+from benchmarks.report import data
+from benchmarks.report.rows import summarise
 from export.bundle.machine import Machine
 from export.bundle.manifest import Provenance
 from export.bundle.records import Divergence, Latency, Verification
@@ -120,7 +120,7 @@ def sample_report(**changes):
         for batch in (1, 2, 4, 8, 16)
     ]
     provenance = Provenance("runs/<b>x</b>", "a" * 64, "resnet18", "layer2", "flatten", 683_072, 250_000_000, "1")
-    whole = report.Report(
+    whole = data.Report(
         machine=Machine("Some <CPU>", 2, "avx2", 2**34, "Linux 6", "3.11"),
         measured="2026-01-02T03:04:05+00:00",
         command="xfer bench x.bundle --quick --rate-hz 50 --deadline-ms 5",

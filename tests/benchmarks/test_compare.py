@@ -5,9 +5,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks import compare, report
+from benchmarks import compare
 from benchmarks.compare import Args
 from benchmarks.disturbance import Disturbance
+from benchmarks.report import write
 from benchmarks.stats import permutation
 from benchmarks.stats.permutation import simultaneous
 from export.bundle.machine import Machine
@@ -166,7 +167,7 @@ def files(tmp_path):
     paths = []
     for name, one in (("old", bench(1)), ("same", bench(2)), ("worse", bench(2, slower={"onnx-int8": 1.1}))):
         paths.append(tmp_path / f"{name}.json")
-        paths[-1].write_text(report.to_json(one))
+        paths[-1].write_text(write.to_json(one))
     return paths
 
 

@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 from sample_report import TYPICAL_MS, looped, measured, sample_report
 
-from benchmarks import conclusion
 from benchmarks.control_loop import ControlLoop
-from benchmarks.figures import loop_figures, pareto_front, reward_summaries
+from benchmarks.report import conclusion, decision
+from benchmarks.report.figures import loop_figures, pareto_front, reward_summaries
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +44,13 @@ def test_a_variant_that_kept_its_deadlines_is_shipped_and_it_says_so(sample):
 def test_a_variant_whose_loop_broke_off_is_not_shipped(sample):
     broken = loop_figures(ControlLoop("onnx-int8", 50.0, 5.0, (1.0,) * 100, error="its process ended"))
     found = [loop for loop in loops() if loop.name != "onnx-int8"] + [broken]
-    assert conclusion.choose(sample.rows, found)["variant"] == "onnx-fp32"
+    assert decision.choose(sample.rows, found)["variant"] == "onnx-fp32"
     assert conclusion.misses(found) == ["onnx-int8 did not finish its control loop: its process ended."]
 
 
 def test_nothing_is_shipped_where_every_variant_misses(sample):
     found = [loop_figures(looped(name, 10 if name == "onnx-fp32" else 20)) for name in TYPICAL_MS]
-    assert conclusion.choose(sample.rows, found) is None
+    assert decision.choose(sample.rows, found) is None
     text = conclusion.headline(sample.rows, found)
     assert text.startswith("Ship nothing at 50 Hz yet")
     assert "onnx-fp32 came closest" in text
@@ -78,7 +78,7 @@ def test_without_a_baseline_no_gain_is_claimed(sample):
 
 def test_a_whole_backbone_is_never_shipped(sample):
     whole = {**sample.rows[4], "variant": "onnx-int8 (whole resnet18)", "p50_ms": 0.1, "whole_backbone": True}
-    assert conclusion.choose([*sample.rows, whole])["variant"] == "onnx-int8"
+    assert decision.choose([*sample.rows, whole])["variant"] == "onnx-int8"
 
 
 def test_caveats_name_what_is_wrong_with_the_whole_report(sample):

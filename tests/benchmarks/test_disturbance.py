@@ -8,7 +8,7 @@ import pytest
 from benchmarks.disturbance import OTHERS_LIMIT, RESOLUTION_SECONDS, STEAL_LIMIT, Disturbance, Meter, Reading, shares
 from benchmarks.latency import Contestant, measure, quick, usable_cores
 from benchmarks.process import WorkerProcess
-from benchmarks.stats.percentiles import summarise
+from benchmarks.report.rows import summarise
 from benchmarks.worker import Assignment, Turn
 
 THREADS = min(2, len(usable_cores()))

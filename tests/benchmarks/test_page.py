@@ -6,7 +6,7 @@ import pytest
 from chromium import Chromium, executable
 from sample_report import sample_report
 
-from benchmarks.page import to_html
+from benchmarks.report.html import to_html
 
 with_chromium = pytest.mark.skipif(executable() is None, reason="needs a browser: apt-get install chromium")
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 import pytest
 from sample_report import looped, sample_report
 
-from benchmarks import plots
-from benchmarks.drawing import PIXELS, VARIABLES
-from benchmarks.figures import reward_summaries
-from benchmarks.timeline import timeline
+from benchmarks.report import plots
+from benchmarks.report.figures import reward_summaries
+from benchmarks.report.svg import PIXELS, VARIABLES
+from benchmarks.report.timeline import timeline
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from benchmarks import command, remote
-from benchmarks.report import Report
+from benchmarks.report.data import Report
 from benchmarks.ssh import Host
 from export.bundle import records
 from export.bundle.machine import this_machine

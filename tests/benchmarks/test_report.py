@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 from sample_report import PROTOCOL, sample_report
 
-from benchmarks import report, table, terminal
 from benchmarks.control_loop import ControlLoop
-from benchmarks.markdown import to_markdown
+from benchmarks.report import data, table, terminal, write
+from benchmarks.report.markdown import to_markdown
 from export.bundle.records import Divergence
 
 
@@ -26,7 +26,7 @@ def shown(sample, width):
 
 
 def test_json_keeps_every_raw_sample(sample):
-    plain = msgspec.json.decode(report.to_json(sample))
+    plain = msgspec.json.decode(write.to_json(sample))
     assert plain["schema"] == [1, 1]
     assert plain["measurements"][1]["rounds"] == [list(window) for window in sample.measurements[1].rounds]
     assert plain["loops"][4]["latencies_ms"] == list(sample.loops[4].latencies_ms)
@@ -34,7 +34,7 @@ def test_json_keeps_every_raw_sample(sample):
 
 
 def test_json_holds_what_the_page_shows(sample):
-    plain = msgspec.json.decode(report.to_json(sample))
+    plain = msgspec.json.decode(write.to_json(sample))
     findings = plain["findings"]
     assert findings["loops"][4]["missed"] == 3
     assert findings["disturbances"][3]["disturbed"] == 4
@@ -45,7 +45,7 @@ def test_json_holds_what_the_page_shows(sample):
 
 
 def test_a_report_can_be_read_back(sample):
-    again = msgspec.json.decode(report.to_json(sample), type=report.Report)
+    again = msgspec.json.decode(write.to_json(sample), type=data.Report)
     assert again.findings == sample.findings
 
 
@@ -109,6 +109,6 @@ def test_a_divergence_is_told_with_both_actions(sample):
 
 
 def test_three_whole_files_are_written(sample, tmp_path):
-    paths = report.write(sample, tmp_path)
+    paths = write.write(sample, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json", "report.md"]
     assert {Path(path).name for path in paths.values()} == {path.name for path in tmp_path.iterdir()}

@@ -7,17 +7,8 @@ from hypothesis import strategies as st
 
 from benchmarks.disturbance import Disturbance
 from benchmarks.latency import Measurement, Protocol
-from benchmarks.stats.percentiles import (
-    FLOORS,
-    drift,
-    is_stable,
-    percentile,
-    settled,
-    speedups,
-    summarise,
-    upper_bound,
-    windows,
-)
+from benchmarks.report.rows import summarise
+from benchmarks.stats.percentiles import FLOORS, drift, is_stable, percentile, settled, speedups, upper_bound, windows
 
 
 def test_percentile_is_the_smallest_sample_that_enough_samples_do_not_exceed():

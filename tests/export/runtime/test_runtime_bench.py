@@ -13,7 +13,7 @@ import pytest
 from benchmarks import command, latency, options
 from benchmarks.latency import Measurement, Protocol, quick
 from benchmarks.pacing import Pace
-from benchmarks.stats.percentiles import summarise
+from benchmarks.report.rows import summarise
 from benchmarks.worker import Assignment, Reply, Request, Turn
 from export.bundle import records
 from export.bundle.reader import Bundle

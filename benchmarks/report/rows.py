@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from benchmarks.latency import Contestant, Measurement, Protocol
+from benchmarks.stats.percentiles import FLOORS, is_stable, percentile, speedups, upper_bound
 from export.bundle import records
 from export.bundle.manifest import Provenance
 from export.bundle.reader import Bundle
@@ -39,7 +42,7 @@ class Rows:
 
     def figures(self, measurements: Mapping[str, Measurement]) -> dict[str, Latency | None]:
         """Return the figures of each contestant, or None where its process failed."""
-        from benchmarks.stats.percentiles import summarise
+        from benchmarks.report.rows import summarise
 
         return {
             c.name: summarise(measurements[c.name], measurements.get(c.baseline), self.protocol)
@@ -79,3 +82,52 @@ class Rows:
 
 def _plain(figures: Latency | None) -> dict[str, Any]:
     return msgspec.to_builtins(figures) if figures else NO_LATENCY
+
+
+def summarise(measurement: Measurement, baseline: Measurement | None, protocol: Protocol) -> Latency | None:
+    """Return the figures that a record keeps, times in milliseconds.
+
+    Args:
+        measurement: Of the variant.
+        baseline: Of eager in the same rounds, or None where eager cannot run here.
+        protocol: What was asked of both.
+
+    Returns:
+        None if the variant's process failed: half a measurement is not published.
+    """
+    if measurement.error or not measurement.rounds:
+        return None
+    samples = [sample for window in measurement.rounds for sample in window]
+    ratios = speedups(baseline.rounds, measurement.rounds) if baseline and not baseline.error else []
+    p50, p90, p95, p99, p999 = (_milliseconds(percentile(samples, share)) for share in FLOORS)
+    b50, b90, b95, b99, b999 = (_milliseconds(upper_bound(samples, share)) for share in FLOORS)
+    return Latency(
+        p50_ms=p50,
+        p90_ms=p90,
+        p95_ms=p95,
+        p99_ms=p99,
+        p99_upper_ms=b99,
+        max_ms=1000 * max(samples),
+        speedup=float(np.median(ratios)) if ratios else None,
+        speedup_spread=(min(ratios), max(ratios)) if ratios else None,
+        samples=len(samples),
+        stable=is_stable(measurement.rounds, baseline.rounds if ratios and baseline else None),
+        quick=protocol.quick,
+        cold_start_s=measurement.cold_start_s,
+        peak_memory_bytes=measurement.peak_memory_bytes,
+        threads=measurement.threads,
+        p50_upper_ms=b50,
+        p90_upper_ms=b90,
+        p95_upper_ms=b95,
+        p999_ms=p999,
+        p999_upper_ms=b999,
+        rounds=len(measurement.rounds),
+        disturbed_rounds=sum(disturbance.disturbed for disturbance in measurement.disturbances),
+    )
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None or not math.isfinite(seconds) else 1000 * seconds
+
+
+Row = Mapping[str, Any]

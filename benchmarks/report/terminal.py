@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from benchmarks import table
-from benchmarks.report import Report
+from benchmarks.report import table
+from benchmarks.report.data import Report
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from benchmarks.figures import LoopFigures
+    from benchmarks.report.figures import LoopFigures
 
 WIDE = 150
 """Columns of text from which on everything stands in one table."""

@@ -9,9 +9,9 @@ import numpy as np
 
 from benchmarks.control_loop import ControlLoop
 from benchmarks.latency import Measurement
+from benchmarks.report.rows import Row
 from benchmarks.stats.bootstrap import RewardSummary, summarise
 from benchmarks.stats.percentiles import percentile
-from benchmarks.table import Row
 from export.bundle.records import PROVEN
 from export.targets import BASELINE
 

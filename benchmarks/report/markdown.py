@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from benchmarks import table
-from benchmarks.report import Report
+from benchmarks.report import table
+from benchmarks.report.data import Report
 
 
 def to_markdown(report: Report) -> str:

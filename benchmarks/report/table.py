@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from benchmarks.report.rows import Row
 from export.bundle.machine import Machine
 from export.bundle.manifest import Provenance
 
 if TYPE_CHECKING:
     from benchmarks.batch_sweep import BatchPoint
-    from benchmarks.figures import DisturbanceFigures, IdleFigures, LoopFigures
+    from benchmarks.report.figures import DisturbanceFigures, IdleFigures, LoopFigures
     from benchmarks.stats.bootstrap import Interval, RewardSummary
 
-Row = Mapping[str, Any]
 
 COLUMNS = (
     "Variant",
@@ -227,3 +227,17 @@ def graph_line(provenance: Provenance) -> str:
         f"{graph if provenance.backbone else 'a policy that was trained elsewhere'}:"
         f" {provenance.parameters:,} executed parameters, {provenance.macs / 1e6:.1f} million MACs a step"
     )
+
+
+EXPLANATION = (
+    "Timed: raw frame to action (host observation in, host action out, batch 1), rotating through recorded"
+    " frames, in {rounds} rounds of {passes} passes over all variants; each has a process of its own that is idle"
+    " outside its turn, and begins a turn with {lead_in} untimed calls. At least {calls} calls and {seconds:g} s a"
+    " variant, after a warm-up of at least {warmup_calls} calls and {warmup_seconds:g} s. The baseline is"
+    " eager PyTorch: contiguous, inference_mode, the same threads. A speed-up is the median over rounds of"
+    " the ratio of medians within one round, with the smallest and largest. A percentile below its sample floor"
+    " is n/a (p99: {p99:,} calls, p99.9: {p999:,}). Unstable: the speed-ups of the run's {windows} stretches of"
+    " consecutive rounds (the medians, where there is no baseline) differ by more than {tolerance}; drifting: the"
+    " baseline's medians do. Disturbed: in some round other processes took more"
+    " than {others} of the cores' time, or the hypervisor more than {steal}. Nothing is clipped, no round dropped."
+)

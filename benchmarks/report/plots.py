@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks import drawing
 from benchmarks.batch_sweep import BatchPoint
-from benchmarks.drawing import ACCENT, BAD, BASE, GOOD, INK, MUTED, PIXELS, WARN
-from benchmarks.figures import comparable, pareto_front, reward_change
 from benchmarks.latency import Measurement
+from benchmarks.report import svg
+from benchmarks.report.figures import comparable, pareto_front, reward_change
+from benchmarks.report.rows import Row
+from benchmarks.report.svg import ACCENT, BAD, BASE, GOOD, INK, MUTED, PIXELS, WARN
+from benchmarks.report.table import milliseconds
 from benchmarks.stats.bootstrap import Interval, RewardSummary
 from benchmarks.stats.percentiles import percentile
-from benchmarks.table import Row, milliseconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +38,7 @@ def pareto(rows: Sequence[Row], margin: float | None) -> str:
     known = comparable(rows)
     if len(known) < 2:
         return ""
-    figure, axes = drawing.area(3.0)
+    figure, axes = svg.area(3.0)
     axes.axhline(0, color=MUTED, linewidth=1)
     if margin is not None:
         axes.axhline(-margin, color=BAD, linewidth=1.4, linestyle="dashed")
@@ -58,12 +59,12 @@ def pareto(rows: Sequence[Row], margin: float | None) -> str:
             axes.vlines([x], *row["reward_interval"], color=colour, linewidth=1.4)
         axes.plot([x], [y], marker, color=colour, markersize=8)
         _number(axes, number, x, y)
-    drawing.logarithmic(axes, low, high)
+    svg.logarithmic(axes, low, high)
     axes.margins(y=0.12)
     axes.set_xlabel("milliseconds from raw frame to action (logarithmic)", color=MUTED)
     axes.set_ylabel("change in mean return", color=MUTED)
     points = ", ".join(f"{row['variant']} {milliseconds(row['p50_ms'])} {reward_change(row):+.2f}" for row in known)
-    return drawing.svg(figure, "pareto", f"Median latency against change in mean return: {points}")
+    return svg.svg(figure, "pareto", f"Median latency against change in mean return: {points}")
 
 
 def _number(axes: Axes, number: int, x: float, y: float) -> None:
@@ -79,7 +80,7 @@ def latency(measurements: Sequence[Measurement]) -> str:
     samples = [1000 * np.concatenate([np.asarray(r) for r in m.rounds]) for m in measurements]
     low, high = min(map(np.min, samples)) / 1.15, max(map(np.max, samples)) * 1.15
     edges = np.geomspace(low, high, BINS + 1)
-    figure, axes = drawing.rows(len(measurements))
+    figure, axes = svg.rows(len(measurements))
     said = []
     for row, (measurement, times) in enumerate(zip(measurements, samples, strict=True)):
         base = len(measurements) - 1 - row
@@ -94,11 +95,11 @@ def latency(measurements: Sequence[Measurement]) -> str:
         assert median is not None
         axes.vlines([median], base, base + 0.5, color=INK, linewidth=1.6)
         figures = f"p50 {milliseconds(median)}" + (f", p99 {milliseconds(p99)}" if p99 else "")
-        drawing.label(axes, base, measurement.name, figures)
+        svg.label(axes, base, measurement.name, figures)
         said.append(f"{measurement.name} {figures}")
-    drawing.logarithmic(axes, low, high)
+    svg.logarithmic(axes, low, high)
     axes.set_xlabel("milliseconds from raw frame to action (logarithmic)", color=MUTED)
-    return drawing.svg(figure, "latency", f"Distribution of latency of each variant: {'; '.join(said)}")
+    return svg.svg(figure, "latency", f"Distribution of latency of each variant: {'; '.join(said)}")
 
 
 def _distinct(times: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -117,7 +118,7 @@ def reward(rows: Sequence[Row], margin: float | None) -> str:
     known = [row for row in rows if row["reward_delta"] is not None and row["reward_interval"] is not None]
     if not known:
         return ""
-    figure, axes = drawing.rows(len(known))
+    figure, axes = svg.rows(len(known))
     said = []
     for index, row in enumerate(known):
         base = len(known) - 1 - index
@@ -130,29 +131,29 @@ def reward(rows: Sequence[Row], margin: float | None) -> str:
         if margin is not None:
             axes.vlines([-margin], base - 0.1, base + 0.5, color=BAD, linewidth=1.4, linestyles="dashed")
         figures = f"{row['reward_delta']:+.2f} [{low:+.2f}, {high:+.2f}]"
-        drawing.label(axes, base, row["variant"], figures)
+        svg.label(axes, base, row["variant"], figures)
         said.append(f"{row['variant']} {figures}")
     reach = [value for row in known for value in row["reward_interval"]] + [0.0]
     _across(axes, reach if margin is None else [*reach, -margin])
     axes.set_xlabel("change in mean return against eager, one-sided 95 % bounds", color=MUTED)
-    return drawing.svg(figure, "reward", f"Change in mean return of each variant with its bounds: {'; '.join(said)}")
+    return svg.svg(figure, "reward", f"Change in mean return of each variant with its bounds: {'; '.join(said)}")
 
 
 def returns(summaries: Mapping[str, RewardSummary]) -> str:
     """Draw mean and interquartile mean of each variant's returns with their intervals."""
     if not summaries:
         return ""
-    figure, axes = drawing.rows(len(summaries))
+    figure, axes = svg.rows(len(summaries))
     for index, (name, summary) in enumerate(summaries.items()):
         base = len(summaries) - 1 - index
         colour = BASE if name.startswith("eager") else ACCENT
         _interval(axes, base + 0.36, summary.mean, colour)
         _interval(axes, base + 0.1, summary.iqm, colour, "D")
-        drawing.label(axes, base, name, f"mean {summary.mean.value:.2f}, IQM {summary.iqm.value:.2f}")
+        svg.label(axes, base, name, f"mean {summary.mean.value:.2f}, IQM {summary.iqm.value:.2f}")
     _across(axes, [bound for s in summaries.values() for i in (s.mean, s.iqm) for bound in (i.low, i.high)])
     axes.set_xlabel("return of an episode, 95 % bootstrap intervals", color=MUTED)
     said = (f"{name} mean {s.mean.value:.2f}, interquartile mean {s.iqm.value:.2f}" for name, s in summaries.items())
-    return drawing.svg(figure, "returns", f"Returns of each variant: {'; '.join(said)}")
+    return svg.svg(figure, "returns", f"Returns of each variant: {'; '.join(said)}")
 
 
 def _interval(axes: Axes, y: float, interval: Interval, colour: str, marker: str = "o") -> None:
@@ -172,7 +173,7 @@ def sweep(points: Sequence[BatchPoint]) -> str:
     """Draw throughput against the median time of a step, one numbered line a variant, one point a batch."""
     if not points:
         return ""
-    figure, axes = drawing.area(3.0)
+    figure, axes = svg.area(3.0)
     names = list(dict.fromkeys(point.name for point in points))
     for number, name in enumerate(names, 1):
         line = sorted((point for point in points if point.name == name), key=lambda point: point.batch)
@@ -181,9 +182,9 @@ def sweep(points: Sequence[BatchPoint]) -> str:
         axes.plot(times, frames, "o-", color=colour, markersize=5, linewidth=1.6)
         _number(axes, number, times[-1], frames[-1])
     times = [point.p50_ms for point in points]
-    drawing.logarithmic(axes, min(times) / 1.2, max(times) * 1.35)
+    svg.logarithmic(axes, min(times) / 1.2, max(times) * 1.35)
     axes.set_ylim(0, 1.15 * max(point.frames_per_second for point in points))
     axes.set_xlabel("milliseconds a step (logarithmic)", color=MUTED)
     axes.set_ylabel("observations a second", color=MUTED)
     said = (f"{p.name} batch {p.batch}: {p.frames_per_second:,.0f} a second, {milliseconds(p.p50_ms)}" for p in points)
-    return drawing.svg(figure, "sweep", f"Throughput against latency: {'; '.join(said)}")
+    return svg.svg(figure, "sweep", f"Throughput against latency: {'; '.join(said)}")

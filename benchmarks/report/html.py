@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import figures, plots, table
-from benchmarks.report import Report
-from benchmarks.timeline import timeline
+from benchmarks.report import figures, plots, table
+from benchmarks.report.data import Report
+from benchmarks.report.timeline import timeline
 from export.verification.non_inferiority import MARGIN
 
 

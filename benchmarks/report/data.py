@@ -1,42 +1,25 @@
-"""The report: ``report.json`` with every raw sample, ``report.md`` for a pull request, and ``report.html``."""
+"""What a report says, as data."""
 
 from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from benchmarks import table
 from benchmarks.batch_sweep import BatchPoint
-from benchmarks.conclusion import Findings, conclude
 from benchmarks.control_loop import ControlLoop
 from benchmarks.disturbance import OTHERS_LIMIT, STEAL_LIMIT
 from benchmarks.latency import Measurement, Protocol
+from benchmarks.report import table
+from benchmarks.report.conclusion import Findings, conclude
+from benchmarks.report.table import EXPLANATION
 from benchmarks.stats.percentiles import FLOORS, TOLERANCE, WINDOWS
 from export.bundle.machine import Machine
 from export.bundle.manifest import Provenance
-from xfer.errors import UsageError
-from xfer.files import write_atomically
 from xfer.spec import RewardScale
 
 SCHEMA = (1, 1)
-
-EXPLANATION = (
-    "Timed: raw frame to action (host observation in, host action out, batch 1), rotating through recorded"
-    " frames, in {rounds} rounds of {passes} passes over all variants; each has a process of its own that is idle"
-    " outside its turn, and begins a turn with {lead_in} untimed calls. At least {calls} calls and {seconds:g} s a"
-    " variant, after a warm-up of at least {warmup_calls} calls and {warmup_seconds:g} s. The baseline is"
-    " eager PyTorch: contiguous, inference_mode, the same threads. A speed-up is the median over rounds of"
-    " the ratio of medians within one round, with the smallest and largest. A percentile below its sample floor"
-    " is n/a (p99: {p99:,} calls, p99.9: {p999:,}). Unstable: the speed-ups of the run's {windows} stretches of"
-    " consecutive rounds (the medians, where there is no baseline) differ by more than {tolerance}; drifting: the"
-    " baseline's medians do. Disturbed: in some round other processes took more"
-    " than {others} of the cores' time, or the hypervisor more than {steal}. Nothing is clipped, no round dropped."
-)
 
 
 @dataclass(frozen=True)
@@ -125,35 +108,3 @@ class Report:
     def reasons(self) -> list[tuple[str, str]]:
         """Each variant's reason for its status, where there is one."""
         return [(row["variant"], row["reason"]) for row in self.rows if row["reason"]]
-
-
-def write(report: Report, folder: Path) -> dict[str, str]:
-    """Write the three files, each whole or not at all.
-
-    Returns:
-        Their paths by kind: ``json``, ``md``, ``html``.
-
-    Raises:
-        UsageError: If the folder cannot be written to.
-    """
-    from benchmarks.markdown import to_markdown
-    from benchmarks.page import to_html
-
-    contents = {"json": to_json(report), "md": to_markdown(report), "html": to_html(report)}
-    try:
-        for kind, text in contents.items():
-            write_atomically(folder / f"report.{kind}", text.encode())
-    except OSError as error:
-        raise UsageError(f"{folder} {error.strerror}. Choose another --output.") from error
-    return {kind: str(folder / f"report.{kind}") for kind in contents}
-
-
-def to_json(report: Report) -> str:
-    """Return the whole report as JSON; ``docs/report.schema.json`` describes it."""
-    plain = {
-        "schema": SCHEMA,
-        "verdict": report.findings.verdict,
-        **msgspec.to_builtins(report),
-        "findings": msgspec.to_builtins(report.findings),
-    }
-    return msgspec.json.encode(plain).decode() + "\n"

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks import figures, table
-from benchmarks.figures import DisturbanceFigures, LoopFigures
+from benchmarks.report import figures, table
+from benchmarks.report.decision import _timed, choose
+from benchmarks.report.figures import DisturbanceFigures, LoopFigures
+from benchmarks.report.rows import Row
 from benchmarks.stats.bootstrap import RewardSummary
 from benchmarks.stats.percentiles import TOLERANCE, drift, speedups
-from benchmarks.table import Row
 from export.bundle.records import PROVEN
 from export.targets import BASELINE
 
 if TYPE_CHECKING:
     from benchmarks.latency import Measurement
-    from benchmarks.report import Report
+    from benchmarks.report.data import Report
 
 QUICK = "quick run: few samples"
 
@@ -86,23 +87,6 @@ def conclude(report: Report) -> Findings:
         loops=loops,
         disturbances=disturbances,
     )
-
-
-def choose(rows: Sequence[Row], loops: Sequence[LoopFigures] = ()) -> Row | None:
-    """Return the row to ship, or None.
-
-    It is the fastest variant (at p50) that is verified, or provisionally so, and that kept every deadline of the
-    control loop, if one was run.
-    """
-    kept = [loop.name for loop in loops if loop.kept]
-    proven = (row for row in _timed(rows) if row["status"] in PROVEN)
-    return next((row for row in proven if not loops or row["variant"] in kept), None)
-
-
-def _timed(rows: Sequence[Row]) -> list[Row]:
-    """The policy's own graphs that were measured, the fastest first."""
-    timed = [row for row in rows if row["p50_ms"] is not None and not row["whole_backbone"]]
-    return sorted(timed, key=lambda row: row["p50_ms"])
 
 
 def headline(rows: Sequence[Row], loops: Sequence[LoopFigures] = ()) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks import drawing
 from benchmarks.control_loop import ControlLoop
-from benchmarks.drawing import ACCENT, BAD, BASE, MUTED, PIXELS, TALL
-from benchmarks.table import milliseconds
+from benchmarks.report import svg
+from benchmarks.report.svg import ACCENT, BAD, BASE, MUTED, PIXELS, TALL
+from benchmarks.report.table import milliseconds
 
 HEIGHT = 0.66
 """Share of a row that the scale takes; above it stands the label."""
@@ -32,7 +32,7 @@ def timeline(loops: Sequence[ControlLoop]) -> str:
     def up(milliseconds: np.ndarray | float) -> np.ndarray:
         return np.asarray(HEIGHT * np.log(np.maximum(milliseconds, low) / low) / np.log(high / low))
 
-    figure, axes = drawing.rows(len(ran), TALL)
+    figure, axes = svg.rows(len(ran), TALL)
     said = []
     for index, loop in enumerate(ran):
         base = len(ran) - 1 - index
@@ -49,11 +49,11 @@ def timeline(loops: Sequence[ControlLoop]) -> str:
         axes.vlines(seconds[starts][late], deadline, base + up(highest[late]), color=BAD, linewidth=1.2)
         axes.plot(seconds[starts][late], base + up(highest[late]), "o", color=BAD, markersize=3)
         figures = f"missed {loop.missed:,} of {len(ticks):,}, worst {milliseconds(loop.worst_ms)}"
-        drawing.label(axes, base, loop.name, figures, TALL)
+        svg.label(axes, base, loop.name, figures, TALL)
         said.append(f"{loop.name} {figures}")
     axes.set_xlim(0, max(len(loop.latencies_ms) / loop.rate_hz for loop in ran))
     axes.set_xlabel("seconds", color=MUTED)
-    return drawing.svg(figure, "timeline", f"Latency of each tick of the control loop: {'; '.join(said)}")
+    return svg.svg(figure, "timeline", f"Latency of each tick of the control loop: {'; '.join(said)}")
 
 
 def _reach(loops: Sequence[ControlLoop]) -> tuple[float, float]:

@@ -13,8 +13,8 @@ from typing import Any, get_type_hints
 
 import msgspec
 
-from benchmarks.conclusion import Findings
-from benchmarks.report import SCHEMA, Report
+from benchmarks.report.conclusion import Findings
+from benchmarks.report.data import SCHEMA, Report
 from export.bundle.records import Latency, Verification
 
 

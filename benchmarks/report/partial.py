@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import report
-from benchmarks.report import Report
+from benchmarks.report import write
+from benchmarks.report.data import Report
 from xfer.errors import UsageError
 from xfer.files import write_atomically
 
@@ -37,7 +37,7 @@ class Partial:
         began = time.monotonic()
         if began < self._rest_until:
             return
-        line = report.to_json(so_far())
+        line = write.to_json(so_far())
         try:
             write_atomically(self.folder / "report.json", line.encode())
         except OSError as error:
