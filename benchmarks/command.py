@@ -13,9 +13,10 @@ from typing import Any
 import msgspec
 import tyro
 
-from benchmarks import batch_sweep, control_loop, cpp, latency, options, progress, whole_backbone
-from benchmarks.control_loop import ControlLoop
-from benchmarks.latency import Contestant, Measurement
+from benchmarks import options, progress
+from benchmarks.measure import batch_sweep, control_loop, cpp, latency, whole_backbone
+from benchmarks.measure.control_loop import ControlLoop
+from benchmarks.measure.protocol import Contestant, Measurement
 from benchmarks.report import write
 from benchmarks.report.rows import Rows
 from export import targets

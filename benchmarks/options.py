@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from benchmarks import latency
-from benchmarks.control_loop import GAPS, QUICK_GAPS
-from benchmarks.latency import Protocol
-from benchmarks.pacing import Pace
+from benchmarks.measure import protocol
+from benchmarks.measure.control_loop import GAPS, QUICK_GAPS
+from benchmarks.measure.messages import Pace
+from benchmarks.measure.protocol import Protocol
 from xfer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,18 +27,18 @@ def protocol(args: Args) -> Protocol:
         raise UsageError("--quick and --strict contradict each other. Choose one.")
     if args.rounds and args.rounds < LEAST_ROUNDS:
         raise UsageError(f"--rounds {args.rounds} is too few to tell a spread. Use {LEAST_ROUNDS} or more.")
-    usable = latency.usable_cores()
+    usable = protocol.usable_cores()
     cores = _numbers("--cores", args.cores, least=0)
     if away := [core for core in cores if core not in usable]:
         there = ",".join(map(str, usable))
         raise UsageError(f"--cores {args.cores}: core {away[0]} cannot be used here. Choose from {there}.")
-    if cores and not latency.CAN_BIND:
+    if cores and not protocol.CAN_BIND:
         raise UsageError("--cores: this system cannot bind a process to cores. Leave it out.")
     most = len(cores or usable)
     if not 0 <= args.threads <= most:
         kind = "chosen" if cores else "usable"
         raise UsageError(f"--threads {args.threads} does not fit {most} {kind} cores. Use 1 to {most}.")
-    form = latency.quick if args.quick else latency.strict if args.strict else latency.full
+    form = protocol.quick if args.quick else protocol.strict if args.strict else protocol.full
     return form(args.threads or most, args.rounds, cores)
 
 

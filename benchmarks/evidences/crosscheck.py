@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.command import check_libraries
-from benchmarks.disturbance import Disturbance, Meter
 from benchmarks.evidence import Args, Evidence
-from benchmarks.latency import CAN_BIND, usable_cores
-from benchmarks.process import WorkerError, WorkerProcess
-from benchmarks.worker import Assignment, Turn
+from benchmarks.measure.interference import Disturbance, Meter
+from benchmarks.measure.messages import Assignment, Turn
+from benchmarks.measure.protocol import CAN_BIND, usable_cores
+from benchmarks.measure.worker_process import WorkerError, WorkerProcess
 from export import targets
 from export.bundle.reader import Bundle
 from export.targets import Variant

@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.command import check_libraries
 from benchmarks.evidence import Args, Evidence
-from benchmarks.latency import CAN_BIND, usable_cores
+from benchmarks.measure.protocol import CAN_BIND, usable_cores
 from export.bundle.reader import Bundle, why_not
 from export.targets import Variant
 from xfer.errors import UnavailableError, UsageError, XferError

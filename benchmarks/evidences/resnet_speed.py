@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks import command as bench
 from benchmarks.evidence import Args, Evidence
-from benchmarks.whole_backbone import whole_policy
+from benchmarks.measure.whole_backbone import whole_policy
 from export.bundle.reader import Bundle
 from export.targets import BASELINE, expand, names
 from xfer.errors import UnavailableError

@@ -19,7 +19,7 @@ from export.bundle.records import PROVEN
 from export.targets import BASELINE
 
 if TYPE_CHECKING:
-    from benchmarks.latency import Measurement
+    from benchmarks.measure.protocol import Measurement
     from benchmarks.report.data import Report
 
 QUICK = "quick run: few samples"

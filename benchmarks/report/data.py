@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from benchmarks.batch_sweep import BatchPoint
-from benchmarks.control_loop import ControlLoop
-from benchmarks.disturbance import OTHERS_LIMIT, STEAL_LIMIT
-from benchmarks.latency import Measurement, Protocol
+from benchmarks.measure.batch_sweep import BatchPoint
+from benchmarks.measure.control_loop import ControlLoop
+from benchmarks.measure.interference import OTHERS_LIMIT, STEAL_LIMIT
+from benchmarks.measure.protocol import Measurement, Protocol
 from benchmarks.report import table
 from benchmarks.report.conclusion import Findings, conclude
 from benchmarks.report.table import EXPLANATION

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.control_loop import ControlLoop
-from benchmarks.latency import Measurement
+from benchmarks.measure.control_loop import ControlLoop
+from benchmarks.measure.protocol import Measurement
 from benchmarks.report.rows import Row
 from benchmarks.stats.bootstrap import RewardSummary, summarise
 from benchmarks.stats.percentiles import percentile

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.batch_sweep import BatchPoint
-from benchmarks.latency import Measurement
+from benchmarks.measure.batch_sweep import BatchPoint
+from benchmarks.measure.protocol import Measurement
 from benchmarks.report import svg
 from benchmarks.report.figures import comparable, pareto_front, reward_change
 from benchmarks.report.rows import Row

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from benchmarks.latency import Contestant, Measurement, Protocol
+from benchmarks.measure.protocol import Contestant, Measurement, Protocol
 from benchmarks.stats.percentiles import FLOORS, is_stable, percentile, speedups, upper_bound
 from export.bundle import records
 from export.bundle.manifest import Provenance

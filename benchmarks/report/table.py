@@ -10,7 +10,7 @@ from export.bundle.machine import Machine
 from export.bundle.manifest import Provenance
 
 if TYPE_CHECKING:
-    from benchmarks.batch_sweep import BatchPoint
+    from benchmarks.measure.batch_sweep import BatchPoint
     from benchmarks.report.figures import DisturbanceFigures, IdleFigures, LoopFigures
     from benchmarks.stats.bootstrap import Interval, RewardSummary
 

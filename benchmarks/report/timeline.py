@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.control_loop import ControlLoop
+from benchmarks.measure.control_loop import ControlLoop
 from benchmarks.report import svg
 from benchmarks.report.svg import ACCENT, BAD, BASE, MUTED, PIXELS, TALL
 from benchmarks.report.table import milliseconds

@@ -7,10 +7,10 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 
-from benchmarks.batch_sweep import BatchPoint
-from benchmarks.control_loop import ControlLoop
-from benchmarks.disturbance import Disturbance
-from benchmarks.latency import Measurement, Protocol
+from benchmarks.measure.batch_sweep import BatchPoint
+from benchmarks.measure.control_loop import ControlLoop
+from benchmarks.measure.interference import Disturbance
+from benchmarks.measure.protocol import Measurement, Protocol
 from benchmarks.report import data
 from benchmarks.report.rows import summarise
 from export.bundle.machine import Machine

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from benchmarks.batch_sweep import run, short, steps
-from benchmarks.latency import Contestant, Protocol
-from benchmarks.worker import _recorded
+from benchmarks.measure.batch_sweep import run, short, steps
+from benchmarks.measure.protocol import Contestant, Protocol
+from benchmarks.measure.worker import _recorded
 from export.bundle.reader import Bundle
 from export.bundle.writer import BundleWriter
 

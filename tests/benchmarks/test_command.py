@@ -8,8 +8,9 @@ import msgspec
 import pytest
 import tyro
 
-from benchmarks import command, latency, options, whole_backbone
-from benchmarks.latency import Protocol
+from benchmarks import command, options
+from benchmarks.measure import latency, protocol, whole_backbone
+from benchmarks.measure.protocol import Protocol
 from export.bundle import records
 from export.bundle.manifest import Build
 from export.bundle.reader import Bundle
@@ -138,7 +139,7 @@ def test_a_variant_that_does_not_exist_is_refused_with_the_closest(bundle, text,
         ({"quick": True, "strict": True}, "--quick and --strict contradict"),
         ({"cores": "4095"}, "core 4095 cannot be used here. Choose from"),
         ({"cores": "one"}, "'one' is not a number from 0 on"),
-        ({"cores": str(latency.usable_cores()[0]), "threads": 2}, "does not fit 1 chosen cores"),
+        ({"cores": str(protocol.usable_cores()[0]), "threads": 2}, "does not fit 1 chosen cores"),
         ({"batches": "1,0"}, "'0' is not a number from 1 on"),
         ({"rate_hz": 0.0}, "--rate-hz 0 is not a positive number"),
         ({"rate_hz": 50.0, "deadline_ms": float("nan")}, "--deadline-ms nan is not a positive number"),
@@ -158,7 +159,7 @@ def test_an_output_that_is_a_file_is_refused(bundle, tmp_path):
 
 
 def test_options_say_how_much_is_measured(bundle):
-    core = latency.usable_cores()[0]
+    core = protocol.usable_cores()[0]
     args = command.Args(bundle=bundle.path, strict=True, cores=str(core), rate_hz=20, batches="1, 4,1")
     protocol = options.protocol(args)
     assert (protocol.strict, protocol.cores, protocol.threads) == (True, (core,), 1)
@@ -188,7 +189,7 @@ def test_a_bench_that_is_killed_leaves_what_it_measured(bundle):
     with subprocess.Popen([sys.executable, "-m", "xfer.cli", *words], stdout=subprocess.PIPE) as process:
         first = json.loads(process.stdout.readline())
         process.kill()
-    assert first["partial"] == f"after round 1 of {latency.quick(1).rounds}"
+    assert first["partial"] == f"after round 1 of {protocol.quick(1).rounds}"
     left = json.loads((bundle.path.parent / "report" / "report.json").read_bytes())
     assert left["partial"].startswith("after round")
     assert {m["name"]: len(m["rounds"]) >= 1 for m in left["measurements"]} == {"eager-fp32": True, "onnx-int8": True}

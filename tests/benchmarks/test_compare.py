@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import compare
 from benchmarks.compare import Args
-from benchmarks.disturbance import Disturbance
+from benchmarks.measure.interference import Disturbance
 from benchmarks.report import write
 from benchmarks.stats import permutation
 from benchmarks.stats.permutation import simultaneous

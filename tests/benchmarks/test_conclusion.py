@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 from sample_report import TYPICAL_MS, looped, measured, sample_report
 
-from benchmarks.control_loop import ControlLoop
+from benchmarks.measure.control_loop import ControlLoop
 from benchmarks.report import conclusion, decision
 from benchmarks.report.figures import loop_figures, pareto_front, reward_summaries
 

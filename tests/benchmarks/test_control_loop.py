@@ -3,9 +3,10 @@ import time
 
 import pytest
 
-from benchmarks.control_loop import ControlLoop, run
-from benchmarks.latency import Contestant, Protocol
-from benchmarks.pacing import Pace, keep_pace
+from benchmarks.measure.control_loop import ControlLoop, run
+from benchmarks.measure.messages import Pace
+from benchmarks.measure.pacing import keep_pace
+from benchmarks.measure.protocol import Contestant, Protocol
 
 
 def test_a_runner_that_sleeps_5_ms_on_every_hundredth_call_misses_a_5_ms_deadline_as_often(small_bundle):

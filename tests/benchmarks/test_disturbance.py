@@ -5,11 +5,20 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.disturbance import OTHERS_LIMIT, RESOLUTION_SECONDS, STEAL_LIMIT, Disturbance, Meter, Reading, shares
-from benchmarks.latency import Contestant, measure, quick, usable_cores
-from benchmarks.process import WorkerProcess
+from benchmarks.measure.interference import (
+    OTHERS_LIMIT,
+    RESOLUTION_SECONDS,
+    STEAL_LIMIT,
+    Disturbance,
+    Meter,
+    Reading,
+    shares,
+)
+from benchmarks.measure.latency import measure
+from benchmarks.measure.messages import Assignment, Turn
+from benchmarks.measure.protocol import Contestant, quick, usable_cores
+from benchmarks.measure.worker_process import WorkerProcess
 from benchmarks.report.rows import summarise
-from benchmarks.worker import Assignment, Turn
 
 THREADS = min(2, len(usable_cores()))
 

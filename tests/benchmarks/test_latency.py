@@ -6,9 +6,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.latency import Contestant, Protocol, full, measure, quick, steps_per_contestant, strict, usable_cores
-from benchmarks.process import WorkerError, WorkerProcess
-from benchmarks.worker import Assignment, Turn
+from benchmarks.measure.latency import measure, steps_per_contestant
+from benchmarks.measure.messages import Assignment, Turn
+from benchmarks.measure.protocol import Contestant, Protocol, full, quick, strict, usable_cores
+from benchmarks.measure.worker_process import WorkerError, WorkerProcess
 
 SHORT = Protocol(1, rounds=5, calls=20, seconds=0.01, warmup_calls=5, warmup_seconds=0.01, pause_seconds=0.01)
 

@@ -150,7 +150,7 @@ def running(bundle) -> list[psutil.Process]:
         with contextlib.suppress(psutil.NoSuchProcess):
             words = process.cmdline()
             # Not the ssh here, which has all of it as one word.
-            if "--stream" in words or ("benchmarks.worker" in words and folder in words[-1]):
+            if "--stream" in words or ("benchmarks.measure.worker" in words and folder in words[-1]):
                 found.append(process)
     return found
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from sample_report import PROTOCOL, sample_report
 
-from benchmarks.control_loop import ControlLoop
+from benchmarks.measure.control_loop import ControlLoop
 from benchmarks.report import data, table, terminal, write
 from benchmarks.report.markdown import to_markdown
 from export.bundle.records import Divergence

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.disturbance import Disturbance
-from benchmarks.latency import Measurement, Protocol
+from benchmarks.measure.interference import Disturbance
+from benchmarks.measure.protocol import Measurement, Protocol
 from benchmarks.report.rows import summarise
 from benchmarks.stats.percentiles import FLOORS, drift, is_stable, percentile, settled, speedups, upper_bound, windows
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks import command, latency, options
-from benchmarks.latency import Measurement, Protocol, quick
-from benchmarks.pacing import Pace
+from benchmarks import command, options
+from benchmarks.measure import latency
+from benchmarks.measure.messages import Assignment, Pace, Reply, Request, Turn
+from benchmarks.measure.protocol import Measurement, Protocol, quick
 from benchmarks.report.rows import summarise
-from benchmarks.worker import Assignment, Reply, Request, Turn
 from export.bundle import records
 from export.bundle.reader import Bundle
 from tests.export.runtime.conftest import run
@@ -27,7 +27,7 @@ def environment(onnxruntime_library) -> dict[str, str]:
 
 
 def test_the_worker_speaks_the_protocol_of_xfer_bench(build, bundles, environment):
-    """A drop-in for ``python -m benchmarks.worker``, so that one run interleaves both."""
+    """A drop-in for ``python -m benchmarks.measure.worker``, so that one run interleaves both."""
     assignment = Assignment(str(bundles / "recurrent.bundle"), "onnx-fp32", 1, (0,), batch=3)
     requests = [Request(turn=Turn(7, 0.0, lead_in=2)), Request(pace=Pace(200.0, 0.1, ((0.01, 2),)))]
     said = run(

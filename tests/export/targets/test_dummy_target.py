@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import command as bench
-from benchmarks import latency
-from benchmarks.latency import Protocol
+from benchmarks.measure import latency
+from benchmarks.measure.protocol import Protocol
 from export import targets
 from export.commands import export, verify
 from xfer.commands import train

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.latency import Contestant
+from benchmarks.measure.protocol import Contestant
 from export import targets
 from export.bundle.manifest import Provenance
 from export.bundle.reader import Bundle

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from benchmarks.latency import Contestant, Protocol
-from benchmarks.pacing import Pace
-from benchmarks.process import WorkerError, WorkerProcess
-from benchmarks.worker import Turn
+from benchmarks.measure.messages import Pace, Turn
+from benchmarks.measure.protocol import Contestant, Protocol
+from benchmarks.measure.worker_process import WorkerError, WorkerProcess
 
 GAPS = ((0.1, 10), (1.0, 5), (10.0, 2))
 """Seconds idle, and how often: threads fall asleep and caches are lost at different times."""

@@ -13,8 +13,7 @@ from types import TracebackType
 
 import msgspec
 
-from benchmarks.pacing import Pace, Ticks
-from benchmarks.worker import Assignment, Reply, Request, Turn
+from benchmarks.measure.messages import Assignment, Pace, Reply, Request, Ticks, Turn
 from xfer.files import from_json
 
 PATIENCE_SECONDS = 300.0
@@ -42,7 +41,7 @@ class WorkerProcess:
 
     def __init__(self, assignment: Assignment, command: tuple[str, ...] = ()) -> None:
         self.assignment = assignment
-        self.command = command or (sys.executable, "-P", "-m", "benchmarks.worker")
+        self.command = command or (sys.executable, "-P", "-m", "benchmarks.measure.worker")
         self.cold_start_s = 0.0
         self.ready = Reply()
 

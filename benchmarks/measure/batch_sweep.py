@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from benchmarks import latency
-from benchmarks.latency import Contestant, Protocol
+from benchmarks.measure import latency
+from benchmarks.measure.protocol import Contestant, Protocol
 from export.bundle.reader import Bundle
 
 

@@ -13,85 +13,20 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 import numpy as np
 
-from benchmarks.pacing import Pace, Ticks, keep_pace
+from benchmarks.measure.messages import Assignment, Reply, Request, Turn
+from benchmarks.measure.pacing import keep_pace
 from export import targets
 from export.bundle.reader import Bundle
 from export.targets import Variant
 from xfer.errors import XferError
 from xfer.files import from_json
 from xfer.runner import Arrays, Runner
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """What a worker runs.
-
-    Attributes:
-        bundle: Folder of the bundle.
-        variant: TARGET-PRECISION or TARGET-PRECISION@PLACE.
-        threads: Threads inside an operation.
-        cores: Logical cores that the process is bound to; empty leaves it where it is.
-        batch: Observations in one step.
-    """
-
-    bundle: str
-    variant: str
-    threads: int
-    cores: tuple[int, ...] = ()
-    batch: int = 1
-
-
-@dataclass(frozen=True)
-class Turn:
-    """Call back to back until both floors are reached.
-
-    Attributes:
-        calls: Fewest timed calls.
-        seconds: Shortest time spent in timed calls.
-        lead_in: Calls before the first timed one, which wake threads and caches after the idle time.
-        recorded: Whether to rotate through the bundle's golden observations; else zeros are shown.
-    """
-
-    calls: int
-    seconds: float
-    lead_in: int = 0
-    recorded: bool = True
-
-
-@dataclass(frozen=True)
-class Request:
-    """One line to a worker: exactly one of the two."""
-
-    turn: Turn | None = None
-    pace: Pace | None = None
-
-
-@dataclass(frozen=True)
-class Reply:
-    """One answer: to being started, or to a request.
-
-    Attributes:
-        error: Why there is no answer, or empty.
-        seconds: Duration of each timed call of a turn, in order.
-        ticks: What a paced loop gave.
-        peak_memory_bytes: Largest resident memory of this process so far.
-        cores: Logical cores that the process may use.
-        libraries: Versions of what runs the variant.
-    """
-
-    error: str = ""
-    seconds: tuple[float, ...] = ()
-    ticks: Ticks | None = None
-    peak_memory_bytes: int | None = None
-    cores: tuple[int, ...] = ()
-    libraries: dict[str, str] = field(default_factory=dict)
 
 
 def peak_memory_bytes() -> int | None:

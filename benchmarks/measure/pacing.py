@@ -8,42 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
-
-@dataclass(frozen=True)
-class Pace:
-    """What is asked of a loop.
-
-    Attributes:
-        rate_hz: Ticks a second.
-        seconds: How long.
-        gaps: After the ticks: seconds idle, and how often to act once after them.
-    """
-
-    rate_hz: float
-    seconds: float
-    gaps: tuple[tuple[float, int], ...] = ()
-
-    @property
-    def ticks(self) -> int:
-        """How many ticks there are, at least one."""
-        return max(1, round(self.rate_hz * self.seconds))
-
-
-@dataclass(frozen=True)
-class Ticks:
-    """What a loop gave, in seconds, nothing left out.
-
-    Attributes:
-        latencies: Of each tick, the moment of its action less the moment it was scheduled for.
-        starts: Of each tick, the moment it began less the moment it was scheduled for.
-        after_idle: Seconds idle, as text, and the latency of the first action after each such gap.
-    """
-
-    latencies: tuple[float, ...] = ()
-    starts: tuple[float, ...] = ()
-    after_idle: dict[str, tuple[float, ...]] = field(default_factory=dict)
+from benchmarks.measure.messages import Pace, Ticks
 
 
 def keep_pace(act: Callable[[], object], pace: Pace) -> Ticks:

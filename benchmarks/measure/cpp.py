@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.latency import Contestant
+from benchmarks.measure.protocol import Contestant
 from export.targets import Variant
 from xfer.errors import UnavailableError
 
