@@ -21,15 +21,15 @@ COMMANDS = {
     "record": ("xfer.commands.record", "write what an expert or a policy does as a Minari dataset"),
     "export": ("export.commands.export", "make a bundle of a policy"),
     "verify": ("export.commands.verify", "prove that each variant acts as eager PyTorch does"),
-    "bench": ("benchmarks.command", "measure latency against eager PyTorch, and write a report"),
-    "compare": ("benchmarks.compare", "say which variants became faster or slower between two reports"),
-    "recommend": ("benchmarks.recommend", "name the fastest variant that is proven not to act worse"),
+    "bench": ("benchmarks.commands.bench", "measure latency against eager PyTorch, and write a report"),
+    "compare": ("benchmarks.commands.compare", "say which variants became faster or slower between two reports"),
+    "recommend": ("benchmarks.commands.recommend", "name the fastest variant that is proven not to act worse"),
     "pack": ("export.commands.pack", "make the smallest bundle that ships one variant"),
     "run": ("export.commands.run", "drive the environment with one variant"),
     "cmake-dir": ("export.commands.cmake_dir", "say where CMake finds the C++ runtime"),
     "doctor": ("export.commands.doctor", "say which targets work here, and what to install"),
-    "evidence": ("benchmarks.evidence", "repeat the simulations and checks behind the figures"),
-    "demo": ("benchmarks.demo", "all of it on CartPole, in minutes"),
+    "evidence": ("benchmarks.commands.reproduce", "repeat the simulations and checks behind the figures"),
+    "demo": ("benchmarks.commands.demo", "all of it on CartPole, in minutes"),
 }
 """Name -> module and what it is for."""
 

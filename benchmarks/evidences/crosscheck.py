@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.command import check_libraries
-from benchmarks.evidence import Args, Evidence
+from benchmarks.commands.bench import check_libraries
+from benchmarks.commands.reproduce import Args, Evidence
 from benchmarks.measure.interference import Disturbance, Meter
 from benchmarks.measure.messages import Assignment, Turn
 from benchmarks.measure.protocol import CAN_BIND, usable_cores

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks import command as bench
-from benchmarks.evidence import Args, Evidence
+from benchmarks.commands import bench as bench
+from benchmarks.commands import bench_options
+from benchmarks.commands.reproduce import Args, Evidence
 from export.commands import export, verify
 from xfer.commands import train
 from xfer.errors import UnavailableError
@@ -56,7 +57,7 @@ def collect(args: Args) -> Evidence:
     )
     variants = ",".join([*names, *(row["variant"] for row in on_gpu["variants"])])
     report = args.folder / "report"
-    measured = bench.main(bench.Args(bundle=bundle, variants=variants, quick=True, output=report))
+    measured = bench.main(bench_options.Args(bundle=bundle, variants=variants, quick=True, output=report))
     rows = judge([row for row in measured["variants"] if not row["whole_backbone"]])
     notes = (
         f"{torch.cuda.get_device_name()}: imitation {imitated['frames_per_second']:g} frames/s, mean return"

@@ -20,8 +20,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from benchmarks.command import check_libraries
-from benchmarks.evidence import Args, Evidence
+from benchmarks.commands.bench import check_libraries
+from benchmarks.commands.reproduce import Args, Evidence
 from benchmarks.measure.protocol import CAN_BIND, usable_cores
 from export.bundle.reader import Bundle, why_not
 from export.targets import Variant

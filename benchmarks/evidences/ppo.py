@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import learning_curves
-from benchmarks.evidence import Args, Evidence, cell
+from benchmarks.commands.reproduce import Args, Evidence, cell
 
 SHOWS_PROGRESS = True
 TASK, SUCCESS, SEEDS = "navigation:empty", 0.9, 3

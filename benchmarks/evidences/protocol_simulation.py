@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.command import check_libraries
-from benchmarks.evidence import Args, Evidence
+from benchmarks.commands.bench import check_libraries
+from benchmarks.commands.reproduce import Args, Evidence
 from benchmarks.stats.percentiles import CONFIDENCE, upper_bound
 
 RUNS, WANTED = 1000, 0.98

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import command as bench
-from benchmarks.evidence import Args, Evidence
+from benchmarks.commands import bench as bench
+from benchmarks.commands import bench_options
+from benchmarks.commands.reproduce import Args, Evidence
 from benchmarks.measure.whole_backbone import whole_policy
 from export.bundle.reader import Bundle
 from export.targets import BASELINE, expand, names
@@ -77,7 +78,7 @@ def collect(args: Args) -> Evidence:
     built = [name for name, one in bundle.builds.items() if one.status == "built"]
     report = args.folder / "report"
     measured = bench.main(
-        bench.Args(
+        bench_options.Args(
             bundle=bundle.path,
             variants=",".join(built),
             threads=args.threads or THREADS,

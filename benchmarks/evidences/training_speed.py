@@ -14,7 +14,7 @@ from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.evidence import Args, Evidence
+from benchmarks.commands.reproduce import Args, Evidence
 from xfer.errors import UnavailableError
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from statistics import fmean, median
 from typing import Any
 
 from benchmarks import learning_curves
-from benchmarks.evidence import Args, Evidence, cell
+from benchmarks.commands.reproduce import Args, Evidence, cell
 from benchmarks.learning_curves import Curve
 from xfer.errors import UsageError
 

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks.evidence import Args, Evidence
+from benchmarks.commands.reproduce import Args, Evidence
 from export.commands.verify import FULL_PAIRS
 from export.verification.non_inferiority import CONFIDENCE, MARGIN, judge, log_wealth
 from export.verification.reward import LOOK_EVERY, is_clear

@@ -1,4 +1,4 @@
-"""TODO: docstring."""
+"""What a benchmark and its worker processes say to each other: plain values, one line of JSON each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO: docstring."""
+"""How much is measured and of what, and the raw samples that come out: plain values."""
 
 from __future__ import annotations
 

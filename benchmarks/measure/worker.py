@@ -1,4 +1,6 @@
-"""The process that times one variant: ``python -m benchmarks.worker ASSIGNMENT``, started by ``process.py``.
+"""The process that times one variant: ``python -m benchmarks.measure.worker ASSIGNMENT``.
+
+``worker_process.py`` starts it.
 
 It loads the variant, acts once, says that it is ready, and then blocks on its standard input until its next
 request. Requests and replies are one line of JSON each. What libraries print goes to standard error.

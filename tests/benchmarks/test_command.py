@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import tyro
 
-from benchmarks import command, options
+from benchmarks.commands import bench, bench_options
 from benchmarks.measure import latency, protocol, whole_backbone
 from benchmarks.measure.protocol import Protocol
 from export.bundle import records
@@ -60,8 +60,8 @@ def test_bench_measures_saves_and_reports_and_a_damaged_build_is_a_row_with_its_
     monkeypatch.setattr(whole_backbone, "VARIANTS", ("eager-fp32", "onnx-fp32"))
     BundleWriter(bundle.path).add(Build("tensorrt-fp16", "unavailable", "tensorrt is not installed"))
     next(bundle.path.glob("variants/torchscript-fp32-*/policy.pt")).write_bytes(b"")
-    monkeypatch.setattr(options, "QUICK_GAPS", ((0.01, 2),))
-    args = command.Args(
+    monkeypatch.setattr(bench_options, "QUICK_GAPS", ((0.01, 2),))
+    args = bench_options.Args(
         bundle=bundle.path,
         variants="onnx-fp32,torchscript,tensorrt",
         quick=True,
@@ -70,7 +70,7 @@ def test_bench_measures_saves_and_reports_and_a_damaged_build_is_a_row_with_its_
         batches="2",
         stream=True,
     )
-    result = command.main(args)
+    result = bench.main(args)
     rows = {row["variant"]: row for row in result["variants"]}
     own = ["eager-fp32", "onnx-fp32"]
     whole = [f"{variant} (whole resnet18)" for variant in own]
@@ -116,18 +116,18 @@ def test_bench_measures_saves_and_reports_and_a_damaged_build_is_a_row_with_its_
 
 def test_by_default_every_build_takes_part_and_eager_channels_last_beside_the_baseline(bundle):
     expected = ["eager-fp32", "eager-fp32@channels_last", "onnx-fp32", "onnx-int8", "torchscript-fp32"]
-    assert command.choose(bundle, "") == expected
+    assert bench.choose(bundle, "") == expected
 
 
 def test_the_baseline_is_measured_whatever_was_asked_for(bundle):
-    assert command.choose(bundle, "onnx-int8") == ["eager-fp32", "onnx-int8"]
-    assert command.choose(bundle, "onnx,eager-fp32") == ["eager-fp32", "onnx-fp32", "onnx-int8"]
+    assert bench.choose(bundle, "onnx-int8") == ["eager-fp32", "onnx-int8"]
+    assert bench.choose(bundle, "onnx,eager-fp32") == ["eager-fp32", "onnx-fp32", "onnx-int8"]
 
 
 @pytest.mark.parametrize(("text", "hint"), [("onyx", "'onnx'"), ("onnx-int4", "int8")])
 def test_a_variant_that_does_not_exist_is_refused_with_the_closest(bundle, text, hint):
     with pytest.raises(UsageError, match=hint):
-        command.choose(bundle, text)
+        bench.choose(bundle, text)
 
 
 @pytest.mark.parametrize(
@@ -148,40 +148,40 @@ def test_a_variant_that_does_not_exist_is_refused_with_the_closest(bundle, text,
 )
 def test_options_that_do_not_fit_are_refused_before_anything_runs(bundle, wrong, line):
     with pytest.raises(UsageError, match=line):
-        command.main(command.Args(bundle=bundle.path, **wrong))
+        bench.main(bench_options.Args(bundle=bundle.path, **wrong))
     assert not (bundle.path.parent / "report").exists()
 
 
 def test_an_output_that_is_a_file_is_refused(bundle, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="Choose another --output"):
-        command.main(command.Args(bundle=bundle.path, output=tmp_path / "file"))
+        bench.main(bench_options.Args(bundle=bundle.path, output=tmp_path / "file"))
 
 
 def test_options_say_how_much_is_measured(bundle):
     core = protocol.usable_cores()[0]
-    args = command.Args(bundle=bundle.path, strict=True, cores=str(core), rate_hz=20, batches="1, 4,1")
-    protocol = options.protocol(args)
-    assert (protocol.strict, protocol.cores, protocol.threads) == (True, (core,), 1)
-    pace, deadline = options.pace(args)
+    args = bench_options.Args(bundle=bundle.path, strict=True, cores=str(core), rate_hz=20, batches="1, 4,1")
+    chosen = bench_options.protocol_of(args)
+    assert (chosen.strict, chosen.cores, chosen.threads) == (True, (core,), 1)
+    pace, deadline = bench_options.pace_of(args)
     assert (pace.seconds, deadline) == (60, 50)
-    assert options.pace(replace(args, strict=False, quick=True))[0].seconds == 10
-    assert options.batches(args) == (1, 4)
-    assert options.pace(command.Args(bundle=bundle.path)) is None
+    assert bench_options.pace_of(replace(args, strict=False, quick=True))[0].seconds == 10
+    assert bench_options.batches_of(args) == (1, 4)
+    assert bench_options.pace_of(bench_options.Args(bundle=bundle.path)) is None
 
 
 def test_the_command_in_the_report_gives_the_same_arguments():
     words = ["x.bundle", "--variants", "onnx", "--threads", "1", "--cores", "0,1", "--quick", "--rounds", "7"]
     words += ["--rate-hz", "50.0", "--seconds", "5.0", "--deadline-ms", "20.0", "--batches", "1,4"]
     words += ["--output", "a/b", "--no-whole-backbone", "--host", "user@robot", "--remote-xfer", "./bin/xfer"]
-    args = tyro.cli(command.Args, args=words)
-    assert command.command_line(args) == "xfer bench " + " ".join(words)
-    assert tyro.cli(command.Args, args=command.command_line(args).split()[2:]) == args
+    args = tyro.cli(bench_options.Args, args=words)
+    assert bench_options.command_line(args) == "xfer bench " + " ".join(words)
+    assert tyro.cli(bench_options.Args, args=bench_options.command_line(args).split()[2:]) == args
 
 
 def test_what_is_only_printed_is_no_part_of_the_command_in_the_report():
-    args = tyro.cli(command.Args, args=["x.bundle", "--strict", "--stream", "--json", "--debug"])
-    assert command.command_line(args) == "xfer bench x.bundle --strict"
+    args = tyro.cli(bench_options.Args, args=["x.bundle", "--strict", "--stream", "--json", "--debug"])
+    assert bench_options.command_line(args) == "xfer bench x.bundle --strict"
 
 
 def test_a_bench_that_is_killed_leaves_what_it_measured(bundle):

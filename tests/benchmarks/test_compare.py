@@ -5,8 +5,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks import compare
-from benchmarks.compare import Args
+from benchmarks.commands import compare
+from benchmarks.commands.compare import Args
 from benchmarks.measure.interference import Disturbance
 from benchmarks.report import write
 from benchmarks.stats import permutation

@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import evidence
-from benchmarks.evidence import Args, Evidence
+from benchmarks.commands import reproduce
+from benchmarks.commands.reproduce import Args, Evidence
 from benchmarks.evidences import crosscheck, protocol_simulation, verdict_simulation
 from export.verification.non_inferiority import MARGIN, judge, upper_bound
 from xfer import cli
@@ -14,8 +14,8 @@ from xfer.errors import UnavailableError, UsageError
 def test_every_evidence_is_listed_with_what_it_proves(capsys):
     assert cli.main(["evidence", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out.splitlines()[-1])["evidence"]
-    assert [one["name"] for one in listed] == evidence.names()
-    assert {"crosscheck", "protocol-simulation", "verdict-simulation"} <= set(evidence.names())
+    assert [one["name"] for one in listed] == reproduce.names()
+    assert {"crosscheck", "protocol-simulation", "verdict-simulation"} <= set(reproduce.names())
     assert all(one["claim"].endswith(".") for one in listed)
 
 
@@ -148,8 +148,8 @@ def test_a_case_with_many_figures_is_a_column_that_fits_a_terminal():
     from rich.console import Console
 
     console = Console(width=60, record=True)
-    console.print(evidence.grid([{f"figure {n}": 1.5 * n for n in range(12)}, {f"figure {n}": n for n in range(12)}]))
-    console.print(evidence.grid([{"case": "a", "holds": False}]))
+    console.print(reproduce.grid([{f"figure {n}": 1.5 * n for n in range(12)}, {f"figure {n}": n for n in range(12)}]))
+    console.print(reproduce.grid([{"case": "a", "holds": False}]))
     lines = [line.split() for line in console.export_text().splitlines()]
     assert ["figure", "11", "16.5", "11"] in lines
     assert ["a", "NO"] in lines

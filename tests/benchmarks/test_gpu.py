@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from benchmarks.evidence import Args
+from benchmarks.commands.reproduce import Args
 from benchmarks.evidences import gpu
 from xfer.errors import UnavailableError
 

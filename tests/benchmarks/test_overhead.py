@@ -3,7 +3,7 @@ import time
 import numpy as np
 import pytest
 
-from benchmarks.evidence import Args
+from benchmarks.commands.reproduce import Args
 from benchmarks.evidences import overhead
 from xfer.errors import UnavailableError, UsageError
 from xfer.runner import Runner

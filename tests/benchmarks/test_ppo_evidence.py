@@ -1,7 +1,7 @@
 import pytest
 
 from benchmarks import learning_curves
-from benchmarks.evidence import Args
+from benchmarks.commands.reproduce import Args
 from benchmarks.evidences import ppo
 
 

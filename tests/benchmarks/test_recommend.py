@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import recommend
+from benchmarks.commands import recommend
 from export.bundle import records
 from export.bundle.machine import this_machine
 from export.bundle.reader import Bundle

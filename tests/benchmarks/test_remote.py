@@ -18,9 +18,9 @@ import msgspec
 import psutil
 import pytest
 
-from benchmarks import command, remote
+from benchmarks.commands import bench, bench_options, bench_remote
+from benchmarks.commands.ssh import Host
 from benchmarks.report.data import Report
-from benchmarks.ssh import Host
 from export.bundle import records
 from export.bundle.machine import this_machine
 from export.bundle.reader import Bundle
@@ -114,14 +114,14 @@ def bundle(small_bundle, tmp_path):
 
 
 def args(bundle, **changes):
-    return command.Args(bundle=bundle.path, **{"host": "robot", "remote_xfer": XFER, **SHORT, **changes})
+    return bench_options.Args(bundle=bundle.path, **{"host": "robot", "remote_xfer": XFER, **SHORT, **changes})
 
 
 @with_sshd
 def test_a_bench_through_ssh_brings_report_and_records_home(robot, bundle, capsys):
     verdict = Verification("verified", "reward", pairs=200)
     records.save(bundle, "onnx-fp32", verification=verdict)
-    result = command.main(args(bundle))
+    result = bench.main(args(bundle))
     rows = {row["variant"]: row for row in result["variants"]}
     assert sorted(rows) == ["onnx-fp32"]
     folder = bundle.path.parent / "report"
@@ -145,7 +145,7 @@ def test_a_bench_through_ssh_brings_report_and_records_home(robot, bundle, capsy
 
 def running(bundle) -> list[psutil.Process]:
     """The bench on the robot, and its workers."""
-    folder, found = remote.remote_folder(bundle), []
+    folder, found = bench_remote.remote_folder(bundle), []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess):
             words = process.cmdline()
@@ -168,17 +168,17 @@ def read(folder: Path) -> Report:
 
 @with_sshd
 def test_a_lost_connection_leaves_a_partial_report_and_ends_the_bench_there(robot, bundle, monkeypatch):
-    take = remote.Watch.take
+    take = bench_remote.Watch.take
 
     def take_then_lose(watch, line):
         take(watch, line)
         if watch.report is not None:
             robot.lose()
 
-    monkeypatch.setattr(remote.Watch, "take", take_then_lose)
+    monkeypatch.setattr(bench_remote.Watch, "take", take_then_lose)
     why = "connection to robot lost after round 1 of 5"
     with pytest.raises(XferError, match=rf"{why} \(.*closed.*\)\. The partial report: ") as caught:
-        remote.main(args(bundle))
+        bench_remote.main(args(bundle))
     assert "\n" not in str(caught.value)
     folder = bundle.path.parent / "report"
     report = read(folder)
@@ -198,7 +198,7 @@ def test_a_connection_that_is_lost_before_the_first_round_leaves_no_report(robot
     thread = threading.Thread(target=lose)
     thread.start()
     with pytest.raises(XferError, match=r"connection to robot lost before the first round was over \(.*no report"):
-        remote.main(args(bundle))
+        bench_remote.main(args(bundle))
     thread.join()
     assert list((bundle.path.parent / "report").iterdir()) == []
     wait_until(lambda: not running(bundle))
@@ -206,7 +206,7 @@ def test_a_connection_that_is_lost_before_the_first_round_leaves_no_report(robot
 
 @with_sshd
 def test_an_interrupted_bench_ends_there_too(robot, bundle):
-    words = shlex.split(command.command_line(args(bundle)))[1:]
+    words = shlex.split(bench_options.command_line(args(bundle)))[1:]
     code = "import sys; from xfer.cli import main; sys.exit(main(sys.argv[1:]))"
     # In a session of its own: it alone gets the signal, not its ssh, as with `kill -INT`.
     process = subprocess.Popen(
@@ -226,7 +226,7 @@ def test_what_fails_there_is_said_in_its_own_words(robot, bundle):
     with pytest.raises(
         XferError, match=r"the bench on robot failed before .* \(--rounds 4 is too few .*\): there is no"
     ):
-        remote.main(args(bundle, rounds=4))
+        bench_remote.main(args(bundle, rounds=4))
 
 
 @with_sshd
@@ -240,7 +240,7 @@ def test_what_fails_there_is_said_in_its_own_words(robot, bundle):
 )
 def test_a_machine_that_cannot_be_reached_is_named_with_what_ssh_says(robot, bundle, host, message):
     with pytest.raises(XferError, match=message) as caught:
-        remote.main(args(bundle, host=host))
+        bench_remote.main(args(bundle, host=host))
     assert "\n" not in str(caught.value)
     assert not (bundle.path.parent / "report").exists()
 
@@ -256,7 +256,7 @@ def test_a_machine_that_cannot_be_reached_is_named_with_what_ssh_says(robot, bun
 )
 def test_a_missing_xfer_is_named_with_what_to_do(robot, bundle, xfer, message):
     with pytest.raises(UnavailableError, match=message):
-        remote.main(args(bundle, remote_xfer=xfer))
+        bench_remote.main(args(bundle, remote_xfer=xfer))
 
 
 @with_sshd
@@ -266,12 +266,12 @@ def test_a_missing_rsync_is_named_here_and_there(robot, bundle, tmp_path, monkey
         (robot.home / "tools" / tool).symlink_to(shutil.which(tool))
     (robot.home / "xfer").write_text('#!/bin/sh\necho "xfer 0"\n')
     (robot.home / "xfer").chmod(0o755)
-    plain = remote.PROBE
-    monkeypatch.setattr(remote, "PROBE", f'PATH="$HOME/tools"; {plain}')
+    plain = bench_remote.PROBE
+    monkeypatch.setattr(bench_remote, "PROBE", f'PATH="$HOME/tools"; {plain}')
     with pytest.raises(UnavailableError, match="rsync is not installed on robot"):
-        remote.probe(Host("robot"), "./xfer")
-    monkeypatch.setattr(remote, "PROBE", plain)
-    assert remote.probe(Host("robot"), "./xfer") == "0"
+        bench_remote.probe(Host("robot"), "./xfer")
+    monkeypatch.setattr(bench_remote, "PROBE", plain)
+    assert bench_remote.probe(Host("robot"), "./xfer") == "0"
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UnavailableError, match="ssh and rsync is not installed here: sudo apt install"):
         Host("robot")
@@ -280,9 +280,9 @@ def test_a_missing_rsync_is_named_here_and_there(robot, bundle, tmp_path, monkey
 @with_sshd
 def test_a_second_copy_moves_only_what_changed_and_leaves_the_records_there(robot, bundle):
     host = Host("robot")
-    remote.probe(host, XFER)
-    remote.copy_bundle(host, bundle)
-    folder = robot.home / remote.remote_folder(bundle)
+    bench_remote.probe(host, XFER)
+    bench_remote.copy_bundle(host, bundle)
+    folder = robot.home / bench_remote.remote_folder(bundle)
     assert Bundle(folder).manifest == bundle.manifest
     Bundle(folder).golden()
     (folder / "records").mkdir()
@@ -295,7 +295,7 @@ def test_a_second_copy_moves_only_what_changed_and_leaves_the_records_there(robo
     manifest.write_bytes(content[:-1] + b" ")
     os.utime(manifest, ns=(written, written))
     shutil.copytree(next(bundle.path.glob("variants/onnx-fp32-*")), bundle.path / "variants" / "new")
-    remote.copy_bundle(host, bundle)
+    bench_remote.copy_bundle(host, bundle)
     after = inodes(folder)
     # rsync writes under a temporary name: a new inode is a file that was sent.
     assert {name for name in before if before[name] != after.get(name)} == {"manifest.json", "variants/old"}
@@ -328,7 +328,7 @@ def test_records_from_there_never_lose_a_verdict_that_is_here(bundle):
         path.unlink(missing_ok=True)
         if ours is not None:
             path.write_bytes(to_json(MachineRecords(machine, {"onnx-fp32": ours, "onnx-int8": mine})))
-        remote.join_records(bundle, MachineRecords(machine, {"onnx-fp32": theirs}), set(measured))
+        bench_remote.join_records(bundle, MachineRecords(machine, {"onnx-fp32": theirs}), set(measured))
         joined = msgspec.json.decode(path.read_bytes(), type=MachineRecords).records
         if ours is not None:
             assert joined["onnx-int8"] == mine

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.evidence import Args
+from benchmarks.commands.reproduce import Args
 from benchmarks.evidences import resnet_speed
 from xfer.spec import ImageConfig
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import learning_curves
-from benchmarks.evidence import Args
+from benchmarks.commands.reproduce import Args
 from benchmarks.evidences import transfer
 from benchmarks.evidences.transfer import Protocol, judge, rank
 from benchmarks.learning_curves import Curve

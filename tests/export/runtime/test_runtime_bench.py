@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks import command, options
+from benchmarks.commands import bench, bench_options
 from benchmarks.measure import latency
 from benchmarks.measure.messages import Assignment, Pace, Reply, Request, Turn
 from benchmarks.measure.protocol import Measurement, Protocol, quick
@@ -77,12 +77,12 @@ def test_its_file_holds_what_a_report_is_drawn_from(build, bundles, environment,
 def test_xfer_bench_measures_it_beside_python_in_the_same_rounds(build, bundle_path, monkeypatch):
     short = Protocol(1, rounds=5, calls=70, seconds=0, quick=True, warmup_calls=5, warmup_seconds=0, pause_seconds=0.01)
     monkeypatch.setattr(latency, "quick", lambda threads, rounds, cores: short)
-    monkeypatch.setattr(options, "QUICK_GAPS", ((0.01, 2),))
+    monkeypatch.setattr(bench_options, "QUICK_GAPS", ((0.01, 2),))
     monkeypatch.delenv("XFER_ONNXRUNTIME_LIBRARY", raising=False)
-    args = command.Args(
+    args = bench_options.Args(
         bundle=bundle_path, variants="onnx", quick=True, cpp=build, rate_hz=50, seconds=0.2, whole_backbone=False
     )
-    result = command.main(args)
+    result = bench.main(args)
     rows = {row["variant"]: row for row in result["variants"]}
     python, cpp = ["eager-fp32", "onnx-fp32", "onnx-int8"], ["onnx-fp32 (C++)", "onnx-int8 (C++)"]
     assert [*rows] == [*python, *cpp]
@@ -105,7 +105,7 @@ def test_xfer_bench_measures_it_beside_python_in_the_same_rounds(build, bundle_p
 
 def test_xfer_bench_says_how_the_runtime_is_built(bundle_path, tmp_path):
     with pytest.raises(UnavailableError, match=r'no xfer-bench.*cmake -S "\$\(xfer cmake-dir\)/\.\."'):
-        command.main(command.Args(bundle=bundle_path, cpp=tmp_path))
+        bench.main(bench_options.Args(bundle=bundle_path, cpp=tmp_path))
 
 
 def model_of(bundle: Path, variant: str) -> Path:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import command as bench
+from benchmarks.commands import bench as bench
+from benchmarks.commands import bench_options
 from benchmarks.measure import latency
 from benchmarks.measure.protocol import Protocol
 from export import targets
@@ -88,7 +89,7 @@ def test_one_file_is_exported_verified_and_measured_like_all_others(found, tmp_p
     assert [row["status"] for row in verified] == ["provisional"]
     short = Protocol(1, rounds=5, calls=70, seconds=0, quick=True, warmup_calls=5, warmup_seconds=0, pause_seconds=0.01)
     monkeypatch.setattr(latency, "quick", lambda threads, rounds, cores: short)
-    args = bench.Args(
+    args = bench_options.Args(
         bundle=bundle, variants="dummy-fp32", quick=True, whole_backbone=False, output=tmp_path / "report"
     )
     rows = {row["variant"]: row for row in bench.main(args)["variants"]}

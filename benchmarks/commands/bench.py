@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import datetime
 import importlib.util
-import shlex
 import tempfile
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import tyro
 
-from benchmarks import options, progress
+from benchmarks.commands import bench_options, progress
+from benchmarks.commands.bench_options import Args, command_line
 from benchmarks.measure import batch_sweep, control_loop, cpp, latency, whole_backbone
 from benchmarks.measure.control_loop import ControlLoop
 from benchmarks.measure.protocol import Contestant, Measurement
@@ -24,65 +23,9 @@ from export.bundle import records
 from export.bundle.machine import this_machine
 from export.bundle.reader import Bundle, why_not
 from export.targets import BASELINE
-from xfer.commands import Common
 from xfer.errors import UnavailableError, UsageError, check_choice
 
 BESIDE_BASELINE = f"{BASELINE}@channels_last"
-PLUMBING = ("json", "debug", "stream")
-"""Options that change what is printed, and not what is measured."""
-
-
-@dataclass(kw_only=True)
-class Args(Common):
-    """Measure how fast each variant of a bundle is here, against eager, and write a report.
-
-    What is timed is raw frame to action: host observation in, host action out, batch 1, on the bundle's own
-    recorded frames. Variants take turns in rounds, each in a process of its own.
-
-    Example commands:
-      xfer bench cartpole.bundle
-      xfer bench cartpole.bundle --quick --variants onnx-fp32,onnx-int8
-      xfer bench cartpole.bundle --threads 1 --output report-one-thread
-      xfer bench cartpole.bundle --rate-hz 50 --deadline-ms 10
-      xfer bench cartpole.bundle --host user@robot
-      xfer bench cartpole.bundle --cpp build
-    """
-
-    bundle: tyro.conf.Positional[Path]
-    """The bundle's folder."""
-    variants: str = ""
-    """Comma list of variants or targets, as onnx-int8,torchscript. Empty: all that the bundle has. The
-    baseline eager-fp32 is always measured."""
-    threads: int = 0
-    """Threads inside an operation, for all variants alike. 0: as many as there are usable cores."""
-    cores: str = ""
-    """Comma list of the logical cores that all variants are bound to, as 0,1. Empty: the last ones, one a thread."""
-    quick: bool = False
-    """Measure at least 256 calls and 2 s a variant instead of 1,024 and 10 s; the figures are marked."""
-    strict: bool = False
-    """Measure at least 6,700 calls and 600 s a variant, which gives p99.9 too."""
-    rounds: int = 0
-    """Rounds, in each of which every variant has a few turns; at least 5. 0: 40, with --quick 20, with --strict 240."""
-    rate_hz: float | None = None
-    """Then run each variant in a control loop of this many ticks a second, alone."""
-    seconds: float | None = None
-    """How long the control loop runs. Default: 60, with --quick 10."""
-    deadline_ms: float | None = None
-    """How long after its scheduled moment a tick's action may come. Default: one period."""
-    batches: str = ""
-    """Comma list of batches, as 1,4,16: then measure each variant's throughput at each."""
-    output: Path | None = None
-    """Folder of the report. Default: the folder 'report' next to the bundle."""
-    whole_backbone: bool = True
-    """Also time the whole backbone, with random weights, where the policy taps an early stage of it."""
-    cpp: Path | None = None
-    """Folder of the built C++ runtime (with --host: there): measure each variant in it too, in the same rounds."""
-    stream: bool = False
-    """Print the report so far as one line of JSON after each round, for programs."""
-    host: str | None = None
-    """Measure there instead, as user@robot: over ssh, on a machine that has xfer installed."""
-    remote_xfer: str = "xfer"
-    """The command there."""
 
 
 def main(args: Args) -> dict[str, Any]:
@@ -98,10 +41,14 @@ def main(args: Args) -> dict[str, Any]:
         XferError: If another machine was to measure, and could not.
     """
     if args.host is not None:  # its options are checked against the cores there
-        from benchmarks import remote
+        from benchmarks.commands import bench_remote
 
-        return remote.main(args)
-    protocol, pace, batches = options.protocol(args), options.pace(args), options.batches(args)
+        return bench_remote.main(args)
+    protocol, pace, batches = (
+        bench_options.protocol_of(args),
+        bench_options.pace_of(args),
+        bench_options.batches_of(args),
+    )
     check_libraries()
     from benchmarks.report import data, terminal
     from benchmarks.report.partial import Partial
@@ -232,15 +179,3 @@ def choose(bundle: Bundle, text: str) -> list[str]:
         present = [str(v) for v in targets.expand(part) if v.build in bundle.builds]
         asked += present or [check_choice("variant", part.partition("@")[0], bundle.builds)]
     return list(dict.fromkeys([*([BASELINE] if BASELINE in bundle.builds else []), *asked]))
-
-
-def command_line(args: Args) -> str:
-    """Return the command that repeats this measurement."""
-    words = ["xfer", "bench", str(args.bundle)]
-    for option in fields(args):
-        value = getattr(args, option.name)
-        if option.default is MISSING or value == option.default or option.name in PLUMBING:
-            continue
-        name = option.name.replace("_", "-")
-        words += [f"--{name}"] if value is True else [f"--no-{name}"] if value is False else [f"--{name}", str(value)]
-    return shlex.join(words)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import command as bench
-from benchmarks import recommend
+from benchmarks.commands import bench as bench
+from benchmarks.commands import bench_options, recommend
 from export.commands import export, verify
 from xfer.commands import Common, train
 
@@ -46,7 +46,7 @@ def main(args: Args) -> dict[str, Any]:
     console.rule("3/5 verify")
     results["verify"] = verify.main(verify.Args(bundle=bundle))
     console.rule("4/5 bench")
-    results["bench"] = bench.main(bench.Args(bundle=bundle, quick=True, output=report))
+    results["bench"] = bench.main(bench_options.Args(bundle=bundle, quick=True, output=report))
     console.rule("5/5 recommend")
     results["recommend"] = recommend.main(recommend.Args(bundle=bundle, allow_provisional=True))
     console.print(f"Look at {report / 'report.html'}, and watch it: xfer run {bundle} --variant onnx-int8")

@@ -104,7 +104,7 @@ def main(args: Args) -> dict[str, Any]:
         UnavailableError: If a library is missing.
         CheckFailed: If there is a regression.
     """
-    from benchmarks.command import check_libraries
+    from benchmarks.commands.bench import check_libraries
 
     check_libraries()
     if not 0 < args.alpha < 1:

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from benchmarks import command
+from benchmarks.commands import bench, bench_options
+from benchmarks.commands.ssh import NOT_FOUND, Host, LostError, last_line
 from benchmarks.report import write
-from benchmarks.ssh import NOT_FOUND, Host, LostError, last_line
 from export.bundle import records
 from export.bundle.machine import this_machine
 from export.bundle.reader import Bundle
@@ -40,7 +40,7 @@ CACHE = ".cache/xfer/bundles"
 PROBE = 'command -v rsync >/dev/null || echo "no rsync"; mkdir -p "$2" && exec "$1" --version'
 
 
-def main(args: command.Args) -> dict[str, Any]:
+def main(args: bench_options.Args) -> dict[str, Any]:
     """Run ``xfer bench`` on ``args.host``.
 
     Returns:
@@ -52,7 +52,7 @@ def main(args: command.Args) -> dict[str, Any]:
         BundleError: If the bundle is damaged.
         XferError: If the machine cannot be reached, the bench fails there, or the connection is lost.
     """
-    command.check_libraries()
+    bench.check_libraries()
     from benchmarks.report import terminal
 
     assert args.host is not None
@@ -70,7 +70,7 @@ def main(args: command.Args) -> dict[str, Any]:
         raise UsageError(f"{output} {error.strerror}. Choose another --output.") from error
 
     folder = remote_folder(bundle)
-    watch = Watch(host.name, output, command.command_line(args))
+    watch = Watch(host.name, output, bench_options.command_line(args))
     try:
         _say(f"{host.name}: copying {bundle.path}")
         copy_bundle(host, bundle)
@@ -123,10 +123,10 @@ def remote_folder(bundle: Bundle) -> str:
     return f"{CACHE}/{digest[:16]}.bundle"
 
 
-def remote_words(args: command.Args, folder: str) -> list[str]:
+def remote_words(args: bench_options.Args, folder: str) -> list[str]:
     """Return what follows ``xfer`` on the robot: the options that were given here, with the folders there."""
     there = replace(args, bundle=Path(folder), output=Path(f"{folder}.report"), host=None, remote_xfer="xfer")
-    return [*shlex.split(command.command_line(there))[1:], "--stream", "--json"]
+    return [*shlex.split(bench_options.command_line(there))[1:], "--stream", "--json"]
 
 
 def copy_bundle(host: Host, bundle: Bundle) -> None:

@@ -1,0 +1,1 @@
+"""What ``xfer bench``, ``compare``, ``recommend``, ``reproduce`` and ``demo`` do: one file a command."""

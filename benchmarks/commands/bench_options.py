@@ -1,0 +1,148 @@
+"""What the options of ``xfer bench`` ask for, and a clear line about those that do not fit."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+
+import tyro
+
+from benchmarks.measure import protocol
+from benchmarks.measure.control_loop import GAPS, QUICK_GAPS
+from benchmarks.measure.messages import Pace
+from benchmarks.measure.protocol import Protocol
+from xfer.commands import Common
+from xfer.errors import UsageError
+
+LEAST_ROUNDS = 5
+
+
+PLUMBING = ("json", "debug", "stream")
+"""Options that change what is printed, and not what is measured."""
+
+
+@dataclass(kw_only=True)
+class Args(Common):
+    """Measure how fast each variant of a bundle is here, against eager, and write a report.
+
+    What is timed is raw frame to action: host observation in, host action out, batch 1, on the bundle's own
+    recorded frames. Variants take turns in rounds, each in a process of its own.
+
+    Example commands:
+      xfer bench cartpole.bundle
+      xfer bench cartpole.bundle --quick --variants onnx-fp32,onnx-int8
+      xfer bench cartpole.bundle --threads 1 --output report-one-thread
+      xfer bench cartpole.bundle --rate-hz 50 --deadline-ms 10
+      xfer bench cartpole.bundle --host user@robot
+      xfer bench cartpole.bundle --cpp build
+    """
+
+    bundle: tyro.conf.Positional[Path]
+    """The bundle's folder."""
+    variants: str = ""
+    """Comma list of variants or targets, as onnx-int8,torchscript. Empty: all that the bundle has. The
+    baseline eager-fp32 is always measured."""
+    threads: int = 0
+    """Threads inside an operation, for all variants alike. 0: as many as there are usable cores."""
+    cores: str = ""
+    """Comma list of the logical cores that all variants are bound to, as 0,1. Empty: the last ones, one a thread."""
+    quick: bool = False
+    """Measure at least 256 calls and 2 s a variant instead of 1,024 and 10 s; the figures are marked."""
+    strict: bool = False
+    """Measure at least 6,700 calls and 600 s a variant, which gives p99.9 too."""
+    rounds: int = 0
+    """Rounds, in each of which every variant has a few turns; at least 5. 0: 40, with --quick 20, with --strict 240."""
+    rate_hz: float | None = None
+    """Then run each variant in a control loop of this many ticks a second, alone."""
+    seconds: float | None = None
+    """How long the control loop runs. Default: 60, with --quick 10."""
+    deadline_ms: float | None = None
+    """How long after its scheduled moment a tick's action may come. Default: one period."""
+    batches: str = ""
+    """Comma list of batches, as 1,4,16: then measure each variant's throughput at each."""
+    output: Path | None = None
+    """Folder of the report. Default: the folder 'report' next to the bundle."""
+    whole_backbone: bool = True
+    """Also time the whole backbone, with random weights, where the policy taps an early stage of it."""
+    cpp: Path | None = None
+    """Folder of the built C++ runtime (with --host: there): measure each variant in it too, in the same rounds."""
+    stream: bool = False
+    """Print the report so far as one line of JSON after each round, for programs."""
+    host: str | None = None
+    """Measure there instead, as user@robot: over ssh, on a machine that has xfer installed."""
+    remote_xfer: str = "xfer"
+    """The command there."""
+
+
+def protocol_of(args: Args) -> Protocol:
+    """Return how much is measured, and how.
+
+    Raises:
+        UsageError: On a length, rounds, threads or cores that do not fit.
+    """
+    if args.quick and args.strict:
+        raise UsageError("--quick and --strict contradict each other. Choose one.")
+    if args.rounds and args.rounds < LEAST_ROUNDS:
+        raise UsageError(f"--rounds {args.rounds} is too few to tell a spread. Use {LEAST_ROUNDS} or more.")
+    usable = protocol.usable_cores()
+    cores = _numbers("--cores", args.cores, least=0)
+    if away := [core for core in cores if core not in usable]:
+        there = ",".join(map(str, usable))
+        raise UsageError(f"--cores {args.cores}: core {away[0]} cannot be used here. Choose from {there}.")
+    if cores and not protocol.CAN_BIND:
+        raise UsageError("--cores: this system cannot bind a process to cores. Leave it out.")
+    most = len(cores or usable)
+    if not 0 <= args.threads <= most:
+        kind = "chosen" if cores else "usable"
+        raise UsageError(f"--threads {args.threads} does not fit {most} {kind} cores. Use 1 to {most}.")
+    form = protocol.quick if args.quick else protocol.strict if args.strict else protocol.full
+    return form(args.threads or most, args.rounds, cores)
+
+
+def pace_of(args: Args) -> tuple[Pace, float] | None:
+    """Return the control loop's pace and its deadline in milliseconds, or None if no loop was asked for.
+
+    Raises:
+        UsageError: On a rate, duration or deadline that is not a positive number.
+    """
+    if args.rate_hz is None:
+        for name, value in (("--seconds", args.seconds), ("--deadline-ms", args.deadline_ms)):
+            if value is not None:
+                raise UsageError(f"{name} is the control loop's. Give its --rate-hz too.")
+        return None
+    for name, value in (("--rate-hz", args.rate_hz), ("--seconds", args.seconds), ("--deadline-ms", args.deadline_ms)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise UsageError(f"{name} {value:g} is not a positive number.")
+    seconds = args.seconds or (10.0 if args.quick else 60.0)
+    gaps = QUICK_GAPS if args.quick else GAPS
+    return Pace(args.rate_hz, seconds, gaps), args.deadline_ms or 1000 / args.rate_hz
+
+
+def batches_of(args: Args) -> tuple[int, ...]:
+    """Return the batches of the sweep.
+
+    Raises:
+        UsageError: On one that is not a positive whole number.
+    """
+    return _numbers("--batches", args.batches, least=1)
+
+
+def _numbers(option: str, text: str, *, least: int) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if wrong := [part for part in parts if not part.isdecimal() or int(part) < least]:
+        raise UsageError(f"{option} {text}: '{wrong[0]}' is not a number from {least} on. Write a list like 1,4.")
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def command_line(args: Args) -> str:
+    """Return the command that repeats this measurement."""
+    words = ["xfer", "bench", str(args.bundle)]
+    for option in fields(args):
+        value = getattr(args, option.name)
+        if option.default is MISSING or value == option.default or option.name in PLUMBING:
+            continue
+        name = option.name.replace("_", "-")
+        words += [f"--{name}"] if value is True else [f"--no-{name}"] if value is False else [f"--{name}", str(value)]
+    return shlex.join(words)
