@@ -28,7 +28,7 @@ COMMANDS = {
     "run": ("export.commands.run", "drive the environment with one variant"),
     "cmake-dir": ("export.commands.cmake_dir", "say where CMake finds the C++ runtime"),
     "doctor": ("export.commands.doctor", "say which targets work here, and what to install"),
-    "evidence": ("benchmarks.commands.reproduce", "repeat the simulations and checks behind the figures"),
+    "reproduce": ("benchmarks.commands.reproduce", "repeat the simulations and measurements behind a figure"),
     "demo": ("benchmarks.commands.demo", "all of it on CartPole, in minutes"),
 }
 """Name -> module and what it is for."""

@@ -3,32 +3,32 @@ import json
 import numpy as np
 import pytest
 
+from benchmarks import claims
+from benchmarks.claims import Args, Outcome, crosscheck, protocol_simulation, verdict_simulation
 from benchmarks.commands import reproduce
-from benchmarks.commands.reproduce import Args, Evidence
-from benchmarks.evidences import crosscheck, protocol_simulation, verdict_simulation
 from export.verification.non_inferiority import MARGIN, judge, upper_bound
 from xfer import cli
 from xfer.errors import UnavailableError, UsageError
 
 
-def test_every_evidence_is_listed_with_what_it_proves(capsys):
-    assert cli.main(["evidence", "--json"]) == 0
-    listed = json.loads(capsys.readouterr().out.splitlines()[-1])["evidence"]
-    assert [one["name"] for one in listed] == reproduce.names()
-    assert {"crosscheck", "protocol-simulation", "verdict-simulation"} <= set(reproduce.names())
+def test_every_claim_is_listed_with_what_it_proves(capsys):
+    assert cli.main(["reproduce", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out.splitlines()[-1])["claims"]
+    assert [one["name"] for one in listed] == claims.names()
+    assert {"crosscheck", "protocol-simulation", "verdict-simulation"} <= set(claims.names())
     assert all(one["claim"].endswith(".") for one in listed)
 
 
 def test_an_unknown_name_says_what_was_meant(capsys):
-    assert cli.main(["evidence", "crosschek"]) == 2
-    assert "Unknown evidence 'crosschek'. Did you mean 'crosscheck'?" in capsys.readouterr().err
+    assert cli.main(["reproduce", "crosschek"]) == 2
+    assert "Unknown claim 'crosschek'. Did you mean 'crosscheck'?" in capsys.readouterr().err
 
 
 def test_a_claim_that_does_not_hold_exits_non_zero_and_prints_its_object_all_the_same(monkeypatch, capsys):
     """Of runs whose bound is the 50 % one, half do not cover the truth."""
     bound = protocol_simulation.upper_bound
     monkeypatch.setattr(protocol_simulation, "upper_bound", lambda samples, share: bound(samples, share, 0.5))
-    assert cli.main(["evidence", "protocol-simulation", "--runs", "30", "--json"]) == 1
+    assert cli.main(["reproduce", "protocol-simulation", "--runs", "30", "--json"]) == 1
     captured = capsys.readouterr()
     answer = json.loads(captured.out.splitlines()[-1])
     assert answer["holds"] is False
@@ -37,7 +37,7 @@ def test_a_claim_that_does_not_hold_exits_non_zero_and_prints_its_object_all_the
 
 
 def test_bounds_of_percentiles_cover_the_truth(capsys):
-    assert cli.main(["evidence", "protocol-simulation", "--json"]) == 0
+    assert cli.main(["reproduce", "protocol-simulation", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert answer["holds"] is True
     assert {row["percentile"] for row in answer["rows"]} == {"p50", "p90", "p95", "p99", "p99.9"}
@@ -53,7 +53,7 @@ def test_simulated_latencies_have_the_quantiles_that_are_taken_for_the_truth(kin
 
 
 def test_a_policy_worse_by_the_margin_is_seldom_verified():
-    found = verdict_simulation.collect(Args(runs=100))
+    found = verdict_simulation.reproduce(Args(runs=100))
     assert [row["comparisons"] for row in found.rows] == [100, 100]
     # 5 % is promised; so few comparisons of exactly 5 % stay below 12 % in 99 of 100 cases.
     assert all(row["share"] <= 0.12 for row in found.rows)
@@ -94,16 +94,16 @@ def test_the_short_way_to_a_decision_is_the_decision():
 
 
 def test_crosscheck_needs_a_bundle_and_threads_that_fit(bundle_path):
-    with pytest.raises(UsageError, match="xfer evidence crosscheck runs"):
-        crosscheck.collect(Args(name="crosscheck"))
+    with pytest.raises(UsageError, match="xfer reproduce crosscheck runs"):
+        crosscheck.reproduce(Args(name="crosscheck"))
     with pytest.raises(UsageError, match="--threads 1000"):
-        crosscheck.collect(Args(name="crosscheck", bundle=bundle_path, threads=1000))
+        crosscheck.reproduce(Args(name="crosscheck", bundle=bundle_path, threads=1000))
 
 
 def test_crosscheck_runs_the_same_model_in_both_ways(monkeypatch, bundle_path):
     """Whether they agree is for a quiet machine to say; here both sides must measure the same order of time."""
     monkeypatch.setattr(crosscheck, "TURNS", 2)
-    found = crosscheck.collect(Args(name="crosscheck", bundle=bundle_path, runs=1))
+    found = crosscheck.reproduce(Args(name="crosscheck", bundle=bundle_path, runs=1))
     rows = {row["variant"]: row for row in found.rows}
     assert set(rows) == {"onnx-fp32", "onnx-int8"}
     assert all(0.1 < row["xfer_ms"] / row["tool_ms"] < 10 for row in rows.values())
@@ -116,13 +116,13 @@ def test_crosscheck_says_which_tool_failed(bundle_path, monkeypatch, tmp_path):
     monkeypatch.setattr(crosscheck, "BARE_LOOP", tmp_path / "gone.py")
     monkeypatch.setattr(crosscheck, "SECONDS", 0.1)
     with pytest.raises(UnavailableError, match=r"gone\.py failed"):
-        crosscheck.collect(Args(name="crosscheck", bundle=bundle_path, runs=1))
+        crosscheck.reproduce(Args(name="crosscheck", bundle=bundle_path, runs=1))
 
 
 def test_a_bundle_without_any_of_the_variants_is_an_error(bundle_path, monkeypatch):
     monkeypatch.setattr(crosscheck, "TOOLS", {"openvino-fp32": crosscheck.TOOLS["openvino-fp32"]})
     with pytest.raises(UnavailableError, match=r"Nothing to compare\. openvino-fp32 was left out"):
-        crosscheck.collect(Args(name="crosscheck", bundle=bundle_path))
+        crosscheck.reproduce(Args(name="crosscheck", bundle=bundle_path))
 
 
 @pytest.mark.slow
@@ -134,14 +134,14 @@ def test_crosscheck_against_openvino_s_own_tool(monkeypatch, policy, met, golden
     path = tmp_path / "openvino.bundle"
     export_policy(policy, policy.spec, met, golden, expand("eager,openvino"), path, run="nowhere")
     monkeypatch.setattr(crosscheck, "TURNS", 2)
-    found = crosscheck.collect(Args(name="crosscheck", bundle=path, runs=1))
+    found = crosscheck.reproduce(Args(name="crosscheck", bundle=path, runs=1))
     assert [row["variant"] for row in found.rows] == ["openvino-fp32"]
     assert 0.3 < found.rows[0]["xfer_ms"] / found.rows[0]["tool_ms"] < 3
 
 
 def test_one_case_that_fails_fails_the_claim():
-    assert Evidence(({"holds": True}, {"holds": True})).holds
-    assert not Evidence(({"holds": True}, {"holds": False})).holds
+    assert Outcome(({"holds": True}, {"holds": True})).holds
+    assert not Outcome(({"holds": True}, {"holds": False})).holds
 
 
 def test_a_case_with_many_figures_is_a_column_that_fits_a_terminal():

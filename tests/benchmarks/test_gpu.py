@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from benchmarks.commands.reproduce import Args
-from benchmarks.evidences import gpu
+from benchmarks.claims import Args, gpu
 from xfer.errors import UnavailableError
 
 
@@ -31,7 +30,7 @@ def test_engines_have_to_be_proven_and_the_fastest_to_beat_eager_on_the_gpu(engi
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_without_a_gpu_it_says_so(tmp_path):
     with pytest.raises(UnavailableError, match="needs an NVIDIA GPU with its driver"):
-        gpu.collect(Args(name="gpu", output=tmp_path))
+        gpu.reproduce(Args(name="gpu", output=tmp_path))
     assert not [*tmp_path.iterdir()]
 
 
@@ -40,4 +39,4 @@ def test_without_a_gpu_it_says_so(tmp_path):
 def test_a_gpu_trains_exports_and_is_faster(tmp_path):
     if not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU with its driver and TensorRT: pip install 'xfer-policy[dev,tensorrt]'")
-    assert gpu.collect(Args(name="gpu", output=tmp_path, runs=2)).holds
+    assert gpu.reproduce(Args(name="gpu", output=tmp_path, runs=2)).holds

@@ -1,15 +1,13 @@
 import pytest
 
-from benchmarks import learning_curves
-from benchmarks.commands.reproduce import Args
-from benchmarks.evidences import ppo
+from benchmarks.claims import Args, _learning_curves, ppo
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_ppo_learns_from_pixels_and_its_curve_is_drawn(tmp_path):
     pytest.importorskip("minigrid")
-    found = ppo.collect(Args(name="ppo", output=tmp_path, runs=1))
+    found = ppo.reproduce(Args(name="ppo", output=tmp_path, runs=1))
     assert found.holds, found.rows
-    assert (tmp_path / learning_curves.PICTURE).read_bytes().startswith(b"\x89PNG")
-    assert "after" in (tmp_path / learning_curves.PAGE).read_text()
+    assert (tmp_path / _learning_curves.PICTURE).read_bytes().startswith(b"\x89PNG")
+    assert "after" in (tmp_path / _learning_curves.PAGE).read_text()

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.commands.reproduce import Args
-from benchmarks.evidences import resnet_speed
+from benchmarks.claims import Args, resnet_speed
 from xfer.spec import ImageConfig
 
 
@@ -74,7 +73,7 @@ def test_it_measures_against_eager_and_compares_with_the_floors(small, monkeypat
     monkeypatch.setattr(resnet_speed, "QUICK", True)
     monkeypatch.setattr(resnet_speed, "CALIBRATION", 4)
     monkeypatch.setattr(resnet_speed, "FLOORS", {"onnx-fp32": 0.01, "onnx-int8": 1000.0})
-    found = resnet_speed.collect(Args(name="resnet-speed", output=tmp_path, runs=5, threads=1))
+    found = resnet_speed.reproduce(Args(name="resnet-speed", output=tmp_path, runs=5, threads=1))
     held = {one["variant"]: one["holds"] for one in found.rows}
     assert held["onnx-fp32"]
     assert not held["onnx-int8"]

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.evidences import training_speed
+from benchmarks.claims import training_speed
 
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("minigrid")

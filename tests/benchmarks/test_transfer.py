@@ -3,11 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks import learning_curves
-from benchmarks.commands.reproduce import Args
-from benchmarks.evidences import transfer
-from benchmarks.evidences.transfer import Protocol, judge, rank
-from benchmarks.learning_curves import Curve
+from benchmarks.claims import Args, _learning_curves, transfer
+from benchmarks.claims._learning_curves import Curve
+from benchmarks.claims.transfer import Protocol, judge, rank
 from xfer import tasks
 from xfer.errors import UsageError
 from xfer.training.run_folder import RunFolder
@@ -71,7 +69,7 @@ def test_a_run_that_ended_counts_with_its_last_evaluation():
 
 def test_the_band_reaches_from_the_worst_seed_to_the_best():
     runs = [curve(0.1, 0.2, 0.9), curve(0.1, 0.6, 0.8), curve(0.1, 0.4)]
-    figure = learning_curves.plot([*runs, curve(0.7, 0.9, 0.9, label="transfer")], 0.9)
+    figure = _learning_curves.plot([*runs, curve(0.7, 0.9, 0.9, label="transfer")], 0.9)
     band, _ = figure.axes[0].collections
     heights = {x: band.get_paths()[0].vertices[:, 1][band.get_paths()[0].vertices[:, 0] == x] for x in (500, 1000)}
     assert (min(heights[500]), max(heights[500])) == pytest.approx((20, 60))
@@ -82,7 +80,7 @@ def test_the_band_reaches_from_the_worst_seed_to_the_best():
 
 def test_more_seeds_than_lie_below_the_one_for_tuning_are_refused():
     with pytest.raises(UsageError, match="--runs 101"):
-        transfer.collect(Args(name="transfer", runs=101))
+        transfer.reproduce(Args(name="transfer", runs=101))
 
 
 def small(world):
@@ -127,8 +125,8 @@ def test_a_small_comparison_from_end_to_end(one_thread, tmp_path, capsys):
     assert RunFolder(tmp_path / "transfer-0").config().weights == str(tmp_path / "source-0-empty")
     assert RunFolder(tmp_path / "scratch-0").config().imitation.train_from == "head"
     assert "random trunk frozen" in " ".join(found.notes)
-    assert (tmp_path / learning_curves.PICTURE).read_bytes().startswith(b"\x89PNG")
-    page = (tmp_path / learning_curves.PAGE).read_text()
+    assert (tmp_path / _learning_curves.PICTURE).read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / _learning_curves.PAGE).read_text()
     assert "<svg" in page
     assert "from scratch, seed 0" in page
     assert "http://" not in page.replace("http://www.w3.org", "")

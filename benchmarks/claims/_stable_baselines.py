@@ -1,4 +1,4 @@
-"""Stable-Baselines3's PPO on a network of ours: the other side of `xfer evidence training-speed`."""
+"""Stable-Baselines3's PPO on a network of ours: the other side of `xfer reproduce training-speed`."""
 
 from __future__ import annotations
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from benchmarks.claims import Args, Outcome
 from benchmarks.commands.bench import check_libraries
-from benchmarks.commands.reproduce import Args, Evidence
 from benchmarks.stats.percentiles import CONFIDENCE, upper_bound
 
 RUNS, WANTED = 1000, 0.98
@@ -49,7 +49,7 @@ QUANTILES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 """Quantile functions, in milliseconds: of a share they give the truth, of uniform random numbers the samples."""
 
 
-def collect(args: Args) -> Evidence:
+def reproduce(args: Args) -> Outcome:
     """Simulate the runs."""
     check_libraries()
     runs = args.runs or RUNS
@@ -72,4 +72,4 @@ def collect(args: Args) -> Evidence:
                 }
             )
     note = "Calls are simulated as independent; a real machine's are not, which rounds and stability marks watch for."
-    return Evidence(tuple(rows), (note,))
+    return Outcome(tuple(rows), (note,))

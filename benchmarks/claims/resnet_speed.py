@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.claims import Args, Outcome
 from benchmarks.commands import bench as bench
 from benchmarks.commands import bench_options
-from benchmarks.commands.reproduce import Args, Evidence
 from benchmarks.measure.whole_backbone import whole_policy
 from export.bundle.reader import Bundle
 from export.targets import BASELINE, expand, names
@@ -66,7 +66,7 @@ class Chance:
         return Step(scores.argmax(axis=1), scores, dict(states))
 
 
-def collect(args: Args) -> Evidence:
+def reproduce(args: Args) -> Outcome:
     """Build what is not built yet, measure, and compare.
 
     Raises:
@@ -98,7 +98,7 @@ def collect(args: Args) -> Evidence:
         notes.append("Something else ran beside it: repeat this on a quiet machine before believing it.")
     if not rows:
         raise UnavailableError(f"Nothing to compare. {' '.join(notes)}")
-    return Evidence(tuple(rows), (*notes, f"Report: {report / 'report.html'}"))
+    return Outcome(tuple(rows), (*notes, f"Report: {report / 'report.html'}"))
 
 
 def multiplications_per_second(threads: int) -> float:

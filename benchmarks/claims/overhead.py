@@ -20,8 +20,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from benchmarks.claims import Args, Outcome
 from benchmarks.commands.bench import check_libraries
-from benchmarks.commands.reproduce import Args, Evidence
 from benchmarks.measure.protocol import CAN_BIND, usable_cores
 from export.bundle.reader import Bundle, why_not
 from export.targets import Variant
@@ -137,7 +137,7 @@ class Bare:
         return action
 
 
-def collect(args: Args) -> Evidence:
+def reproduce(args: Args) -> Outcome:
     """Measure each variant of the bundle that runs here, and whose runtime's own call is known.
 
     Raises:
@@ -146,7 +146,7 @@ def collect(args: Args) -> Evidence:
     """
     check_libraries()
     if args.bundle is None:
-        raise UsageError("overhead measures a bundle: xfer evidence overhead runs/cartpole.bundle")
+        raise UsageError("overhead measures a bundle: xfer reproduce overhead runs/cartpole.bundle")
     threads = args.threads or len(usable_cores())
     if not 1 <= threads <= len(usable_cores()):
         raise UsageError(f"--threads {threads} does not fit {len(usable_cores())} usable cores.")
@@ -166,7 +166,7 @@ def collect(args: Args) -> Evidence:
             notes.append(f"{variant} was left out: {reason}")
     if not rows:
         raise UnavailableError(f"Nothing to measure. {' '.join(notes[1:])}")
-    return Evidence(tuple(rows), tuple(notes))
+    return Outcome(tuple(rows), tuple(notes))
 
 
 def judge(variant: str, bare: Sequence[float], ours: Sequence[float]) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import learning_curves
-from benchmarks.commands.reproduce import Args, Evidence, cell
+from benchmarks.claims import Args, Outcome, _learning_curves, cell
 
 SHOWS_PROGRESS = True
 TASK, SUCCESS, SEEDS = "navigation:empty", 0.9, 3
@@ -13,7 +12,7 @@ CLAIM = (
 )
 
 
-def collect(args: Args) -> Evidence:
+def reproduce(args: Args) -> Outcome:
     """Train what is not trained yet with the task's own defaults, and judge the finished policies.
 
     Raises:
@@ -30,7 +29,7 @@ def collect(args: Args) -> Evidence:
     curves, rows = [], []
     for seed in range(args.seed, args.seed + (args.runs or SEEDS)):
         path = args.folder / f"seed-{seed}"
-        curve = learning_curves.learn(path, "PPO", task=TASK, algorithm="ppo", weights="none", seed=seed)
+        curve = _learning_curves.learn(path, "PPO", task=TASK, algorithm="ppo", weights="none", seed=seed)
         result = RunFolder(path).result()
         assert result is not None
         success = sum(value >= least for value in result.returns) / len(result.returns)
@@ -40,7 +39,7 @@ def collect(args: Args) -> Evidence:
     shown = {f"seed {row['seed']}": f"{cell(row['success'])} after {row['frames']} frames" for row in rows}
     notes = (
         "Success is that of the finished policy over fresh episodes; the curve's are the rounds' own.",
-        learning_curves.where(args.folder),
+        _learning_curves.where(args.folder),
     )
-    learning_curves.write(args.folder, curves, SUCCESS, CLAIM, shown, notes)
-    return Evidence(tuple(rows), notes)
+    _learning_curves.write(args.folder, curves, SUCCESS, CLAIM, shown, notes)
+    return Outcome(tuple(rows), notes)

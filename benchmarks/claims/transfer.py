@@ -14,9 +14,8 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from benchmarks import learning_curves
-from benchmarks.commands.reproduce import Args, Evidence, cell
-from benchmarks.learning_curves import Curve
+from benchmarks.claims import Args, Outcome, _learning_curves, cell
+from benchmarks.claims._learning_curves import Curve
 from xfer.errors import UsageError
 
 SHOWS_PROGRESS = True
@@ -67,7 +66,7 @@ CLAIM = (
 )
 
 
-def collect(args: Args) -> Evidence:
+def reproduce(args: Args) -> Outcome:
     """Train what is not trained yet, and compare.
 
     Raises:
@@ -82,7 +81,7 @@ def collect(args: Args) -> Evidence:
     return compare(PROTOCOL, args.folder, args.seed, args.runs or SEEDS)
 
 
-def compare(protocol: Protocol, folder: Path, first_seed: int, seeds: int) -> Evidence:
+def compare(protocol: Protocol, folder: Path, first_seed: int, seeds: int) -> Outcome:
     """Train both sides with every seed, draw their curves, and return who needed how many frames."""
     tried = try_scratch(protocol, folder, first_seed + TUNING_SEED)
     way, learning_rate = min(tried, key=lambda one: rank(tried[one]))
@@ -113,11 +112,11 @@ def compare(protocol: Protocol, folder: Path, first_seed: int, seeds: int) -> Ev
         f" {first_seed + TUNING_SEED} for {protocol.tuning_rounds} rounds; success in the last two:"
         f" {'; '.join(f'{describe(one)} {fmean(curve.success[-2:]):.0%}' for one, curve in tried.items())}.",
         f"Transfer: all layers, learning rate {protocol.learning_rate:g}. Its source is no part of its frames.",
-        learning_curves.where(folder),
+        _learning_curves.where(folder),
     )
     curves, shown = [*transfers, *scratches], {key.replace("_", " "): cell(value) for key, value in row.items()}
-    learning_curves.write(folder, curves, SUCCESS, CLAIM, shown, notes)
-    return Evidence((row,), notes)
+    _learning_curves.write(folder, curves, SUCCESS, CLAIM, shown, notes)
+    return Outcome((row,), notes)
 
 
 def try_scratch(protocol: Protocol, folder: Path, seed: int) -> dict[tuple[str, float], Curve]:
@@ -147,7 +146,7 @@ def learn_simpler(protocol: Protocol, folder: Path, seed: int) -> tuple[str, Cur
     weights, frames, seconds = "none", 0, 0.0
     for world in protocol.simpler:
         path = folder / f"source-{seed}-{world.partition(':')[2]}"
-        run = learning_curves.learn(
+        run = _learning_curves.learn(
             path,
             f"source {seed}, {world}",
             task=world,
@@ -167,7 +166,7 @@ def learn_target(
 ) -> Curve:
     """Train in the target until success is held; the curve begins with an evaluation before any frame."""
     before = success_before(protocol, weights)
-    run = learning_curves.learn(
+    run = _learning_curves.learn(
         path,
         label,
         task=protocol.target,

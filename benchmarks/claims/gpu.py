@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.claims import Args, Outcome
 from benchmarks.commands import bench as bench
 from benchmarks.commands import bench_options
-from benchmarks.commands.reproduce import Args, Evidence
 from export.commands import export, verify
 from xfer.commands import train
 from xfer.errors import UnavailableError
@@ -24,7 +24,7 @@ CLAIM = (
 PROVEN = ("verified", "provisional")
 
 
-def collect(args: Args) -> Evidence:
+def reproduce(args: Args) -> Outcome:
     """Train, export, verify and measure; what was finished before is not done again.
 
     Raises:
@@ -64,7 +64,7 @@ def collect(args: Args) -> Evidence:
         f" {imitated['eval_return_mean']:.1f}; PPO {reinforced['frames_per_second']:g} frames/s.",
         f"Report: {report / 'report.html'}",
     )
-    return Evidence(tuple(rows), notes)
+    return Outcome(tuple(rows), notes)
 
 
 def judge(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks.commands.reproduce import Args, Evidence
+from benchmarks.claims import Args, Outcome
 from export.commands.verify import FULL_PAIRS
 from export.verification.non_inferiority import CONFIDENCE, MARGIN, judge, log_wealth
 from export.verification.reward import LOOK_EVERY, is_clear
@@ -29,7 +29,7 @@ WORSE_BY_THE_MARGIN: dict[str, Callable[[np.random.Generator, int], np.ndarray]]
 """Losses as shares of the scale, all of mean ``MARGIN``."""
 
 
-def collect(args: Args) -> Evidence:
+def reproduce(args: Args) -> Outcome:
     """Simulate the comparisons, on all cores."""
     comparisons = args.runs or COMPARISONS
     rows = []
@@ -49,7 +49,7 @@ def collect(args: Args) -> Evidence:
                     "holds": share <= ALLOWED,
                 }
             )
-    return Evidence(tuple(rows))
+    return Outcome(tuple(rows))
 
 
 def is_verified(kind: str, seed: tuple[int, int]) -> bool:

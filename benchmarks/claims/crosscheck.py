@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.claims import Args, Outcome
 from benchmarks.commands.bench import check_libraries
-from benchmarks.commands.reproduce import Args, Evidence
 from benchmarks.measure.interference import Disturbance, Meter
 from benchmarks.measure.messages import Assignment, Turn
 from benchmarks.measure.protocol import CAN_BIND, usable_cores
@@ -37,7 +37,7 @@ CLAIM = (
     " with OpenVINO's benchmark_app (-hint latency -nireq 1 -api sync; its time for an iteration, frame to result) on"
     " the same model file and input."
 )
-BARE_LOOP = Path(__file__).parent.parent / "bare_onnxruntime.py"
+BARE_LOOP = Path(__file__).with_name("_bare_onnxruntime.py")
 BENCHMARK_APP = "from openvino.tools.benchmark.main import main; main()"
 
 
@@ -56,7 +56,7 @@ class Setup:
     cores: tuple[int, ...]
 
 
-def collect(args: Args) -> Evidence:
+def reproduce(args: Args) -> Outcome:
     """Measure in interleaved rounds.
 
     Raises:
@@ -65,7 +65,7 @@ def collect(args: Args) -> Evidence:
     """
     check_libraries()
     if args.bundle is None:
-        raise UsageError("crosscheck measures a bundle: xfer evidence crosscheck runs/cartpole.bundle")
+        raise UsageError("crosscheck measures a bundle: xfer reproduce crosscheck runs/cartpole.bundle")
     threads = args.threads or len(usable_cores())
     if not 1 <= threads <= len(usable_cores()):
         raise UsageError(f"--threads {threads} does not fit {len(usable_cores())} usable cores.")
@@ -83,7 +83,7 @@ def collect(args: Args) -> Evidence:
         raise UnavailableError(f"Nothing to compare. {' '.join(notes[1:])}")
     if any(row["disturbed"] for row in rows):
         notes.append("Something else ran beside it: repeat this on a quiet machine before believing it.")
-    return Evidence(tuple(rows), tuple(notes))
+    return Outcome(tuple(rows), tuple(notes))
 
 
 def why_not(bundle: Bundle, variant: str) -> str | None:

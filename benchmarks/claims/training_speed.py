@@ -14,7 +14,7 @@ from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.commands.reproduce import Args, Evidence
+from benchmarks.claims import Args, Outcome
 from xfer.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ CLAIM = (
 )
 
 
-def collect(args: Args) -> Evidence:
+def reproduce(args: Args) -> Outcome:
     """Measure in interleaved turns.
 
     Raises:
@@ -59,7 +59,7 @@ def collect(args: Args) -> Evidence:
         f"Threads of PyTorch: {torch.get_num_threads()}; turns of each side: {turns}, after one to warm up.",
         "Batch norm is in eval mode on both sides; weights were equal when the outputs were compared.",
     )
-    return Evidence(tuple(rows), notes)
+    return Outcome(tuple(rows), notes)
 
 
 def compare(line: str, turns: int, seed: int) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def sides(config: PPOConfig) -> Iterator[tuple[Trainer, Any]]:
     """Yield our trainer and Stable-Baselines3's with the same weights, each with environments of its own."""
     import torch
 
-    from benchmarks.stable_baselines import Opponent
+    from benchmarks.claims._stable_baselines import Opponent
     from xfer.models.policy import Policy, PolicyConfig, make_spec
     from xfer.training.ppo import Trainer, initialise
     from xfer.training.vector_env import vector_env
