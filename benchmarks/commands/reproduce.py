@@ -1,8 +1,4 @@
-"""What `xfer reproduce` does: repeat the simulations and checks that stand behind README's figures.
-
-An evidence is a module in ``benchmarks/evidences/`` with the names of the ``Source`` protocol below. Its name is the
-file's, with dashes. A new one is one file in that folder; the command's list follows from the folder's listing.
-"""
+"""What `xfer reproduce` does: repeat the simulations and measurements that stand behind a figure."""
 
 from __future__ import annotations
 

@@ -2,12 +2,12 @@ import re
 from dataclasses import replace
 
 import pytest
-from sample_report import looped, sample_report
 
 from benchmarks.report import plots
 from benchmarks.report.figures import reward_summaries
 from benchmarks.report.svg import PIXELS, VARIABLES
 from benchmarks.report.timeline import timeline
+from tests.benchmarks.report.sample_report import looped, sample_report
 
 
 @pytest.fixture(scope="module")

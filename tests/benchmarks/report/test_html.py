@@ -3,10 +3,10 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from chromium import Chromium, executable
-from sample_report import sample_report
 
 from benchmarks.report.html import to_html
+from tests.benchmarks.report.chromium import Chromium, executable
+from tests.benchmarks.report.sample_report import sample_report
 
 with_chromium = pytest.mark.skipif(executable() is None, reason="needs a browser: apt-get install chromium")
 

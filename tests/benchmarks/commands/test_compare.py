@@ -13,7 +13,7 @@ from benchmarks.stats import permutation
 from benchmarks.stats.permutation import simultaneous
 from export.bundle.machine import Machine
 from export.bundle.manifest import Provenance
-from tests.benchmarks.sample_report import TYPICAL_MS, sample_report
+from tests.benchmarks.report.sample_report import TYPICAL_MS, sample_report
 from xfer import cli
 from xfer.errors import UsageError
 

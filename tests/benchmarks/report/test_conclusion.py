@@ -1,11 +1,11 @@
 from dataclasses import replace
 
 import pytest
-from sample_report import TYPICAL_MS, looped, measured, sample_report
 
 from benchmarks.measure.control_loop import ControlLoop
 from benchmarks.report import conclusion, decision
 from benchmarks.report.figures import loop_figures, pareto_front, reward_summaries
+from tests.benchmarks.report.sample_report import TYPICAL_MS, looped, measured, sample_report
 
 
 @pytest.fixture(scope="module")

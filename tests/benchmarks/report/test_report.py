@@ -6,12 +6,12 @@ from pathlib import Path
 import msgspec
 import pytest
 from rich.console import Console
-from sample_report import PROTOCOL, sample_report
 
 from benchmarks.measure.control_loop import ControlLoop
 from benchmarks.report import data, table, terminal, write
 from benchmarks.report.markdown import to_markdown
 from export.bundle.records import Divergence
+from tests.benchmarks.report.sample_report import PROTOCOL, sample_report
 
 
 @pytest.fixture(scope="module")
