@@ -102,7 +102,7 @@ class Builder:
             "instruction_set": this_machine().instruction_set,
         }
         self._writer = BundleWriter(path)
-        self._writer.begin(request.spec, provenance, lambda: golden().acted_by(_eager(request)))
+        self._writer.begin(request.spec, provenance, lambda: golden().replay(_eager(request)))
         self._writer.sweep()
 
     @cached_property

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 OPERATIONS = ["Conv"]
-"""What is quantised, in ONNX's words."""
+"""What is quantized, in ONNX's words."""
 REMOVABLE = ["Relu"]
 """What unsigned numbers do by themselves: a convolution whose range begins at zero needs no ReLU behind it, and has
 all 256 steps for what the ReLU lets through."""
@@ -38,14 +38,14 @@ def quantize_int8(
     symmetric: bool,
     float_layers: tuple[str, ...] = (),
 ) -> None:
-    """Quantise the trunk's convolutions: ``Quantizer`` and its ``write`` in one."""
+    """Quantize the trunk's convolutions: ``Quantizer`` and its ``write`` in one."""
     Quantizer(source, spec, calibration, symmetric=symmetric).write(destination, float_layers)
 
 
 class Quantizer:
     """A graph whose value ranges have been measured, to be written in int8 with all of its layers or without some.
 
-    What can be quantised are the trunk's convolutions. Preprocessing stays in float, where it is exact; so do the
+    What can be quantized are the trunk's convolutions. Preprocessing stays in float, where it is exact; so do the
     head, whose attention maps turn small errors into wrong positions, and the residual sums, whose rounding would
     enter every later layer. Together they are a few percent of the arithmetic.
 
@@ -74,7 +74,7 @@ class Quantizer:
         self._exact = [*nodes_in_scope(source, "policy.preprocess"), *nodes_in_scope(source, "policy.head")]
         self.layers = _layers(source, self._exact)
         if not self.layers:
-            raise UsageError(f"there is nothing to quantise: the graph has no {' or '.join(OPERATIONS)}")
+            raise UsageError(f"there is nothing to quantize: the graph has no {' or '.join(OPERATIONS)}")
         with tempfile.TemporaryDirectory() as folder, _quiet():
             prepared = Path(folder) / "prepared.onnx"
             quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
@@ -122,7 +122,7 @@ class Quantizer:
 
 
 def _layers(source: Path, exact: list[str]) -> dict[str, list[str]]:
-    """Return the nodes that can be quantised by the path of the module that has their weights."""
+    """Return the nodes that can be quantized by the path of the module that has their weights."""
     import onnx
 
     found: dict[str, list[str]] = {}
@@ -136,7 +136,7 @@ def _layers(source: Path, exact: list[str]) -> dict[str, list[str]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the quantiser's deprecations and its advice off the terminal."""
+    """Keep the quantizer's deprecations and its advice off the terminal."""
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)
     try:
@@ -148,7 +148,7 @@ def _quiet() -> Iterator[None]:
 
 
 class CalibrationInputs:
-    """Feeds the quantiser with the graph's inputs, step by step (``CalibrationDataReader``'s protocol)."""
+    """Feeds the quantizer with the graph's inputs, step by step (``CalibrationDataReader``'s protocol)."""
 
     def __init__(self, graph: Path, spec: PolicySpec, calibration: Trajectories) -> None:
         session = onnxruntime().InferenceSession(str(graph), providers=["CPUExecutionProvider"])

@@ -27,7 +27,7 @@ PAIR_SEED = 2_000_000
 """Seeds from here on compare a variant with eager."""
 
 HELD_OUT_SEED = 3_000_000
-"""Seeds from here on give the observations that the actions rung looks at."""
+"""Seeds from here on give the observations that the actions gate looks at."""
 
 CALIBRATION_SEED = 4_000_000
 """Seeds from here on give the observations that int8 is calibrated on."""

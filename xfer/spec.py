@@ -92,7 +92,7 @@ class ImageConfig:
     Attributes:
         crop: First row, end row, first column, end column of the part that is looked at, in pixels.
         shrink: Integer factor of the average pooling.
-        gray: Whether colours are reduced to luma (ITU-R BT.601).
+        gray: Whether colors are reduced to luma (ITU-R BT.601).
         frames: How many frames the network sees at once, the newest last.
         frame_step: How many control steps lie between two of them.
     """

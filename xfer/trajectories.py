@@ -63,7 +63,7 @@ class Trajectories:
             None if self.scores is None else self.scores[index],
         )
 
-    def acted_by(self, runner: Runner) -> Trajectories:
+    def replay(self, runner: Runner) -> Trajectories:
         """Return the same observations with what ``runner`` (batch 1) does when it is shown them."""
         actions, scores = [], []
         for begins, observations in self.steps():

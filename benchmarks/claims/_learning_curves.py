@@ -17,7 +17,7 @@ from xfer.files import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLOURS = (ACCENT, BASE)
+COLORS = (ACCENT, BASE)
 """One a kind of run, as the page has them; ``PRINTED`` are the same where there is no page."""
 PRINTED = ("#0b6bcb", "#7a8594")
 DPI = 160
@@ -96,7 +96,7 @@ def by_label(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
     }
 
 
-def plot(curves: Sequence[Curve], threshold: float, colours: Sequence[str] = COLOURS) -> Figure:
+def plot(curves: Sequence[Curve], threshold: float, colors: Sequence[str] = COLORS) -> Figure:
     """Draw the median over seeds of each kind, and a band from the worst to the best.
 
     A run that had ended by then counts with its last evaluation.
@@ -104,15 +104,15 @@ def plot(curves: Sequence[Curve], threshold: float, colours: Sequence[str] = COL
     Args:
         curves: The runs, of two kinds at most; each begins at or before the first frames of its kind's others.
         threshold: What was to be reached.
-        colours: One a kind.
+        colors: One a kind.
     """
     figure, axes = svg.area(3.0)
     axes.axhline(100 * threshold, color=MUTED, linewidth=1, linestyle="dashed")
-    for (label, runs), colour in zip(by_label(curves).items(), colours, strict=False):
+    for (label, runs), color in zip(by_label(curves).items(), colors, strict=False):
         across = sorted({frames for run in runs for frames in run.frames})
         values = [[100 * run.at(frames) for run in runs] for frames in across]
-        axes.fill_between(across, list(map(min, values)), list(map(max, values)), color=colour, alpha=0.22, linewidth=0)
-        axes.plot(across, list(map(median, values)), "o-", color=colour, markersize=3, linewidth=1.8, label=label)
+        axes.fill_between(across, list(map(min, values)), list(map(max, values)), color=color, alpha=0.22, linewidth=0)
+        axes.plot(across, list(map(median, values)), "o-", color=color, markersize=3, linewidth=1.8, label=label)
     axes.legend(loc="lower right", frameon=False, labelcolor=INK)
     axes.set_ylim(0, 103)
     axes.set_xlim(left=0)

@@ -1,7 +1,7 @@
 """Our figures against tools that know nothing of xfer: the same model file, the same recorded frames, the same threads.
 
 Two processes stand side by side, each idle while the other has its turn, in short turns with alternating first. What is
-compared is the ratio of two neighbouring turns' figures: what slows both down does not count. After a few turns both
+compared is the ratio of two neighboring turns' figures: what slows both down does not count. After a few turns both
 are started anew, since where a process comes to lie in memory moves all of its times.
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.claims import Args, Outcome
 from benchmarks.commands.bench import check_libraries
-from benchmarks.measure.interference import Disturbance, Meter
+from benchmarks.measure.interference import Interference, Meter
 from benchmarks.measure.messages import Assignment, Turn
 from benchmarks.measure.protocol import CAN_BIND, usable_cores
 from benchmarks.measure.worker_process import WorkerError, WorkerProcess
@@ -113,7 +113,7 @@ Statistic = Callable[[Sequence[float]], Any]
 
 
 @contextmanager
-def ours(setup: Setup, variant: str, statistic: Statistic, disturbances: list[Disturbance]) -> Iterator[TakeTurn]:
+def ours(setup: Setup, variant: str, statistic: Statistic, disturbances: list[Interference]) -> Iterator[TakeTurn]:
     """Start xfer's own worker; what else goes on during its turns is added to ``disturbances``."""
     try:
         with WorkerProcess(Assignment(str(setup.bundle.path.resolve()), variant, len(setup.cores))) as worker:
@@ -200,7 +200,7 @@ TOOLS = {
 def _compare(setup: Setup, variant: str, tool: Tool, starts: int) -> dict[str, Any]:
     own: list[float] = []
     theirs: list[float] = []
-    disturbances: list[Disturbance] = []
+    disturbances: list[Interference] = []
     for _ in range(starts):
         with ours(setup, variant, tool.statistic, disturbances) as our_turn, tool.start(setup, variant) as their_turn:
             our_turn(), their_turn()  # warm-up

@@ -1,7 +1,7 @@
 """What our runner costs: the same loaded model, called by ``Runner.act`` and as its runtime's documentation shows.
 
 Each variant has a process of its own, in which the two take short turns with alternating first; what counts is the
-difference of the medians of neighbouring turns. Both get the recorded frames and keep the states between them. That a
+difference of the medians of neighboring turns. Both get the recorded frames and keep the states between them. That a
 variant was loaded with the right settings is another question: ``crosscheck`` asks it.
 """
 
@@ -29,15 +29,15 @@ from xfer.errors import UnavailableError, UsageError, XferError
 from xfer.runner import Arrays
 from xfer.spec import PolicySpec
 
-PAIRS, SECONDS, LEAD_IN, LEAST_CALLS = 60, 0.1, 3, 5
+PAIRS, SECONDS, LEAD_IN, MIN_CALLS = 60, 0.1, 3, 5
 """Pairs of turns; how long a turn is, its untimed calls, and the fewest timed ones."""
 
-LEAST_PAIRS = 5
+MIN_PAIRS = 5
 """With fewer, not even the largest difference is a 95 % bound of the median."""
 
-SHARE, LEAST_MS, CONFIDENCE = 0.05, 0.1, 0.95
+SHARE, MIN_MS, CONFIDENCE = 0.05, 0.1, 0.95
 CLAIM = (
-    f"Runner.act takes at most {SHARE:.0%} or {LEAST_MS:g} ms longer, whichever is more, than the runtime's own call on"
+    f"Runner.act takes at most {SHARE:.0%} or {MIN_MS:g} ms longer, whichever is more, than the runtime's own call on"
     " the same loaded model and input."
 )
 
@@ -151,8 +151,8 @@ def reproduce(args: Args) -> Outcome:
     if not 1 <= threads <= len(usable_cores()):
         raise UsageError(f"--threads {threads} does not fit {len(usable_cores())} usable cores.")
     bundle, pairs = Bundle(args.bundle), args.runs or PAIRS
-    if pairs < LEAST_PAIRS:
-        raise UsageError(f"--runs {pairs} is too few for a bound. Use {LEAST_PAIRS} or more.")
+    if pairs < MIN_PAIRS:
+        raise UsageError(f"--runs {pairs} is too few for a bound. Use {MIN_PAIRS} or more.")
     notes, rows = [f"Threads: {threads}; pairs of turns: {pairs}."], []
     for variant in bundle.builds:
         name = Variant.parse(variant).target
@@ -177,7 +177,7 @@ def judge(variant: str, bare: Sequence[float], ours: Sequence[float]) -> dict[st
     Args:
         variant: Its name.
         bare: Median of each bare turn, in seconds.
-        ours: Median of the neighbouring turn of ours.
+        ours: Median of the neighboring turn of ours.
     """
     from scipy.stats import quantile_test
 
@@ -185,7 +185,7 @@ def judge(variant: str, bare: Sequence[float], ours: Sequence[float]) -> dict[st
     test: Any = quantile_test(extra, alternative="less")  # the stubs take its interval for a number
     bound = float(test.confidence_interval(CONFIDENCE).high)
     bare_ms = 1000 * float(np.median(bare))
-    allowed = max(SHARE * bare_ms, LEAST_MS)
+    allowed = max(SHARE * bare_ms, MIN_MS)
     return {
         "variant": variant,
         "bare_ms": bare_ms,
@@ -201,7 +201,7 @@ def measure(path: Path, variant: str, threads: int, pairs: int) -> tuple[list[fl
     """Take turns in this process.
 
     Returns:
-        Median of each bare turn and of the neighbouring turn of ours, in seconds.
+        Median of each bare turn and of the neighboring turn of ours, in seconds.
     """
     bundle = Bundle(path)
     recorded = list(bundle.golden().steps())
@@ -221,7 +221,7 @@ def _turn(actor: Actor, steps: Iterator[tuple[bool, Mapping[str, np.ndarray]]]) 
     """Act for a while, and return the median time of an action in seconds."""
     samples: list[float] = []
     end = time.perf_counter() + SECONDS
-    while len(samples) < LEAD_IN + LEAST_CALLS or time.perf_counter() < end:
+    while len(samples) < LEAD_IN + MIN_CALLS or time.perf_counter() < end:
         begins, observations = next(steps)
         if begins:
             actor.reset()

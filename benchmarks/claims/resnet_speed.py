@@ -25,7 +25,7 @@ from xfer.trajectories import Trajectories
 SHOWS_PROGRESS = True
 TASK, THREADS = "cartpole", 2
 IMAGE = ImageConfig(crop=(112, 336, 188, 412), gray=False, frames=1)
-"""The 224 x 224 pixels in the middle that cart and pole are in, in colour, one frame at a time."""
+"""The 224 x 224 pixels in the middle that cart and pole are in, in color, one frame at a time."""
 
 FLOORS = {
     "torchscript-fp32": 1.2,

@@ -1,7 +1,7 @@
 """Frames per second of PPO against Stable-Baselines3's on the same network, environments, epochs and batches.
 
 Both sides stand in this process, with as many threads, and take turns: a rollout and an update each, with alternating
-first. What is compared is the ratio of neighbouring turns.
+first. What is compared is the ratio of neighboring turns.
 """
 
 from __future__ import annotations
@@ -134,14 +134,14 @@ def sides(config: PPOConfig) -> Iterator[tuple[Trainer, Any]]:
 
     from benchmarks.claims._stable_baselines import Opponent
     from xfer.models.policy import Policy, PolicyConfig, make_spec
-    from xfer.training.ppo import Trainer, initialise
+    from xfer.training.ppo import Trainer, initialize
     from xfer.training.vector_env import vector_env
 
     task = fourrooms()
     torch.manual_seed(config.seed)
     policy = Policy(PolicyConfig(BACKBONE, TAP, "average", 0, task.image), make_spec(task, task.image, "logits"))
     policy.eval()
-    initialise(policy.readout, 0.01)
+    initialize(policy.readout, 0.01)
     stages = [name for name, _ in policy.trunk.named_children()]
     frozen = {"head": stages, "all": []}.get(config.train_from, stages[: stages.index(TAP)])
     with vector_env(task, config.environments, "async") as envs:

@@ -1,4 +1,4 @@
-"""How often the reward rung verifies a policy that is worse by exactly the margin, looking after every ten pairs."""
+"""How often the reward gate verifies a policy that is worse by exactly the margin, looking after every ten pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``xfer bench`` does: choose the contestants, measure them, keep the figures, write the report."""
+"""What ``xfer bench`` does: choose the candidates, measure them, keep the figures, write the report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.commands import bench_options, progress
 from benchmarks.commands.bench_options import Args, command_line
 from benchmarks.measure import batch_sweep, control_loop, cpp, latency, whole_backbone
 from benchmarks.measure.control_loop import ControlLoop
-from benchmarks.measure.protocol import Contestant, Measurement
+from benchmarks.measure.protocol import Candidate, Measurement
 from benchmarks.report import write
 from benchmarks.report.rows import Rows
 from export import targets
@@ -58,16 +58,16 @@ def main(args: Args) -> dict[str, Any]:
     output = _folder(args.output or bundle.path.resolve().parent / "report")
     names = choose(bundle, args.variants)
     idle = {name: reason for name in names if (reason := why_not(bundle, name)) is not None}
-    own = [Contestant(name, bundle.path, name) for name in names if name not in idle]
+    own = [Candidate(name, bundle.path, name) for name in names if name not in idle]
     if not own:
         raise UnavailableError(f"No variant of {bundle.path} can run here: {next(iter(idle.values()))}")
     if args.cpp is not None:
-        own += cpp.contestants(own, args.cpp)
+        own += cpp.candidates(own, args.cpp)
     notes = []
     if BASELINE in idle:
         notes.append(f"No speed-ups: the baseline {BASELINE} cannot run here ({idle[BASELINE]}).")
     provenances = [bundle.manifest.provenance]
-    contestants = [*own]
+    candidates = [*own]
     with tempfile.TemporaryDirectory(prefix="xfer-bench-") as temporary:
         if args.whole_backbone:
             path = Path(temporary, "whole.bundle")
@@ -75,10 +75,10 @@ def main(args: Args) -> dict[str, Any]:
             if isinstance(sibling, str):
                 notes.append(sibling)
             else:
-                contestants += whole_backbone.contestants(sibling)
+                candidates += whole_backbone.candidates(sibling)
                 provenances.append(sibling.manifest.provenance)
         del golden
-        rows = Rows(bundle, names, idle, contestants, provenances[-1], protocol)
+        rows = Rows(bundle, names, idle, candidates, provenances[-1], protocol)
         empty = data.Report(
             machine=this_machine(),
             measured=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -103,12 +103,12 @@ def main(args: Args) -> dict[str, Any]:
         def on_round(done: int, measurements: dict[str, Measurement]) -> None:
             partial.publish(lambda: so_far(measurements, f"after round {done} of {protocol.rounds}"))
 
-        steps = len(contestants) * latency.steps_per_contestant(protocol) + len(own) * (pace is not None)
+        steps = len(candidates) * latency.steps_per_candidate(protocol) + len(own) * (pace is not None)
         short = batch_sweep.short(protocol)
         steps += len(own) * len(batches) * batch_sweep.steps(short)
         with progress.bar(steps) as on_step:
-            measurements = latency.measure(contestants, protocol, on_step, on_round)
-            whole = [contestant for contestant in own if not measurements[contestant.name].error]
+            measurements = latency.measure(candidates, protocol, on_step, on_round)
+            whole = [candidate for candidate in own if not measurements[candidate.name].error]
             if pace is not None:
                 for loop in control_loop.run(whole, protocol, *pace, lambda name: on_step(name, "control loop")):
                     loops.append(loop)

@@ -16,7 +16,7 @@ from benchmarks.measure.protocol import Protocol
 from xfer.commands import Common
 from xfer.errors import UsageError
 
-LEAST_ROUNDS = 5
+MIN_ROUNDS = 5
 
 
 PLUMBING = ("json", "debug", "stream")
@@ -84,8 +84,8 @@ def protocol_of(args: Args) -> Protocol:
     """
     if args.quick and args.strict:
         raise UsageError("--quick and --strict contradict each other. Choose one.")
-    if args.rounds and args.rounds < LEAST_ROUNDS:
-        raise UsageError(f"--rounds {args.rounds} is too few to tell a spread. Use {LEAST_ROUNDS} or more.")
+    if args.rounds and args.rounds < MIN_ROUNDS:
+        raise UsageError(f"--rounds {args.rounds} is too few to tell a spread. Use {MIN_ROUNDS} or more.")
     usable = protocol.usable_cores()
     cores = _numbers("--cores", args.cores, least=0)
     if away := [core for core in cores if core not in usable]:

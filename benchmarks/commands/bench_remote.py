@@ -86,7 +86,7 @@ def main(args: bench_options.Args) -> dict[str, Any]:
         raise XferError(watch.give_up(f"connection to {host.name} lost", str(error))) from error
     except XferError as error:
         raise XferError(watch.give_up(f"the bench on {host.name} failed", str(error))) from error
-    whole = watch.localised((output / "report.json").read_bytes())
+    whole = watch.localized((output / "report.json").read_bytes())
     paths = write.write(whole, output)
     rows = watch.result["variants"]
     bring_records(host, bundle, {row["variant"] for row in rows if row["p50_ms"] is not None})
@@ -174,14 +174,14 @@ class Watch:
         if "measurements" not in value:
             self.result = value
             return
-        self.report = self.localised(line)
+        self.report = self.localized(line)
         try:
             write_atomically(self.output / "report.json", line)
         except OSError as error:
             raise UsageError(f"{self.output} {error.strerror}. Choose another --output.") from error
         _say(f"{self.host}: {self.report.partial}")
 
-    def localised(self, data: bytes) -> Report:
+    def localized(self, data: bytes) -> Report:
         """Decode a report from there, and let it name the command that was given here.
 
         Raises:

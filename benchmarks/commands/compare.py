@@ -220,7 +220,7 @@ def _log_medians(report: Report) -> dict[str, np.ndarray]:
 def notes(old: Report, new: Report) -> list[str]:
     """Return what makes the two reports less than comparable, or their figures less than sure."""
     from benchmarks.report.conclusion import caveats
-    from benchmarks.report.figures import disturbance_figures
+    from benchmarks.report.figures import interference_figures
 
     found = []
 
@@ -244,7 +244,7 @@ def notes(old: Report, new: Report) -> list[str]:
         texts = [" ".join(f"{k} {v}" for k, v in sorted(versions[i] - versions[1 - i])) or "less" for i in (0, 1)]
         differ(f"Different libraries run {name}", texts)
     for word, report in zip(("old", "new"), both, strict=True):
-        watched = [disturbance_figures(m) for m in report.measurements if m.disturbances]
+        watched = [interference_figures(m) for m in report.measurements if m.disturbances]
         telling = [caveat for caveat in caveats(report, None, watched) if caveat.mark not in ("provisional", "slower")]
         found += [f"The {word} report: {caveat.text}" for caveat in telling]
         if BASELINE not in _log_medians(report):
@@ -264,9 +264,9 @@ def show(changes: Sequence[Change], notes: Sequence[str], args: Args) -> None:
     for heading in ("Variant", "Verdict", "Time against eager", "p50"):
         grid.add_column(heading)
     for change in changes:
-        colour = "red" if change.regression else "green" if change.verdict == "faster" else ""
+        color = "red" if change.regression else "green" if change.verdict == "faster" else ""
         cells = (change.variant, _percent(change.estimate), _p50(change))
-        grid.add_row(cells[0], Text(change.verdict, colour), *cells[1:])
+        grid.add_row(cells[0], Text(change.verdict, color), *cells[1:])
     console.print(grid)
     for change in changes:
         if change.status[0] != change.status[1]:

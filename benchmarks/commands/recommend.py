@@ -9,7 +9,7 @@ from typing import Any
 import tyro
 
 from benchmarks.report import table
-from benchmarks.report.decision import Judgement, Limits, _p50, judge_all
+from benchmarks.report.decision import Judgment, Limits, _p50, judge_all
 from export.bundle.reader import Bundle
 from xfer.commands import Common
 from xfer.errors import UsageError, XferError
@@ -56,11 +56,11 @@ def main(args: Args) -> dict[str, Any]:
     if not deadline > 0:
         raise UsageError(f"--deadline-ms {deadline:g} is not above zero.")
     limits = Limits(deadline, args.max_reward_drop, args.allow_provisional)
-    judgements = judge_all(bundle, limits)
-    holding = sorted((j for j in judgements if not j.why_not), key=_p50)
-    _show(judgements, holding[0].variant if holding else "")
+    judgments = judge_all(bundle, limits)
+    holding = sorted((j for j in judgments if not j.why_not), key=_p50)
+    _show(judgments, holding[0].variant if holding else "")
     if not holding:
-        raise XferError(_none_holds(judgements, limits))
+        raise XferError(_none_holds(judgments, limits))
     best = holding[0]
     assert best.latency is not None
     why = _why(best, holding, limits)
@@ -74,7 +74,7 @@ def main(args: Args) -> dict[str, Any]:
     }
 
 
-def _why(best: Judgement, holding: list[Judgement], limits: Limits) -> str:
+def _why(best: Judgment, holding: list[Judgment], limits: Limits) -> str:
     latency, verification = best.latency, best.verification
     assert latency is not None
     assert verification is not None
@@ -88,24 +88,24 @@ def _why(best: Judgement, holding: list[Judgement], limits: Limits) -> str:
     )
 
 
-def _none_holds(judgements: list[Judgement], limits: Limits) -> str:
-    if not any(j.record for j in judgements):
+def _none_holds(judgments: list[Judgment], limits: Limits) -> str:
+    if not any(j.record for j in judgments):
         return (
             "No variant holds: run `xfer verify` and `xfer bench` on this machine first (records from other"
             " machines are inherited, not believed)."
         )
     # The one that came furthest is the one that the reader can do something about.
-    nearest = min(judgements, key=lambda j: (j.verification is None, j.latency is None, _p50(j)))
+    nearest = min(judgments, key=lambda j: (j.verification is None, j.latency is None, _p50(j)))
     return f"No variant holds {limits.deadline_ms:g} ms. {nearest.variant}: {nearest.why_not}."
 
 
-def _show(judgements: list[Judgement], chosen: str) -> None:
+def _show(judgments: list[Judgment], chosen: str) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     grid = Table("Variant", "p50", "p99 at most", "Why not", header_style="bold")
-    for j in judgements:
+    for j in judgments:
         p50, p99 = (j.latency.p50_ms, j.latency.p99_upper_ms) if j.latency else (None, None)
         verdict = Text("recommended", "bold green") if j.variant == chosen else Text(j.why_not or "slower")
         grid.add_row(Text(j.variant), table.milliseconds(p50), table.milliseconds(p99), verdict)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from benchmarks.measure import latency
-from benchmarks.measure.protocol import Contestant, Protocol
+from benchmarks.measure.protocol import Candidate, Protocol
 from export.bundle.reader import Bundle
 
 
@@ -44,15 +44,15 @@ def short(protocol: Protocol) -> Protocol:
 
 
 def run(
-    contestants: Sequence[Contestant],
+    candidates: Sequence[Candidate],
     batches: Sequence[int],
     protocol: Protocol,
     on_step: Callable[[str, str], None] = lambda name, stage: None,
 ) -> tuple[list[BatchPoint], list[str]]:
-    """Measure, batch by batch, all contestants that take it, in interleaved rounds.
+    """Measure, batch by batch, all candidates that take it, in interleaved rounds.
 
     Args:
-        contestants: Those to measure; one whose build has a smaller largest batch sits that batch out.
+        candidates: Those to measure; one whose build has a smaller largest batch sits that batch out.
         batches: Observations in one step.
         protocol: Threads and cores, and how much: see ``short``.
         on_step: Called with a row's name and what comes next.
@@ -66,7 +66,7 @@ def run(
         def on_batch_step(name: str, stage: str, batch: int = batch) -> None:
             on_step(name, f"batch {batch}, {stage}")
 
-        able = [replace(contestant, batch=batch) for contestant in contestants if takes(contestant, batch)]
+        able = [replace(candidate, batch=batch) for candidate in candidates if takes(candidate, batch)]
         measured = latency.measure(able, protocol, on_batch_step, cold_start=False)
         for name, measurement in measured.items():
             if measurement.error:
@@ -77,12 +77,12 @@ def run(
     return points, missing
 
 
-def takes(contestant: Contestant, batch: int) -> bool:
-    """Whether a contestant's build accepts a batch."""
-    most = Bundle(contestant.bundle).build(contestant.variant).max_batch
+def takes(candidate: Candidate, batch: int) -> bool:
+    """Whether a candidate's build accepts a batch."""
+    most = Bundle(candidate.bundle).build(candidate.variant).max_batch
     return most is None or batch <= most
 
 
 def steps(protocol: Protocol) -> int:
-    """How often ``run`` calls ``on_step`` for one contestant at one batch."""
+    """How often ``run`` calls ``on_step`` for one candidate at one batch."""
     return protocol.rounds + 1

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from benchmarks.measure.messages import Pace, Turn
-from benchmarks.measure.protocol import Contestant, Protocol
+from benchmarks.measure.protocol import Candidate, Protocol
 from benchmarks.measure.worker_process import WorkerError, WorkerProcess
 
 GAPS = ((0.1, 10), (1.0, 5), (10.0, 2))
@@ -59,32 +59,32 @@ class ControlLoop:
 
 
 def run(
-    contestants: Sequence[Contestant],
+    candidates: Sequence[Candidate],
     protocol: Protocol,
     pace: Pace,
     deadline_ms: float,
     on_loop: Callable[[str], None] = lambda name: None,
 ) -> Iterator[ControlLoop]:
-    """Run the loop of one contestant after the other, and yield each as it is done.
+    """Run the loop of one candidate after the other, and yield each as it is done.
 
     Args:
-        contestants: Those whose loop is to run.
+        candidates: Those whose loop is to run.
         protocol: Threads, cores and warm-up.
         pace: Rate, duration and idle gaps.
         deadline_ms: How long after its scheduled moment an action may come.
         on_loop: Called with a row's name before its loop begins.
     """
-    for contestant in contestants:
-        on_loop(contestant.name)
+    for candidate in candidates:
+        on_loop(candidate.name)
         try:
-            with WorkerProcess(contestant.assignment(protocol), contestant.worker) as worker:
+            with WorkerProcess(candidate.assignment(protocol), candidate.worker) as worker:
                 worker.turn(Turn(protocol.warmup_calls, protocol.warmup_seconds))
                 ticks = worker.keep_pace(pace)
         except WorkerError as error:
-            yield ControlLoop(contestant.name, pace.rate_hz, deadline_ms, error=str(error))
+            yield ControlLoop(candidate.name, pace.rate_hz, deadline_ms, error=str(error))
             continue
         yield ControlLoop(
-            contestant.name,
+            candidate.name,
             pace.rate_hz,
             deadline_ms,
             _milliseconds(ticks.latencies),

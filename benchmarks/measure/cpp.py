@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.measure.protocol import Contestant
+from benchmarks.measure.protocol import Candidate
 from export.targets import Variant
 from xfer.errors import UnavailableError
 
 PROGRAM = "xfer-bench"
 
 
-def contestants(own: Sequence[Contestant], build: Path) -> list[Contestant]:
+def candidates(own: Sequence[Candidate], build: Path) -> list[Candidate]:
     """Return the same variants once more, run in C++; eager has no C++ side.
 
     Args:
@@ -36,12 +36,12 @@ def contestants(own: Sequence[Contestant], build: Path) -> list[Contestant]:
         )
     return [
         replace(
-            contestant,
-            name=row_name(contestant.name),
-            worker=(str(program), *_library(Variant.parse(contestant.variant)), "--worker"),
+            candidate,
+            name=row_name(candidate.name),
+            worker=(str(program), *_library(Variant.parse(candidate.variant)), "--worker"),
         )
-        for contestant in own
-        if Variant.parse(contestant.variant).target != "eager"
+        for candidate in own
+        if Variant.parse(candidate.variant).target != "eager"
     ]
 
 

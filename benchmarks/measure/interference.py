@@ -24,7 +24,7 @@ cores takes 25 to 50 %. What takes less than 5 % moves a median by less than wha
 STEAL_LIMIT = 0.05
 """Likewise for what the hypervisor takes away."""
 
-RESOLUTION_SECONDS = 0.02
+RESOLUTION_S = 0.02
 """The kernel counts in ticks of 10 ms, and rounds at both ends of a turn: less than this is no evidence. What is added
 up over n turns is rounded by sqrt(n) times as much."""
 
@@ -33,7 +33,7 @@ WORKING = ("user", "nice", "system", "irq", "softirq")
 
 
 @dataclass(frozen=True)
-class Disturbance:
+class Interference:
     """What else went on during the turns of a round.
 
     Attributes:
@@ -102,13 +102,13 @@ class Meter:
         """Note where they stand after it."""
         self._turns.append((self._begin, self._read()))
 
-    def disturbance(self) -> Disturbance:
+    def disturbance(self) -> Interference:
         """Return what happened in the turns since this was last asked for; at least one."""
         turns, self._turns = self._turns, []
         # Only now the clocks: asking for them takes processor time itself.
         frequency, gpu_clock = _frequency_mhz(self._bound), _gpu_clock_mhz() if self._gpu else None
         (others, steal), (others_bound, steal_bound) = (shares(turns, cores) for cores in (self._usable, self._bound))
-        return Disturbance(max(others, others_bound), max(steal, steal_bound), frequency, gpu_clock)
+        return Interference(max(others, others_bound), max(steal, steal_bound), frequency, gpu_clock)
 
     def _read(self) -> Reading:
         import psutil
@@ -133,7 +133,7 @@ def shares(turns: Sequence[tuple[Reading, Reading]], cores: Sequence[int]) -> tu
         stolen += sum(end.stolen[core] - begin.stolen[core] for core in cores)
 
     def share(seconds: float) -> float:
-        return min(1.0, max(0.0, seconds - RESOLUTION_SECONDS * math.sqrt(len(turns))) / available)
+        return min(1.0, max(0.0, seconds - RESOLUTION_S * math.sqrt(len(turns))) / available)
 
     return share(others), share(stolen)
 

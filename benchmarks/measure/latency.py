@@ -19,51 +19,51 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from benchmarks.measure.interference import Disturbance, Meter
+from benchmarks.measure.interference import Interference, Meter
 from benchmarks.measure.messages import Turn
-from benchmarks.measure.protocol import Contestant, Measurement, Protocol, usable_cores
+from benchmarks.measure.protocol import Candidate, Measurement, Protocol, usable_cores
 from benchmarks.measure.worker_process import WorkerError, WorkerProcess
 from benchmarks.stats.percentiles import settled
 
 
-def steps_per_contestant(protocol: Protocol) -> int:
-    """How often ``measure`` calls ``on_step`` for one contestant: warm-up, rounds, fresh start."""
+def steps_per_candidate(protocol: Protocol) -> int:
+    """How often ``measure`` calls ``on_step`` for one candidate: warm-up, rounds, fresh start."""
     return protocol.rounds + 2
 
 
 def measure(
-    contestants: Sequence[Contestant],
+    candidates: Sequence[Candidate],
     protocol: Protocol,
     on_step: Callable[[str, str], None] = lambda name, stage: None,
     on_round: Callable[[int, dict[str, Measurement]], None] = lambda done, measurements: None,
     *,
     cold_start: bool = True,
 ) -> dict[str, Measurement]:
-    """Measure all contestants in interleaved rounds.
+    """Measure all candidates in interleaved rounds.
 
     Args:
-        contestants: In the order of their turns.
+        candidates: In the order of their turns.
         protocol: How much, with how many threads.
         on_step: Called with a row's name and what comes next: "warm-up", "round 2", "cold start".
         on_round: Called after each round, in the pause, with the number of rounds done and what they gave.
         cold_start: Whether to start each once more, for the time that takes and the memory it needs.
 
     Returns:
-        One measurement for each contestant, by name. A contestant whose process fails keeps what it gave
+        One measurement for each candidate, by name. A candidate whose process fails keeps what it gave
         until then, and ``error`` says why it ended; the others go on.
     """
-    runs = [_Run(contestant, protocol) for contestant in contestants]
+    runs = [_Run(candidate, protocol) for candidate in candidates]
 
     def so_far() -> dict[str, Measurement]:
-        return {run.contestant.name: run.measurement() for run in runs}
+        return {run.candidate.name: run.measurement() for run in runs}
 
     with ExitStack() as stack:
         for run in runs:
-            on_step(run.contestant.name, "warm-up")
+            on_step(run.candidate.name, "warm-up")
             run.attempt(lambda run=run: run.start(stack))  # type: ignore[misc]
         for index in range(protocol.rounds):
             for run in runs:
-                on_step(run.contestant.name, f"round {index + 1}")
+                on_step(run.candidate.name, f"round {index + 1}")
                 run.attempt(run.begin_round)
             for _ in range(protocol.passes):
                 for run in runs:
@@ -71,22 +71,22 @@ def measure(
             for run in runs:
                 run.attempt(run.end_round)
             on_round(index + 1, so_far())
-    # Now every file is in the page cache, for the last contestant as for the first.
+    # Now every file is in the page cache, for the last candidate as for the first.
     for run in runs if cold_start else ():
-        on_step(run.contestant.name, "cold start")
+        on_step(run.candidate.name, "cold start")
         run.attempt(run.start_fresh)
     return so_far()
 
 
 class _Run:
-    """One contestant while it is measured."""
+    """One candidate while it is measured."""
 
-    def __init__(self, contestant: Contestant, protocol: Protocol) -> None:
-        self.contestant, self.protocol = contestant, protocol
-        self.assignment = contestant.assignment(protocol)
+    def __init__(self, candidate: Candidate, protocol: Protocol) -> None:
+        self.candidate, self.protocol = candidate, protocol
+        self.assignment = candidate.assignment(protocol)
         self.cores = self.assignment.cores
         self.rounds: list[tuple[float, ...]] = []
-        self.disturbances: list[Disturbance] = []
+        self.disturbances: list[Interference] = []
         self.warmup: list[tuple[float, ...]] = []
         self.warmup_settled = False
         self.libraries: dict[str, str] = {}
@@ -95,7 +95,7 @@ class _Run:
         self.error = ""
 
     def attempt(self, part: Callable[[], None]) -> None:
-        """Do a part unless an earlier one failed; a failure ends this contestant, not the others."""
+        """Do a part unless an earlier one failed; a failure ends this candidate, not the others."""
         if self.error:
             return
         try:
@@ -106,9 +106,9 @@ class _Run:
     def start(self, stack: ExitStack) -> None:
         """Start the process and let it call until its times settle."""
         protocol = self.protocol
-        self.worker = stack.enter_context(WorkerProcess(self.assignment, self.contestant.worker))
+        self.worker = stack.enter_context(WorkerProcess(self.assignment, self.candidate.worker))
         self.cores, self.libraries = self.worker.ready.cores, self.worker.ready.libraries
-        self.meter = Meter(self.worker.pid, usable_cores(), self.cores, gpu=self.contestant.on_gpu)
+        self.meter = Meter(self.worker.pid, usable_cores(), self.cores, gpu=self.candidate.on_gpu)
         window = Turn(math.ceil(protocol.warmup_calls / 5), protocol.warmup_seconds / 5)
         spent = 0.0
         while True:
@@ -125,7 +125,7 @@ class _Run:
         self.collected: list[float] = []
 
     def take_turn(self) -> None:
-        """Run this contestant's share of a pass."""
+        """Run this candidate's share of a pass."""
         self.meter.begin()
         self.collected += self.worker.turn(self.protocol.turn).seconds
         self.meter.end()
@@ -142,15 +142,15 @@ class _Run:
 
     def start_fresh(self) -> None:
         """Start a second process, which holds the policy and nothing else, for cold start and memory."""
-        with WorkerProcess(self.assignment, self.contestant.worker) as worker:
+        with WorkerProcess(self.assignment, self.candidate.worker) as worker:
             self.cold_start_s = worker.cold_start_s
             reply = worker.turn(Turn(self.protocol.warmup_calls, 0, recorded=False))
             self.peak_memory_bytes = reply.peak_memory_bytes
 
     def measurement(self) -> Measurement:
         return Measurement(
-            self.contestant.name,
-            self.contestant.variant,
+            self.candidate.name,
+            self.candidate.variant,
             tuple(self.rounds),
             self.protocol.threads,
             self.cores,
@@ -160,6 +160,6 @@ class _Run:
             self.cold_start_s,
             self.peak_memory_bytes,
             self.error,
-            self.contestant.batch,
+            self.candidate.batch,
             tuple(self.disturbances),
         )

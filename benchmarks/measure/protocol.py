@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.measure.interference import Disturbance
+from benchmarks.measure.interference import Interference
 from benchmarks.measure.messages import Assignment, Turn
 from export.targets import BASELINE, Variant
 
@@ -74,7 +74,7 @@ def strict(threads: int, rounds: int = 0, cores: tuple[int, ...] = ()) -> Protoc
 
 
 @dataclass(frozen=True)
-class Contestant:
+class Candidate:
     """What takes part.
 
     Attributes:
@@ -108,7 +108,7 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one contestant gave. Nothing is clipped or averaged here.
+    """What one candidate gave. Nothing is clipped or averaged here.
 
     Attributes:
         name: Name of its row.
@@ -138,7 +138,7 @@ class Measurement:
     peak_memory_bytes: int | None = None
     error: str = ""
     batch: int = 1
-    disturbances: tuple[Disturbance, ...] = ()
+    disturbances: tuple[Interference, ...] = ()
 
 
 def usable_cores() -> tuple[int, ...]:

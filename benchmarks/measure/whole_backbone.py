@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.measure.protocol import Contestant
+from benchmarks.measure.protocol import Candidate
 from export import targets
 from export.bundle.manifest import Provenance
 from export.bundle.reader import Bundle
@@ -75,11 +75,11 @@ def whole_policy(config: PolicyConfig, spec: PolicySpec, seed: int = 0) -> Polic
         return Policy(replace(config, tap=STAGES[config.backbone][-1], head="average"), spec).eval()
 
 
-def contestants(sibling: Bundle) -> list[Contestant]:
+def candidates(sibling: Bundle) -> list[Candidate]:
     """Return what to time of a sibling bundle, each against the sibling's own eager."""
     provenance = sibling.manifest.provenance
     return [
-        Contestant(row_name(name, provenance), sibling.path, name, row_name(BASELINE, provenance))
+        Candidate(row_name(name, provenance), sibling.path, name, row_name(BASELINE, provenance))
         for name, build in sibling.builds.items()
         if build.status == "built"
     ]

@@ -16,7 +16,7 @@ import msgspec
 from benchmarks.measure.messages import Assignment, Pace, Reply, Request, Ticks, Turn
 from xfer.files import from_json
 
-PATIENCE_SECONDS = 300.0
+REPLY_TIMEOUT_S = 300.0
 """How long a worker may be silent beyond the time it was asked for; then it counts as hung."""
 
 
@@ -59,7 +59,7 @@ class WorkerProcess:
             env={**os.environ, "PYTHONPATH": path},
         )
         try:
-            self.ready = self._read(PATIENCE_SECONDS)
+            self.ready = self._read(REPLY_TIMEOUT_S)
         except BaseException:
             self.close()
             raise
@@ -102,7 +102,7 @@ class WorkerProcess:
             pipe.flush()
         except OSError:
             raise WorkerError(self._last_words()) from None
-        return self._read(PATIENCE_SECONDS + seconds)
+        return self._read(REPLY_TIMEOUT_S + seconds)
 
     def close(self) -> None:
         """End the worker: closing its input is enough for a healthy one."""
@@ -124,7 +124,7 @@ class WorkerProcess:
         assert pipe is not None
         # Killing it ends the blocking read, so that a hung worker cannot hang the others.
         watchdog = threading.Timer(seconds, self._process.kill)
-        watchdog.daemon = True  # an interrupt before it is cancelled must not hold up the end for minutes
+        watchdog.daemon = True  # an interrupt before it is canceled must not hold up the end for minutes
         watchdog.start()
         try:
             line = pipe.readline()

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.report import figures, table
 from benchmarks.report.decision import _timed, choose
-from benchmarks.report.figures import DisturbanceFigures, LoopFigures
+from benchmarks.report.figures import InterferenceFigures, LoopFigures
 from benchmarks.report.rows import Row
 from benchmarks.stats.bootstrap import RewardSummary
 from benchmarks.stats.percentiles import TOLERANCE, drift, speedups
@@ -63,7 +63,7 @@ class Findings:
     pareto_front: tuple[str, ...]
     reward_summaries: dict[str, RewardSummary]
     loops: tuple[LoopFigures, ...]
-    disturbances: tuple[DisturbanceFigures, ...]
+    disturbances: tuple[InterferenceFigures, ...]
 
     @property
     def verdict(self) -> str:
@@ -75,7 +75,7 @@ def conclude(report: Report) -> Findings:
     """Work out what follows from a report's data."""
     loops = tuple(figures.loop_figures(loop) for loop in report.loops)
     watched = [m for m in report.measurements if m.disturbances]
-    disturbances = tuple(figures.disturbance_figures(measurement) for measurement in watched)
+    disturbances = tuple(figures.interference_figures(measurement) for measurement in watched)
     best = choose(report.rows, loops)
     return Findings(
         ship=best["variant"] if best else "",
@@ -146,7 +146,7 @@ def misses(loops: Sequence[LoopFigures]) -> list[str]:
     return found
 
 
-def caveats(report: Report, best: Row | None, disturbances: Sequence[DisturbanceFigures]) -> list[Caveat]:
+def caveats(report: Report, best: Row | None, disturbances: Sequence[InterferenceFigures]) -> list[Caveat]:
     """Return what qualifies the whole report, the gravest first."""
     found = []
     if report.partial:
@@ -201,7 +201,7 @@ def _names(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= FEW else f"{len(names)} rows"
 
 
-def _disturbed(those: Sequence[DisturbanceFigures]) -> str:
+def _disturbed(those: Sequence[InterferenceFigures]) -> str:
     """Say how much of the measurement was disturbed, and by how much at worst."""
     disturbed, rounds = sum(one.disturbed for one in those), sum(one.rounds for one in those)
     taken = {

@@ -26,7 +26,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgment:
     """One variant, held against what was asked for.
 
     Attributes:
@@ -50,7 +50,7 @@ class Judgement:
         return self.record.verification if self.record else None
 
 
-def judge_all(bundle: Bundle, limits: Limits) -> list[Judgement]:
+def judge_all(bundle: Bundle, limits: Limits) -> list[Judgment]:
     """Hold every build, and every other variant that has a record here, against what was asked for."""
     known = records.load(bundle)
     elsewhere = {name for machine in records.inherited(bundle) for name in machine.records}
@@ -65,7 +65,7 @@ def judge_all(bundle: Bundle, limits: Limits) -> list[Judgement]:
             why_not = build.not_run(reason)
         else:
             why_not = judge(name, record, bundle.spec.reward, limits)
-        found.append(Judgement(name, why_not, record))
+        found.append(Judgment(name, why_not, record))
     return found
 
 
@@ -112,8 +112,8 @@ def reward_drop(name: str, verification: Verification, reward: RewardScale | Non
     return max(0.0, -change / reward.span)
 
 
-def _p50(judgement: Judgement) -> float:
-    latency = judgement.latency
+def _p50(judgment: Judgment) -> float:
+    latency = judgment.latency
     return latency.p50_ms if latency and latency.p50_ms is not None else float("inf")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.measure.control_loop import ControlLoop
 from benchmarks.measure.protocol import Measurement
 from benchmarks.report.rows import Row
-from benchmarks.stats.bootstrap import RewardSummary, summarise
+from benchmarks.stats.bootstrap import RewardSummary, summarize
 from benchmarks.stats.percentiles import percentile
 from export.bundle.records import PROVEN
 from export.targets import BASELINE
@@ -86,14 +86,14 @@ def loop_figures(loop: ControlLoop) -> LoopFigures:
 
 
 @dataclass(frozen=True)
-class DisturbanceFigures:
+class InterferenceFigures:
     """What went on beside one variant, over all of its rounds.
 
     Attributes:
         name: Name of its row.
         rounds: How many rounds were watched.
         disturbed: In how many of them something else took time.
-        others: Largest share of the cores' time that other processes took in a round, 0 to 1; see ``Disturbance``.
+        others: Largest share of the cores' time that other processes took in a round, 0 to 1; see ``Interference``.
         steal: Largest share that the hypervisor gave to other machines, 0 to 1.
         frequency_mhz: Lowest and highest clock of the cores, or None where the system does not tell.
         gpu_clock_mhz: Lowest and highest clock of the GPU, or None where none ran or it does not tell.
@@ -108,10 +108,10 @@ class DisturbanceFigures:
     gpu_clock_mhz: tuple[float, float] | None
 
 
-def disturbance_figures(measurement: Measurement) -> DisturbanceFigures:
+def interference_figures(measurement: Measurement) -> InterferenceFigures:
     """Return what disturbed one variant; at least one of its rounds was watched."""
     watched = measurement.disturbances
-    return DisturbanceFigures(
+    return InterferenceFigures(
         name=measurement.name,
         rounds=len(watched),
         disturbed=sum(one.disturbed for one in watched),
@@ -138,7 +138,7 @@ def reward_summaries(rows: Sequence[Row]) -> dict[str, RewardSummary]:
     eager = {seed: reference for pairs in compared.values() for seed, reference, _ in pairs}
     returns = {BASELINE: [eager[seed] for seed in sorted(eager)]}
     returns |= {name: [own for _, _, own in pairs] for name, pairs in compared.items()}
-    return {name: summarise(values) for name, values in returns.items()}
+    return {name: summarize(values) for name, values in returns.items()}
 
 
 def reward_change(row: Row) -> float | None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 BINS = 90
 MARKERS = {"verified": ("o", GOOD), "provisional": ("D", WARN), "rejected": ("s", BAD)}
-"""Shape and colour of a status; whatever else can be drawn shares one."""
+"""Shape and color of a status; whatever else can be drawn shares one."""
 
 OTHER_MARKER = ("^", BASE)
 
@@ -51,13 +51,13 @@ def pareto(rows: Sequence[Row], margin: float | None) -> str:
         up = [reward_change(row) or 0.0 for row in front]
         axes.step(across, [*up, up[-1]], where="post", color=ACCENT, linewidth=5, alpha=0.3)
     for number, row in enumerate(known, 1):
-        marker, colour = MARKERS.get(row["status"], OTHER_MARKER)
+        marker, color = MARKERS.get(row["status"], OTHER_MARKER)
         x, y = row["p50_ms"], reward_change(row) or 0.0
         if row["p99_upper_ms"] is not None:
-            axes.hlines([y], x, row["p99_upper_ms"], color=colour, linewidth=1.4)
+            axes.hlines([y], x, row["p99_upper_ms"], color=color, linewidth=1.4)
         if row["reward_interval"] is not None:
-            axes.vlines([x], *row["reward_interval"], color=colour, linewidth=1.4)
-        axes.plot([x], [y], marker, color=colour, markersize=8)
+            axes.vlines([x], *row["reward_interval"], color=color, linewidth=1.4)
+        axes.plot([x], [y], marker, color=color, markersize=8)
         _number(axes, number, x, y)
     svg.logarithmic(axes, low, high)
     axes.margins(y=0.12)
@@ -68,7 +68,7 @@ def pareto(rows: Sequence[Row], margin: float | None) -> str:
 
 
 def _number(axes: Axes, number: int, x: float, y: float) -> None:
-    """Write a point's number above it and to the right, the next one's below, so that neighbours stay legible."""
+    """Write a point's number above it and to the right, the next one's below, so that neighbors stay legible."""
     aside = (5, 6) if number % 2 else (5, -14)
     axes.annotate(str(number), (x, y), aside, textcoords="offset points", color=INK, fontweight="bold")
 
@@ -85,12 +85,12 @@ def latency(measurements: Sequence[Measurement]) -> str:
     for row, (measurement, times) in enumerate(zip(measurements, samples, strict=True)):
         base = len(measurements) - 1 - row
         counts, _ = np.histogram(times, edges)
-        colour = BASE if measurement.variant.startswith("eager") else ACCENT
+        color = BASE if measurement.variant.startswith("eager") else ACCENT
         heights = base + 0.5 * counts / counts.max()
-        axes.stairs(heights, edges, baseline=base, fill=True, color=colour, alpha=0.45, linewidth=0)
+        axes.stairs(heights, edges, baseline=base, fill=True, color=color, alpha=0.45, linewidth=0)
         # A single slow call is a bin too low to see; a tick for the samples beyond p99 shows the tail.
         tail = times[times > np.quantile(times, 0.99)]
-        axes.vlines(_distinct(tail, low, high), base, base + 0.12, color=colour, linewidth=0.8)
+        axes.vlines(_distinct(tail, low, high), base, base + 0.12, color=color, linewidth=0.8)
         median, p99 = percentile(times.tolist(), 0.5), percentile(times.tolist(), 0.99)
         assert median is not None
         axes.vlines([median], base, base + 0.5, color=INK, linewidth=1.6)
@@ -124,8 +124,8 @@ def reward(rows: Sequence[Row], margin: float | None) -> str:
         base = len(known) - 1 - index
         low, high = row["reward_interval"]
         short = WARN if row["status"] == "provisional" else BAD
-        colour = ACCENT if margin is None or low >= -margin else short
-        _interval(axes, base + 0.2, Interval(row["reward_delta"], low, high), colour)
+        color = ACCENT if margin is None or low >= -margin else short
+        _interval(axes, base + 0.2, Interval(row["reward_delta"], low, high), color)
         # Line by line, so that none runs through the labels.
         axes.vlines([0], base - 0.1, base + 0.5, color=MUTED, linewidth=1)
         if margin is not None:
@@ -146,9 +146,9 @@ def returns(summaries: Mapping[str, RewardSummary]) -> str:
     figure, axes = svg.rows(len(summaries))
     for index, (name, summary) in enumerate(summaries.items()):
         base = len(summaries) - 1 - index
-        colour = BASE if name.startswith("eager") else ACCENT
-        _interval(axes, base + 0.36, summary.mean, colour)
-        _interval(axes, base + 0.1, summary.iqm, colour, "D")
+        color = BASE if name.startswith("eager") else ACCENT
+        _interval(axes, base + 0.36, summary.mean, color)
+        _interval(axes, base + 0.1, summary.iqm, color, "D")
         svg.label(axes, base, name, f"mean {summary.mean.value:.2f}, IQM {summary.iqm.value:.2f}")
     _across(axes, [bound for s in summaries.values() for i in (s.mean, s.iqm) for bound in (i.low, i.high)])
     axes.set_xlabel("return of an episode, 95 % bootstrap intervals", color=MUTED)
@@ -156,10 +156,10 @@ def returns(summaries: Mapping[str, RewardSummary]) -> str:
     return svg.svg(figure, "returns", f"Returns of each variant: {'; '.join(said)}")
 
 
-def _interval(axes: Axes, y: float, interval: Interval, colour: str, marker: str = "o") -> None:
-    axes.hlines([y], interval.low, interval.high, color=colour, linewidth=3)
-    axes.vlines([interval.low, interval.high], y - 0.1, y + 0.1, color=colour, linewidth=1.6)
-    axes.plot([interval.value], [y], marker, color=colour, markersize=6)
+def _interval(axes: Axes, y: float, interval: Interval, color: str, marker: str = "o") -> None:
+    axes.hlines([y], interval.low, interval.high, color=color, linewidth=3)
+    axes.vlines([interval.low, interval.high], y - 0.1, y + 0.1, color=color, linewidth=1.6)
+    axes.plot([interval.value], [y], marker, color=color, markersize=6)
 
 
 def _across(axes: Axes, values: Sequence[float]) -> None:
@@ -178,8 +178,8 @@ def sweep(points: Sequence[BatchPoint]) -> str:
     for number, name in enumerate(names, 1):
         line = sorted((point for point in points if point.name == name), key=lambda point: point.batch)
         times, frames = [point.p50_ms for point in line], [point.frames_per_second for point in line]
-        colour = BASE if name.startswith("eager") else ACCENT
-        axes.plot(times, frames, "o-", color=colour, markersize=5, linewidth=1.6)
+        color = BASE if name.startswith("eager") else ACCENT
+        axes.plot(times, frames, "o-", color=color, markersize=5, linewidth=1.6)
         _number(axes, number, times[-1], frames[-1])
     times = [point.p50_ms for point in points]
     svg.logarithmic(axes, min(times) / 1.2, max(times) * 1.35)

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from benchmarks.measure.protocol import Contestant, Measurement, Protocol
+from benchmarks.measure.protocol import Candidate, Measurement, Protocol
 from benchmarks.stats.percentiles import FLOORS, is_stable, percentile, speedups, upper_bound
 from export.bundle import records
 from export.bundle.manifest import Provenance
@@ -28,7 +28,7 @@ class Rows:
         bundle: The bundle that is measured.
         names: Its variants that have a row, in order.
         idle: Those of them that cannot run here, and why.
-        contestants: What is measured: the bundle's own variants, in Python and C++, and those of a whole backbone.
+        candidates: What is measured: the bundle's own variants, in Python and C++, and those of a whole backbone.
         provenance: The graph of the whole backbone, where that is measured.
         protocol: How much is measured.
     """
@@ -36,17 +36,17 @@ class Rows:
     bundle: Bundle
     names: Sequence[str]
     idle: Mapping[str, str]
-    contestants: Sequence[Contestant]
+    candidates: Sequence[Candidate]
     provenance: Provenance
     protocol: Protocol
 
     def figures(self, measurements: Mapping[str, Measurement]) -> dict[str, Latency | None]:
-        """Return the figures of each contestant, or None where its process failed."""
-        from benchmarks.report.rows import summarise
+        """Return the figures of each candidate, or None where its process failed."""
+        from benchmarks.report.rows import summarize
 
         return {
-            c.name: summarise(measurements[c.name], measurements.get(c.baseline), self.protocol)
-            for c in self.contestants
+            c.name: summarize(measurements[c.name], measurements.get(c.baseline), self.protocol)
+            for c in self.candidates
         }
 
     def all(self, measurements: Mapping[str, Measurement]) -> tuple[dict[str, Any], ...]:
@@ -62,19 +62,19 @@ class Rows:
             elif name in measurements and measurements[name].error:
                 row["reason"] = f"not measured: {measurements[name].error}"
             rows.append({**row, "whole_backbone": False})
-        for contestant in self.contestants:
-            if contestant.name not in self.names:
-                rows.append(self._beside(contestant, measurements[contestant.name], figures[contestant.name]))
+        for candidate in self.candidates:
+            if candidate.name not in self.names:
+                rows.append(self._beside(candidate, measurements[candidate.name], figures[candidate.name]))
         return tuple(rows)
 
-    def _beside(self, contestant: Contestant, measurement: Measurement, figures: Latency | None) -> dict[str, Any]:
-        in_cpp, error = bool(contestant.worker), measurement.error
-        what = f"{contestant.variant} in C++; xfer-verify says what it does" if in_cpp else self.provenance.run
+    def _beside(self, candidate: Candidate, measurement: Measurement, figures: Latency | None) -> dict[str, Any]:
+        in_cpp, error = bool(candidate.worker), measurement.error
+        what = f"{candidate.variant} in C++; xfer-verify says what it does" if in_cpp else self.provenance.run
         return {
-            "variant": contestant.name,
+            "variant": candidate.name,
             **msgspec.to_builtins(records.Verification("built")),
             "reason": f"not measured: {error}" if error else what,
-            "size_bytes": Bundle(contestant.bundle).build(contestant.variant).size_bytes,
+            "size_bytes": Bundle(candidate.bundle).build(candidate.variant).size_bytes,
             **_plain(figures),
             "whole_backbone": not in_cpp,
         }
@@ -84,7 +84,7 @@ def _plain(figures: Latency | None) -> dict[str, Any]:
     return msgspec.to_builtins(figures) if figures else NO_LATENCY
 
 
-def summarise(measurement: Measurement, baseline: Measurement | None, protocol: Protocol) -> Latency | None:
+def summarize(measurement: Measurement, baseline: Measurement | None, protocol: Protocol) -> Latency | None:
     """Return the figures that a record keeps, times in milliseconds.
 
     Args:

@@ -1,4 +1,4 @@
-"""How the report's plots are drawn: as SVG that takes its colours and its font from the page it is put into.
+"""How the report's plots are drawn: as SVG that takes its colors and its font from the page it is put into.
 
 The same figures give the same bytes. Text stays text, and what a plot shows is also its label for a screen reader.
 """
@@ -29,7 +29,7 @@ LABEL_HEIGHT = 0.236
 BELOW = 0.5
 """Inches for the numbers and the label of the x axis."""
 
-# Colours that no plot uses by accident; in the page each becomes a variable that differs in light and dark.
+# Colors that no plot uses by accident; in the page each becomes a variable that differs in light and dark.
 INK, MUTED, ACCENT, BASE, BAD = "#010203", "#010204", "#010205", "#010206", "#010207"
 GOOD, WARN, CARD = "#010208", "#010209", "#01020a"
 VARIABLES = {
@@ -114,6 +114,6 @@ def svg(figure: Figure, name: str, title: str) -> str:
     drawn = drawn.replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}"', 1)
     # A hundredth of a point cannot be seen; six decimals would double the page's size.
     drawn = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), drawn)
-    for colour, variable in VARIABLES.items():
-        drawn = drawn.replace(colour, f"var({variable})")
+    for color, variable in VARIABLES.items():
+        drawn = drawn.replace(color, f"var({variable})")
     return drawn

@@ -11,7 +11,7 @@ from export.bundle.manifest import Provenance
 
 if TYPE_CHECKING:
     from benchmarks.measure.batch_sweep import BatchPoint
-    from benchmarks.report.figures import DisturbanceFigures, IdleFigures, LoopFigures
+    from benchmarks.report.figures import IdleFigures, InterferenceFigures, LoopFigures
     from benchmarks.stats.bootstrap import Interval, RewardSummary
 
 
@@ -179,7 +179,7 @@ def _interval(interval: Interval) -> str:
     return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
 
 
-def disturbances(figures: Sequence[DisturbanceFigures]) -> tuple[list[str], list[list[str]]]:
+def disturbances(figures: Sequence[InterferenceFigures]) -> tuple[list[str], list[list[str]]]:
     """Return the columns and rows of what went on beside each variant; a column that nobody fills is left out."""
     columns = ["Variant", "Rounds disturbed", "Other processes at most", "Hypervisor at most", "Clock", "GPU clock"]
     rows = [

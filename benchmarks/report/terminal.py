@@ -20,7 +20,7 @@ WIDE = 150
 WHAT_IT_DOES, WHAT_IT_COSTS = (0, 1, 3, 4, 5), (0, 2, 6, 7, 8)
 """Indices of ``table.COLUMNS``."""
 
-COLOURS = {
+COLORS = {
     "verified": "green",
     "provisional": "yellow",
     "rejected": "red",
@@ -49,7 +49,7 @@ def show(report: Report, paths: dict[str, str], console: Console | None = None) 
             if group == WHAT_IT_DOES and row["whole_backbone"]:
                 continue
             cells = [Text(_broken(cell)) for cell in table.cells(row)]
-            cells[1].stylize(COLOURS[row["status"]])
+            cells[1].stylize(COLORS[row["status"]])
             for mark in table.marks(row):
                 cells[6].append(f"\n{mark}", "bold yellow")
             grid.add_row(*(cells[index] for index in group))

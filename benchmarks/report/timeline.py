@@ -39,11 +39,11 @@ def timeline(loops: Sequence[ControlLoop]) -> str:
         ticks = np.asarray(loop.latencies_ms)
         seconds = np.arange(len(ticks)) / loop.rate_hz
         deadline = base + up(loop.deadline_ms)
-        colour = BASE if loop.name.startswith("eager") else ACCENT
+        color = BASE if loop.name.startswith("eager") else ACCENT
         starts = np.unique(np.linspace(0, len(ticks), min(PIXELS, len(ticks)), endpoint=False).astype(int))
         lowest, highest = np.minimum.reduceat(ticks, starts), np.maximum.reduceat(ticks, starts)
-        axes.fill_between(seconds[starts], base, base + up(highest), color=colour, alpha=0.25, linewidth=0, step="post")
-        axes.step(seconds[starts], base + up(lowest), color=colour, linewidth=0.8, where="post")
+        axes.fill_between(seconds[starts], base, base + up(highest), color=color, alpha=0.25, linewidth=0, step="post")
+        axes.step(seconds[starts], base + up(lowest), color=color, linewidth=0.8, where="post")
         axes.hlines([deadline], 0, len(ticks) / loop.rate_hz, color=BAD, linewidth=1, linestyles="dashed")
         late = highest > loop.deadline_ms
         axes.vlines(seconds[starts][late], deadline, base + up(highest[late]), color=BAD, linewidth=1.2)

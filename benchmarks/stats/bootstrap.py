@@ -45,7 +45,7 @@ class RewardSummary:
     episodes: int
 
 
-def summarise(returns: Sequence[float]) -> RewardSummary:
+def summarize(returns: Sequence[float]) -> RewardSummary:
     """Return both estimates of one variant's returns.
 
     Raises:
@@ -83,7 +83,7 @@ def _bootstrapped(returns: Sequence[float], statistic: Callable[..., Any]) -> In
 
     sample = np.asarray(returns, float)
     if not len(sample):
-        raise ValueError("There are no returns to summarise.")
+        raise ValueError("There are no returns to summarize.")
     if (sample == sample[0]).all():
         return Interval(float(sample[0]), float(sample[0]), float(sample[0]))
     interval = bootstrap(

@@ -1,7 +1,7 @@
 """Figures out of raw samples: percentiles, their bounds, stability, speed-ups. Nothing here measures.
 
 Samples are durations of single calls in seconds. The bounds take them as independent; a machine that throttles or is
-shared makes neighbours alike, which is what ``drift`` tells.
+shared makes neighbors alike, which is what ``drift`` tells.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Whether several variables changed between two sets of rounds, by a permutation test with one error rate for all.
 
 Dealing all rounds anew to the two sets shows how large a difference chance alone makes. Rounds are dealt for all
-variables together, since these share what happened in a round, and the largest studentised difference among them
+variables together, since these share what happened in a round, and the largest studentized difference among them
 counts (Westfall & Young 1993, "Resampling-Based Multiple Testing", the single-step max T procedure). So the error rate
 is that of the whole family, however large it is, and the same quantile gives simultaneous intervals. Holm's correction
 would do for the error rate, but with five rounds a side there are 252 dealings, and it could find nothing among more
@@ -49,12 +49,12 @@ def simultaneous(old: np.ndarray, new: np.ndarray, alpha: float) -> tuple[np.nda
         error: np.ndarray = np.sqrt(squares / (sum(counts) - 2) * sum(1 / count for count in counts))
         return error.clip(min=1e-9)  # equal samples differ by nothing, not by 0/0
 
-    def studentised(old: np.ndarray, new: np.ndarray, axis: int) -> np.ndarray:
+    def studentized(old: np.ndarray, new: np.ndarray, axis: int) -> np.ndarray:
         result: np.ndarray = (new.mean(axis) - old.mean(axis)) / spread(old, new, axis)
         return result
 
     generator = np.random.default_rng(0)  # the same two files always give the same verdict
-    test = permutation_test((old, new), studentised, vectorized=True, axis=-1, n_resamples=RESAMPLES, rng=generator)
+    test = permutation_test((old, new), studentized, vectorized=True, axis=-1, n_resamples=RESAMPLES, rng=generator)
     largest = np.abs(test.null_distribution).max(axis=1)
     # The dealing that was observed is one of them: added where they are drawn at random, there where all are tried.
     observed = np.abs(test.statistic)

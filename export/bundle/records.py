@@ -25,7 +25,7 @@ from xfer.files import from_json, to_json, write_atomically
 RECORDS = "records"
 
 Status = Literal["verified", "provisional", "rejected", "built", "failed", "unavailable"]
-Rung = Literal["", "numbers", "actions", "reward"]
+Gate = Literal["", "numbers", "actions", "reward"]
 PROVEN = ("verified", "provisional")
 
 
@@ -38,7 +38,7 @@ class Divergence:
         step: Step of the episode, counted from 0.
         reference_action: What eager chose there, in the environment's units.
         variant_action: What the variant chose.
-        margin: Regret of the variant's action in eager's own eyes, as the actions rung counts it.
+        margin: Regret of the variant's action in eager's own eyes, as the actions gate counts it.
         picture: What both were shown at that moment, as PNG in base64; empty where the task has no image.
     """
 
@@ -56,13 +56,13 @@ class Verification:
 
     Attributes:
         status: ``verified``, ``provisional``, ``rejected``, or ``built`` if it could not be run here.
-        rung: The highest rung that was reached.
-        reason: Which rung and which figure, or what is missing.
-        max_abs_diff: Largest difference of a score from golden, after centring.
+        rung: The highest gate that was reached.
+        reason: Which gate and which figure, or what is missing.
+        max_abs_diff: Largest difference of a score from golden, after centering.
         tolerance: What that may be, or None where it is not judged.
         agreement: Share of observations on which variant and eager choose the same action.
         regret: Mean regret of the variant's actions in eager's eyes.
-        observations: How many observations the actions rung looked at.
+        observations: How many observations the actions gate looked at.
         pairs: Pairs of episodes with the same seeds.
         pairs_needed: How many more pairs, all clean, a provisional variant needs.
         forked: Pairs in which the actions differed at some step.
@@ -75,7 +75,7 @@ class Verification:
     """
 
     status: Status
-    rung: Rung = ""
+    rung: Gate = ""
     reason: str = ""
     max_abs_diff: float | None = None
     tolerance: float | None = None

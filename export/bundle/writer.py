@@ -24,10 +24,10 @@ from xfer.files import sha256, to_json, write_atomically
 from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
 
-LOCK_SECONDS = 600.0
+LOCK_TIMEOUT_S = 600.0
 """How long a second writer waits for the first."""
 
-ABANDONED_SECONDS = 3600.0
+ABANDONED_AFTER_S = 3600.0
 """Age at which a temporary folder is taken to be a killed writer's."""
 
 
@@ -72,7 +72,7 @@ class BundleWriter:
             BundleError: If another process holds it for ten minutes, or the folder cannot be written to.
         """
         try:
-            with FileLock(self.path / ".lock", timeout=LOCK_SECONDS):
+            with FileLock(self.path / ".lock", timeout=LOCK_TIMEOUT_S):
                 yield
         except Timeout as error:
             raise BundleError(f"{self.path} is being written to by another process.") from error
@@ -161,7 +161,7 @@ class BundleWriter:
             abandoned = [
                 folder
                 for folder in self.path.glob(".building-*")
-                if time.time() - folder.stat().st_mtime > ABANDONED_SECONDS
+                if time.time() - folder.stat().st_mtime > ABANDONED_AFTER_S
             ]
             for folder in unnamed + abandoned:
                 shutil.rmtree(folder, ignore_errors=True)

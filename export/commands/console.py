@@ -10,7 +10,7 @@ from export.bundle.records import Verification
 
 def describe_verdict(name: str, v: Verification) -> str:
     """Return one line about a verdict, in rich's markup."""
-    colour = {"verified": "green", "provisional": "yellow", "rejected": "red", "failed": "red"}.get(v.status, "dim")
+    color = {"verified": "green", "provisional": "yellow", "rejected": "red", "failed": "red"}.get(v.status, "dim")
     figures = []
     if v.max_abs_diff is not None:
         figures.append(f"max |Δ score| {v.max_abs_diff:.2g}")
@@ -20,7 +20,7 @@ def describe_verdict(name: str, v: Verification) -> str:
         low, high = v.reward_interval
         figures.append(f"reward Δ {v.reward_delta:+.2f} [{low:+.1f}, {high:+.1f}] over {v.pairs} pairs")
     text = "; ".join(filter(None, (", ".join(figures), v.reason)))
-    return f"  [{colour}]{v.status:<11}[/] {name}: {text}"
+    return f"  [{color}]{v.status:<11}[/] {name}: {text}"
 
 
 def as_row(build: Build, cached: bool) -> dict[str, Any]:

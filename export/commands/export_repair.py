@@ -15,7 +15,7 @@ from export.bundle.reader import Bundle
 from export.bundle.records import Verification
 from export.commands.console import describe_verdict
 from export.targets import ExportRequest, Variant
-from export.verification.parity import first_rungs
+from export.verification.parity import first_gates
 from export.verification.repair import Repair, repair
 from xfer.runner import Runner
 from xfer.trajectories import Trajectories
@@ -32,7 +32,7 @@ def repair_bundle(
     rebuild: Callable[[Variant, tuple[str, ...]], object],
     console: Console,
 ) -> list[dict[str, Any]]:
-    """Verify a bundle's int8 variants up to the actions rung, and repair those that are rejected.
+    """Verify a bundle's int8 variants up to the actions gate, and repair those that are rejected.
 
     What this machine's records say already is not asked again. If no set of layers is enough, the bundle stays as it
     was.
@@ -53,11 +53,11 @@ def repair_bundle(
 
     @cache
     def judged() -> Trajectories:
-        return held_out.acted_by(Runner(TorchSession(request.policy.deploy(), request.spec), request.spec))
+        return held_out.replay(Runner(TorchSession(request.policy.deploy(), request.spec), request.spec))
 
     def verify(name: str) -> Verification:
         bundle = Bundle(path)
-        verification = first_rungs(bundle, [name], judged(), lambda _: None)[name]
+        verification = first_gates(bundle, [name], judged(), lambda _: None)[name]
         records.save(bundle, name, verification=verification)
         return verification
 

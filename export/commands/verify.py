@@ -1,4 +1,4 @@
-"""What `xfer verify` does: take every variant up the three rungs and keep the verdicts as records."""
+"""What `xfer verify` does: take every variant up the three gates and keep the verdicts as records."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from export.bundle.records import Verification
 from export.commands.console import describe_verdict
 from export.importers import weights_of
 from export.targets import Variant
-from export.verification.pair_cache import Unfinished
-from export.verification.parity import first_rungs
+from export.verification.pair_cache import PairCache
+from export.verification.parity import first_gates
 from xfer import tasks
 from xfer.commands import Common
 from xfer.errors import CheckFailed, RunError, UnavailableError, UsageError, check_choice
@@ -43,7 +43,7 @@ class Args(Common):
       xfer verify runs/cartpole.bundle
       xfer verify runs/cartpole.bundle --full
       xfer verify robot.bundle --variants onnx-int8 --pairs 0      (numbers and actions only)
-      xfer verify runs/cartpole.bundle --self-test                 (does it catch planted mistakes?)
+      xfer verify runs/cartpole.bundle --self-test                 (does it catch planted faults?)
     """
 
     bundle: Annotated[Path, tyro.conf.Positional]
@@ -54,7 +54,7 @@ class Args(Common):
     """The run, for its held-out observations (default: the one that the bundle came from, if it is here); for a policy
     that was trained elsewhere, the folder NAME.run beside its first bundle."""
     pairs: int = DEFAULT_PAIRS
-    """Pairs of episodes at most; 0 leaves the reward rung out."""
+    """Pairs of episodes at most; 0 leaves the reward gate out."""
     full: bool = False
     """Run pairs until each verdict is clear, up to 1,000. What was interrupted continues."""
     workers: int = 0
@@ -62,7 +62,7 @@ class Args(Common):
     task: str | None = None
     """The bundle's task, where that is somebody's own module:function: it is imported only if you name it here."""
     self_test: bool = False
-    """Damage copies of the bundle in ways that happen in practice, and show which rung catches each."""
+    """Damage copies of the bundle in ways that happen in practice, and show which gate catches each."""
 
 
 def main(args: Args) -> dict[str, Any]:
@@ -82,54 +82,54 @@ def main(args: Args) -> dict[str, Any]:
     console = Console()
     held_out, why = held_out_observations(bundle, args.run)
     if why:
-        console.print(f"The actions rung looks at golden alone: {why}.")
+        console.print(f"The actions gate looks at golden alone: {why}.")
     with console.status("verifying") as status:
-        found = first_rungs(
+        found = first_gates(
             bundle, names, held_out, lambda name: status.update(f"verifying {name}: numbers and actions")
         )
-    unfinished = Unfinished(bundle)
-    found = with_reward(bundle, found, FULL_PAIRS if args.full else args.pairs, args.workers, console, unfinished)
+    cache = PairCache(bundle)
+    found = with_reward(bundle, found, FULL_PAIRS if args.full else args.pairs, args.workers, console, cache)
     for name, verification in found.items():
         if verification.rung:
             records.save(bundle, name, verification=verification)
         console.print(describe_verdict(name, verification))
-    unfinished.clear([name for name, verification in found.items() if verification.rung == "reward"])
+    cache.clear([name for name, verification in found.items() if verification.rung == "reward"])
     return {"variants": rows(found)}
 
 
 def self_test(args: Args, bundle: Bundle, console: Console) -> dict[str, Any]:
-    """Test the rungs themselves with planted mistakes, and return the object that ``--json`` prints.
+    """Test the gates themselves with planted faults, and return the object that ``--json`` prints.
 
     Raises:
-        UnavailableError: Without PyTorch, in which the mistakes are made.
+        UnavailableError: Without PyTorch, in which the faults are made.
         RunError: Without the run's held-out observations.
-        CheckFailed: If a mistake was let through, or the untouched bundle rejected.
+        CheckFailed: If a fault was let through, or the untouched bundle rejected.
     """
     if args.variants:
         raise UsageError("--self-test chooses the variants that it damages: leave --variants out.")
     if (reason := targets.load("eager").runnable("")) is not None:
-        raise UnavailableError(f"The self-test makes its mistakes in PyTorch. {reason}")
+        raise UnavailableError(f"The self-test makes its faults in PyTorch. {reason}")
     if not bundle.manifest.provenance.backbone:
-        raise UsageError("The self-test plants its mistakes in xfer's own networks, and this bundle holds another.")
+        raise UsageError("The self-test plants its faults in xfer's own networks, and this bundle holds another.")
     held_out, why = held_out_observations(bundle, args.run)
     if held_out is None:
         raise RunError(f"The self-test needs the held-out observations of the run: {why}.")
-    from export.verification import fault_injection as rungs
+    from export.verification import fault_injection as gates
 
     workers, start = args.workers or this_machine().cores, time.perf_counter()
     with console.status("") as status:
-        result = rungs.run(
+        result = gates.run(
             bundle,
             held_out,
-            min(args.pairs, rungs.PAIRS),
+            min(args.pairs, gates.PAIRS),
             workers,
             on_step=lambda text: status.update(f"self-test: {text}"),
             on_finding=lambda finding: console.print(f"  {finding.caught_by or 'nothing':<8} {finding.mistake}"),
         )
-    console.print(rungs.table(result))
+    console.print(gates.table(result))
     for name, verification in result.untouched.items():
         console.print(describe_verdict(name, verification))
-    console.print(rungs.summary(result))
+    console.print(gates.summary(result))
     found = {
         "self_test": msgspec.to_builtins(result.findings),
         "untouched": rows(result.untouched),
@@ -152,9 +152,9 @@ def with_reward(
     pairs: int,
     workers: int,
     console: Console,
-    unfinished: Unfinished,
+    cache: PairCache,
 ) -> dict[str, Verification]:
-    """Run the reward rung where it can be run, with a bar, or a line at each look where there is no terminal."""
+    """Run the reward gate where it can be run, with a bar, or a line at each look where there is no terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from export.verification import reward
@@ -162,7 +162,7 @@ def with_reward(
     if pairs == 0:
         return without_reward(found, "--pairs 0")
     if (reason := reward.unavailable(bundle)) is not None:
-        console.print(f"The reward rung is not run: {reason}.")
+        console.print(f"The reward gate is not run: {reason}.")
         return without_reward(found, reason)
     with Progress(
         TextColumn("pairs of episodes"),
@@ -181,11 +181,11 @@ def with_reward(
             if not console.is_terminal:
                 console.print(f"{done} pairs of episodes: {note}")
 
-        return reward.climb(bundle, found, pairs, workers or this_machine().cores, on_pairs, unfinished)
+        return reward.run_gate(bundle, found, pairs, workers or this_machine().cores, on_pairs, cache)
 
 
 def without_reward(found: dict[str, Verification], reason: str) -> dict[str, Verification]:
-    """Say of each variant that is still climbing why it went no further."""
+    """Say of each variant that passed so far why it went no further."""
     return {
         name: replace(v, reason=f"reward not run: {reason}") if v.status == "provisional" else v
         for name, v in found.items()

@@ -2,7 +2,7 @@
 
 What stood between environment and network in training becomes part of it, in SB3's order:
 
-raw ─► channels first ─► normalise ─► stack ─► normalise ─► / 255 ─► extractor ─► latent ─► head ─► scores ─► action
+raw ─► channels first ─► normalize ─► stack ─► normalize ─► / 255 ─► extractor ─► latent ─► head ─► scores ─► action
        VecTransposeImage  VecNormalize, before or after VecFrameStack  └─ the network's own ─┘
 
 A stack begins as zeros, as explicit states do.
@@ -53,7 +53,7 @@ class Normalize(nn.Module):
         self.clip = statistics.clip
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return [B, ...] normalised."""
+        """Return [B, ...] normalized."""
         mean, deviation = self.get_buffer("mean"), self.get_buffer("deviation")
         return ((x - mean) / deviation).clamp(-self.clip, self.clip)
 

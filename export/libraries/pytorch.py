@@ -70,7 +70,7 @@ def trace(module: nn.Module, spec: PolicySpec) -> Any:
     with torch.no_grad(), warnings.catch_warnings():
         # PyTorch recommends torch.export instead; that is the aotinductor target's business.
         warnings.filterwarnings("ignore", "`torch.jit")
-        # Of constants, and of branches that a trace cannot hold: the first rung shows whether it matters.
+        # Of constants, and of branches that a trace cannot hold: the first gate shows whether it matters.
         warnings.simplefilter("ignore", TracerWarning)
         return torch.jit.trace(module, example_inputs(spec, batch=2), check_trace=False)
 

@@ -51,7 +51,7 @@ def runnable(place: str) -> str | None:
 
 
 def libraries() -> dict[str, str]:
-    """Versions of what exports, quantises and runs."""
+    """Versions of what exports, quantizes and runs."""
     return installed_versions("torch", "torchvision", "torchao", "executorch")
 
 
@@ -88,9 +88,9 @@ def _capture(module: nn.Module, request: ExportRequest) -> ExportedProgram:
 
 
 def _quantized(program: ExportedProgram, request: ExportRequest) -> nn.Module:
-    """Quantise the trunk's convolutions: weights per channel, activations by the extremes that calibration met.
+    """Quantize the trunk's convolutions: weights per channel, activations by the extremes that calibration met.
 
-    The rest stays in float as in ``export.quantize``. On a trained cartpole policy that cost no time, and quantising
+    The rest stays in float as in ``export.quantize``. On a trained cartpole policy that cost no time, and quantizing
     all that XNNPACK can made a quarter of the actions different. Histograms in the place of extremes gave the same mean
     error, a largest one 2.6 times as large, and half the regret; both regrets were far below what is allowed.
     """
@@ -114,7 +114,7 @@ def _quantized(program: ExportedProgram, request: ExportRequest) -> nn.Module:
     quantizer = XNNPACKQuantizer().set_operator_type(convolution, config)
     quantizer.set_filter_function(lambda node: node.target != convolution or _layer(node) in {*layers} - kept)
     observed = prepare_pt2e(program.module(), quantizer)
-    request.calibration.acted_by(Runner(TorchSession(observed, request.spec), request.spec))
+    request.calibration.replay(Runner(TorchSession(observed, request.spec), request.spec))
     converted: nn.Module = convert_pt2e(observed)
     return converted
 

@@ -48,7 +48,7 @@ def libraries() -> dict[str, str]:
 def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
     """Write ``policy.xml`` and ``policy.bin``, read from the one ONNX graph.
 
-    int8 is the same Q/DQ graph as ONNX Runtime's. NNCF's quantiser, on the same observations, left cartpole's scores
+    int8 is the same Q/DQ graph as ONNX Runtime's. NNCF's quantizer, on the same observations, left cartpole's scores
     2.4 times as far from eager's, and was 5 % faster.
     """
     from export.onnx_graph import export_onnx

@@ -248,7 +248,7 @@ class TensorRTSession:
 
 @contextmanager
 def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
-    """Deserialise the engine; on TensorRT for RTX this finishes it for the GPU at hand."""
+    """Deserialize the engine; on TensorRT for RTX this finishes it for the GPU at hand."""
     if (reason := runnable(place.name)) is not None:
         raise UnavailableError(f"tensorrt: {reason}")
     name = library_name()

@@ -1,4 +1,4 @@
-"""TorchScript: a plain trace, frozen and optimised when it is loaded (LibTorch runs the same file in C++)."""
+"""TorchScript: a plain trace, frozen and optimized when it is loaded (LibTorch runs the same file in C++)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
 
 @contextmanager
 def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
-    """Load, freeze, optimise."""
+    """Load, freeze, optimize."""
     if (reason := runnable(place.name)) is not None:
         raise UnavailableError(f"torchscript: {reason}")
     import torch

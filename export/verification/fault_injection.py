@@ -1,7 +1,7 @@
-"""What ``xfer verify --self-test`` does: damage copies of a bundle, and see which rung catches each mistake.
+"""What ``xfer verify --self-test`` does: damage copies of a bundle, and see which gate catches each fault.
 
-A verifier that never says no looks just like one that finds nothing wrong. Here it has to say no to every mistake of
-``export/mistakes.py``, and must not say it to the bundle itself. The bundle is only read: mistakes are planted into
+A verifier that never says no looks just like one that finds nothing wrong. Here it has to say no to every fault of
+``export/faults.py``, and must not say it to the bundle itself. The bundle is only read: faults are planted into
 copies, in a temporary folder, and no record is kept.
 """
 
@@ -21,8 +21,8 @@ from export.bundle.reader import Bundle
 from export.bundle.records import Verification
 from export.targets import BASELINE, Variant
 from export.verification import reward
-from export.verification.faults import MISTAKES, Mistake
-from export.verification.parity import first_rungs
+from export.verification.faults import FAULTS, Fault
+from export.verification.parity import first_gates
 from xfer.errors import XferError
 from xfer.files import write_atomically
 from xfer.trajectories import Trajectories
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 PAIRS = 10
-"""Pairs of episodes at most. A mistake that only the reward rung sees loses much, or it would not be seen at all."""
+"""Pairs of episodes at most. A fault that only the reward gate sees loses much, or it would not be seen at all."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of one mistake.
+    """What became of one fault.
 
     Attributes:
         mistake: Its name.
         what: How it happens, as a sentence.
         caught_by: ``loading``, ``numbers``, ``actions`` or ``reward``; empty if it was let through or not tested.
-        detail: What the rung said, or why the mistake could not be tested.
-        tested: Whether it could be: planted here, and shown to every rung.
+        detail: What the gate said, or why the fault could not be tested.
+        tested: Whether it could be: planted here, and shown to every gate.
         seconds: How long that took.
     """
 
@@ -56,7 +56,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class SelfTest:
+class FaultInjection:
     """All findings, and the verdicts on the untouched bundle's variants."""
 
     findings: tuple[Finding, ...]
@@ -64,7 +64,7 @@ class SelfTest:
 
     @property
     def let_through(self) -> list[str]:
-        """Names of the mistakes that no rung caught."""
+        """Names of the faults that no gate caught."""
         return [finding.mistake for finding in self.findings if finding.tested and not finding.caught_by]
 
     @property
@@ -74,17 +74,17 @@ class SelfTest:
 
     @property
     def passed(self) -> bool:
-        """Whether every mistake that could be tested was caught, and nothing else was."""
+        """Whether every fault that could be tested was caught, and nothing else was."""
         return not self.let_through and not self.rejected
 
 
 @dataclass(frozen=True)
-class Ladder:
-    """The rungs as ``xfer verify`` has them.
+class Gates:
+    """The gates as ``xfer verify`` has them.
 
     Attributes:
         held_out: Observations of episodes kept out of training, with eager's actions and scores.
-        pairs: Pairs of episodes at most; 0 leaves the reward rung out.
+        pairs: Pairs of episodes at most; 0 leaves the reward gate out.
         workers: Processes that run pairs.
         on_step: Called with what is being done.
     """
@@ -94,12 +94,12 @@ class Ladder:
     workers: int
     on_step: Callable[[str], None]
 
-    def climb(self, bundle: Bundle, variants: list[str]) -> dict[str, Verification]:
+    def verdicts(self, bundle: Bundle, variants: list[str]) -> dict[str, Verification]:
         """Take variants up numbers, actions and, where nothing speaks against them, reward."""
-        found = first_rungs(bundle, variants, self.held_out, lambda name: None)
+        found = first_gates(bundle, variants, self.held_out, lambda name: None)
         if self.pairs == 0 or reward.unavailable(bundle) is not None:
             return found
-        return reward.climb(
+        return reward.run_gate(
             bundle,
             found,
             self.pairs,
@@ -108,7 +108,7 @@ class Ladder:
         )
 
     def catch(self, path: Path, variant: str) -> tuple[str, str]:
-        """Return which rung rejects a variant of the bundle at ``path``, and what it says.
+        """Return which gate rejects a variant of the bundle at ``path``, and what it says.
 
         Returns:
             ``loading``, ``numbers``, ``actions``, ``reward``, or an empty string if none does.
@@ -119,9 +119,9 @@ class Ladder:
             bundle.golden()
         except XferError as error:
             return "loading", str(error).replace(f"{path}/", "")
-        found = self.climb(bundle, [variant])[variant]
-        rung = found.rung if found.status == "rejected" else ""
-        return rung, found.reason.removeprefix(f"{rung}: ")
+        found = self.verdicts(bundle, [variant])[variant]
+        gate = found.rung if found.status == "rejected" else ""
+        return gate, found.reason.removeprefix(f"{gate}: ")
 
 
 def run(
@@ -130,20 +130,20 @@ def run(
     pairs: int,
     workers: int,
     *,
-    mistakes: Iterable[Mistake] = MISTAKES,
+    faults: Iterable[Fault] = FAULTS,
     on_step: Callable[[str], None] = lambda text: None,
     on_finding: Callable[[Finding], None] = lambda finding: None,
-) -> SelfTest:
-    """Plant every mistake into a copy of the bundle, and take each copy up the rungs; then the bundle itself.
+) -> FaultInjection:
+    """Plant every fault into a copy of the bundle, and take each copy up the gates; then the bundle itself.
 
     Args:
         bundle: A bundle with eager in it. It is only read.
         held_out: Observations of episodes kept out of training and calibration.
-        pairs: Pairs of episodes at most; 0 leaves the reward rung out.
+        pairs: Pairs of episodes at most; 0 leaves the reward gate out.
         workers: Processes that run pairs.
-        mistakes: What to plant.
+        faults: What to plant.
         on_step: Called with what is being done.
-        on_finding: Called after each mistake.
+        on_finding: Called after each fault.
 
     Raises:
         UsageError: If the bundle has no eager.
@@ -151,44 +151,44 @@ def run(
     """
     on_step("what eager does")
     with bundle.runner(BASELINE) as runner:
-        held_out = held_out.acted_by(runner)
-    ladder = Ladder(held_out, pairs, workers, on_step)
+        held_out = held_out.replay(runner)
+    gates = Gates(held_out, pairs, workers, on_step)
     findings = []
     with tempfile.TemporaryDirectory(prefix="xfer-self-test-") as folder:
-        for number, mistake in enumerate(mistakes):
-            on_step(mistake.name)
-            findings.append(_find(bundle, mistake, Path(folder) / str(number), ladder))
+        for number, fault in enumerate(faults):
+            on_step(fault.name)
+            findings.append(_find(bundle, fault, Path(folder) / str(number), gates))
             on_finding(findings[-1])
     on_step("the untouched bundle")
-    return SelfTest(tuple(findings), ladder.climb(bundle, list(bundle.builds)))
+    return FaultInjection(tuple(findings), gates.verdicts(bundle, list(bundle.builds)))
 
 
-def _find(bundle: Bundle, mistake: Mistake, path: Path, ladder: Ladder) -> Finding:
-    finding = Finding(mistake.name, mistake.what, "", "", tested=False)
-    if (missing := not_plantable(bundle, mistake)) is not None:
+def _find(bundle: Bundle, fault: Fault, path: Path, gates: Gates) -> Finding:
+    finding = Finding(fault.name, fault.what, "", "", tested=False)
+    if (missing := not_plantable(bundle, fault)) is not None:
         return replace(finding, detail=f"not tested: {missing}")
     start = time.perf_counter()
-    copy_bundle(bundle, (BASELINE, *mistake.needs), path)
-    mistake.damage(path)
-    rung, said = ladder.catch(path, mistake.variant)
+    copy_bundle(bundle, (BASELINE, *fault.needs), path)
+    fault.damage(path)
+    gate, said = gates.catch(path, fault.variant)
     shutil.rmtree(path)
-    finding = replace(finding, caught_by=rung, detail=said, tested=True, seconds=time.perf_counter() - start)
-    if rung:
+    finding = replace(finding, caught_by=gate, detail=said, tested=True, seconds=time.perf_counter() - start)
+    if gate:
         return finding
-    off = "--pairs 0" if ladder.pairs == 0 else reward.unavailable(bundle)
+    off = "--pairs 0" if gates.pairs == 0 else reward.unavailable(bundle)
     if off is not None:
-        return replace(finding, tested=False, detail=f"not tested: only the reward rung is left, and not run ({off})")
+        return replace(finding, tested=False, detail=f"not tested: only the reward gate is left, and not run ({off})")
     return replace(finding, detail="let through")
 
 
-def not_plantable(bundle: Bundle, mistake: Mistake) -> str | None:
-    """None if a mistake can be planted into this bundle here, else what is missing."""
+def not_plantable(bundle: Bundle, fault: Fault) -> str | None:
+    """None if a fault can be planted into this bundle here, else what is missing."""
     there = {state.name for state in bundle.spec.states}
     there |= {name for name, build in bundle.builds.items() if build.status == "built"}
-    for need in mistake.needs:
+    for need in fault.needs:
         if need not in there:
             return f"the bundle has no {need}"
-    return targets.load(Variant.parse(mistake.variant).target).available()
+    return targets.load(Variant.parse(fault.variant).target).available()
 
 
 def copy_bundle(bundle: Bundle, variants: Iterable[str], path: Path) -> None:
@@ -201,12 +201,12 @@ def copy_bundle(bundle: Bundle, variants: Iterable[str], path: Path) -> None:
     write_atomically(path / MANIFEST, replace(bundle.manifest, builds=builds).encode())
 
 
-def table(result: SelfTest) -> Table:
+def table(result: FaultInjection) -> Table:
     """Draw the findings."""
     from rich.markup import escape
     from rich.table import Table
 
-    drawn = Table("mistake", "caught by", "seconds", "what the rung said", title="Mistakes, planted into copies")
+    drawn = Table("mistake", "caught by", "seconds", "what the gate said", title="Faults, planted into copies")
     for finding in result.findings:
         untested = "[yellow]not tested[/]"
         caught = finding.caught_by or ("[red]nothing[/]" if finding.tested else untested)
@@ -219,10 +219,10 @@ def table(result: SelfTest) -> Table:
     return drawn
 
 
-def summary(result: SelfTest) -> str:
+def summary(result: FaultInjection) -> str:
     """Return the last line, in rich's markup."""
     tested = [finding for finding in result.findings if finding.tested]
-    parts = [f"{len(tested) - len(result.let_through)} of {len(tested)} mistakes caught"]
+    parts = [f"{len(tested) - len(result.let_through)} of {len(tested)} faults caught"]
     if untested := len(result.findings) - len(tested):
         parts.append(f"[yellow]{untested} could not be tested here[/]")
     if result.let_through:

@@ -1,8 +1,8 @@
 """Mistakes that happen between training and the robot; ``xfer verify --self-test`` plants them into copies of a bundle.
 
-Most are a graph of ``export/mistaken_graphs.py``, exported the ordinary way, hashes and all. Some are a way of
-quantising. The rest damage files after their hashes were taken. A new mistake is a class there or a function here,
-and its line in ``MISTAKES``.
+Most are a graph of ``export/faulty_graphs.py``, exported the ordinary way, hashes and all. Some are a way of
+quantizing. The rest damage files after their hashes were taken. A new fault is a class there or a function here,
+and its line in ``FAULTS``.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from xfer.models.torch_session import runner
 from xfer.trajectories import Trajectories
 
 HISTORY = ("history",)
-"""What a mistake in the history needs."""
+"""What a fault in the history needs."""
 FLOAT = ("onnx-fp32",)
-"""What is quantised."""
+"""What is quantized."""
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """One mistake.
+class Fault:
+    """One fault.
 
     Attributes:
         name: What went wrong, in a few words.
         what: How that happens, as a sentence.
-        damage: Plants it into a copy of a bundle that holds eager and what the mistake needs.
+        damage: Plants it into a copy of a bundle that holds eager and what the fault needs.
         variant: The variant that is damaged.
         needs: What the bundle must have besides eager: variants that it starts from, or a state.
     """
@@ -72,15 +72,15 @@ def policy_of(path: Path) -> Policy:
 def in_graph(kind: type[Deployed]) -> Callable[[Path], None]:
     """Return what exports ``kind`` in the place of the deployed policy."""
 
-    class Mistaken(Policy):
+    class Faulty(Policy):
         def deploy(self, precision: str = "fp32") -> Deployed:
             return kind(self, torch.float32).eval()
 
     def damage(path: Path) -> None:
         policy = policy_of(path)
-        mistaken = Mistaken(policy.config, policy.spec)
-        mistaken.load_state_dict(policy.state_dict())
-        request = ExportRequest(mistaken, policy.spec, Bundle(path).golden(), ExportOptions())
+        faulty = Faulty(policy.config, policy.spec)
+        faulty.load_state_dict(policy.state_dict())
+        request = ExportRequest(faulty, policy.spec, Bundle(path).golden(), ExportOptions())
         put(path, "torchscript-fp32", lambda folder: targets.load("torchscript").export(request, folder, "fp32"))
 
     return damage
@@ -143,7 +143,7 @@ def truncated(path: Path) -> None:
 
 def exchanged(path: Path) -> None:
     """Put a file of the same size in another's place."""
-    write_atomically(weights_file(path), weights_bytes(graphs.neighbour(policy_of(path))))
+    write_atomically(weights_file(path), weights_bytes(graphs.neighbor(policy_of(path))))
 
 
 def edited(path: Path) -> None:
@@ -155,79 +155,75 @@ def edited(path: Path) -> None:
 
 def golden_of_another(path: Path) -> None:
     """Record golden with other weights."""
-    bundle, other = Bundle(path), graphs.neighbour(policy_of(path))
-    bundle.golden().acted_by(runner(other)).save(path / GOLDEN)
+    bundle, other = Bundle(path), graphs.neighbor(policy_of(path))
+    bundle.golden().replay(runner(other)).save(path / GOLDEN)
     fact = FileFact((path / GOLDEN).stat().st_size, sha256(path / GOLDEN))
     write_atomically(path / MANIFEST, replace(bundle.manifest, golden=fact).encode())
 
 
-MISTAKES = (
-    Mistake("red and blue swapped", "The camera's BGR was taken for RGB.", in_graph(graphs.RedAndBlueSwapped)),
-    Mistake("picture upside down", "OpenGL's first row is the lowest one.", in_graph(graphs.UpsideDown)),
-    Mistake("axes transposed", "The frame's bytes were read as [3, H, W].", in_graph(graphs.AxesTransposed)),
-    Mistake("crop shifted", "The crop begins three pixels beside its place.", in_graph(graphs.CropShifted)),
-    Mistake("another resize", "Bilinear as OpenCV does it, where areas were averaged.", in_graph(graphs.AnotherResize)),
-    Mistake("normalisation left out", "Mean and deviation are not taken out.", in_graph(graphs.NotNormalised)),
-    Mistake("wrong value range", "The frame comes as 0..1 and is divided by 255 again.", in_graph(graphs.ValueRange)),
-    Mistake(
+FAULTS = (
+    Fault("red and blue swapped", "The camera's BGR was taken for RGB.", in_graph(graphs.RedAndBlueSwapped)),
+    Fault("picture upside down", "OpenGL's first row is the lowest one.", in_graph(graphs.UpsideDown)),
+    Fault("axes transposed", "The frame's bytes were read as [3, H, W].", in_graph(graphs.AxesTransposed)),
+    Fault("crop shifted", "The crop begins three pixels beside its place.", in_graph(graphs.CropShifted)),
+    Fault("another resize", "Bilinear as OpenCV does it, where areas were averaged.", in_graph(graphs.AnotherResize)),
+    Fault("normalization left out", "Mean and deviation are not taken out.", in_graph(graphs.NotNormalized)),
+    Fault("wrong value range", "The frame comes as 0..1 and is divided by 255 again.", in_graph(graphs.ValueRange)),
+    Fault(
         "history never updated",
         "The policy gets the first history for ever.",
         in_graph(graphs.HistoryStale),
         needs=HISTORY,
     ),
-    Mistake(
+    Fault(
         "history one step late",
         "The newest frame enters the history a step late.",
         in_graph(graphs.HistoryLate),
         needs=HISTORY,
     ),
-    Mistake(
+    Fault(
         "history newest first",
         "Frames are stacked in the other order.",
         in_graph(graphs.HistoryNewestFirst),
         needs=HISTORY,
     ),
-    Mistake(
+    Fault(
         "history not reset",
         "An episode begins with the last one's history.",
         in_graph(graphs.HistoryKept),
         needs=HISTORY,
     ),
-    Mistake(
+    Fault(
         "batch rows mixed up",
         "A row of a batch goes on with another's history.",
         in_graph(graphs.RowsMixed),
         needs=HISTORY,
     ),
-    Mistake(
+    Fault(
         "frame buffer full",
         f"After {graphs.SLOTS} frames of an episode no more are stored.",
         in_graph(graphs.FrameBufferFull),
         needs=HISTORY,
     ),
-    Mistake(
-        "normaliser goes on learning", "Its mean and deviation move when deployed.", in_graph(graphs.StatisticsMove)
-    ),
-    Mistake(
-        "batch norm in training mode", "Statistics come from the frame at hand.", in_graph(graphs.BatchNormTraining)
-    ),
-    Mistake("half precision as fp32", "bfloat16 under a name that says fp32.", in_graph(graphs.HalfPrecision)),
-    Mistake("other checkpoint", "The weights of a few updates earlier.", in_graph(graphs.NeighbouringCheckpoint)),
-    Mistake("non-finite weights", "One weight is not a number.", in_graph(graphs.NotFinite)),
-    Mistake("two actions swapped", "The actions' order was reversed.", in_graph(graphs.ActionsSwapped)),
-    Mistake("scores rescaled", "Same actions, but scores 5 % too large.", in_graph(graphs.ScoresRescaled)),
-    Mistake("exploration left on", "One action in twenty is random.", in_graph(graphs.ExplorationLeftOn)),
-    Mistake("int8 calibrated on noise", "Ranges from random pixels.", calibrated_on(noise), "onnx-int8", FLOAT),
-    Mistake("int8 calibrated in the dark", "Ranges from black frames.", calibrated_on(np.zeros), "onnx-int8", FLOAT),
-    Mistake(
+    Fault("normalizer goes on learning", "Its mean and deviation move when deployed.", in_graph(graphs.StatisticsMove)),
+    Fault("batch norm in training mode", "Statistics come from the frame at hand.", in_graph(graphs.BatchNormTraining)),
+    Fault("half precision as fp32", "bfloat16 under a name that says fp32.", in_graph(graphs.HalfPrecision)),
+    Fault("other checkpoint", "The weights of a few updates earlier.", in_graph(graphs.NeighboringCheckpoint)),
+    Fault("non-finite weights", "One weight is not a number.", in_graph(graphs.NotFinite)),
+    Fault("two actions swapped", "The actions' order was reversed.", in_graph(graphs.ActionsSwapped)),
+    Fault("scores rescaled", "Same actions, but scores 5 % too large.", in_graph(graphs.ScoresRescaled)),
+    Fault("exploration left on", "One action in twenty is random.", in_graph(graphs.ExplorationLeftOn)),
+    Fault("int8 calibrated on noise", "Ranges from random pixels.", calibrated_on(noise), "onnx-int8", FLOAT),
+    Fault("int8 calibrated in the dark", "Ranges from black frames.", calibrated_on(np.zeros), "onnx-int8", FLOAT),
+    Fault(
         "int8 with wrong scales",
         "Activations are cut off at half of their range.",
         scales_of_half_the_range,
         "onnx-int8",
         ("onnx-int8",),
     ),
-    Mistake("golden of another policy", "Golden was recorded with other weights.", golden_of_another, BASELINE),
-    Mistake("file truncated", "A copy over the network stopped early.", truncated, BASELINE),
-    Mistake("file exchanged", "Other weights were copied over a build's.", exchanged, BASELINE),
-    Mistake("manifest edited", "The control rate was changed by hand.", edited, BASELINE),
+    Fault("golden of another policy", "Golden was recorded with other weights.", golden_of_another, BASELINE),
+    Fault("file truncated", "A copy over the network stopped early.", truncated, BASELINE),
+    Fault("file exchanged", "Other weights were copied over a build's.", exchanged, BASELINE),
+    Fault("manifest edited", "The control rate was changed by hand.", edited, BASELINE),
 )

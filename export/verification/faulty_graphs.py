@@ -1,4 +1,4 @@
-"""The graphs that people's mistakes make: subclasses of ``Deployed``, each wrong in one way."""
+"""The graphs that people's faults make: subclasses of ``Deployed``, each wrong in one way."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class AnotherResize(Deployed):
         self.policy.preprocess.weight = blocks.reshape(kernel.shape)
 
 
-class NotNormalised(Deployed):
+class NotNormalized(Deployed):
     """Values in [0, 1] go into the network as they are."""
 
     def __init__(self, policy: Policy, dtype: torch.dtype) -> None:
@@ -132,7 +132,7 @@ class HistoryKept(Deployed):
 
 
 class RowsMixed(Deployed):
-    """Each row of a batch gets its neighbour's history."""
+    """Each row of a batch gets its neighbor's history."""
 
     def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
         """Act, and hand the next histories to the wrong rows."""
@@ -165,7 +165,7 @@ class FrameBufferFull(Deployed):
 
 
 class StatisticsMove(Deployed):
-    """The normaliser goes on learning (as with ``VecNormalize(training=True)``)."""
+    """The normalizer goes on learning (as with ``VecNormalize(training=True)``)."""
 
     def __init__(self, policy: Policy, dtype: torch.dtype) -> None:
         super().__init__(policy, dtype)
@@ -195,11 +195,11 @@ class HalfPrecision(Deployed):
         super().__init__(policy, torch.bfloat16)
 
 
-class NeighbouringCheckpoint(Deployed):
+class NeighboringCheckpoint(Deployed):
     """Every weight is a little off."""
 
     def __init__(self, policy: Policy, dtype: torch.dtype) -> None:
-        super().__init__(neighbour(policy), dtype)
+        super().__init__(neighbor(policy), dtype)
 
 
 class NotFinite(Deployed):
@@ -246,7 +246,7 @@ class ExplorationLeftOn(Deployed):
         return torch.where(explore, torch.randint_like(action, scores.shape[1]), action), scores, *after
 
 
-def neighbour(policy: Policy) -> Policy:
+def neighbor(policy: Policy) -> Policy:
     """Return the policy a few updates further: each weight moved by about 1 % of its tensor's spread."""
     other = Policy(policy.config, policy.spec)
     other.load_state_dict(policy.state_dict())

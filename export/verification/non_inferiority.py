@@ -1,4 +1,4 @@
-"""The statistics of the reward rung: how sure can we be that a variant does not lose more than a margin?
+"""The statistics of the reward gate: how sure can we be that a variant does not lose more than a margin?
 
 Returns are often capped and failures rare: if 4 % of episodes lose half of the scale, 20 pairs look clean 44 %
 of the time, and a bootstrap of 20 zeros is certain of itself. The bound here is a *betting* bound for the mean of a

@@ -1,4 +1,4 @@
-"""Pairs of episodes of a reward rung that has not ended yet, so that one that is interrupted continues.
+"""Pairs of episodes of a reward gate that has not ended yet, so that one that is interrupted continues.
 
 One file for each machine, in ``records/unfinished/``. A variant's pairs leave it when its verdict is kept.
 """
@@ -34,7 +34,7 @@ class Begun:
     outcomes: tuple[Outcome, ...]
 
 
-class Unfinished:
+class PairCache:
     """The pairs of a bundle that were run on this machine and are in no verdict yet."""
 
     def __init__(self, bundle: Bundle) -> None:

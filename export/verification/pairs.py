@@ -176,7 +176,7 @@ def _run_pair(path: Path, variants: tuple[str, ...], golden_scores: np.ndarray, 
     except Exception as error:  # of whatever class an environment or a runtime raises, perhaps one that cannot be sent
         raise XferError(
             f"The pair of episodes with seed {seed} failed: {type(error).__name__}: {error}. If that is the"
-            f" environment's fault, mend it; --pairs 0 leaves the reward rung out."
+            f" environment's fault, mend it; --pairs 0 leaves the reward gate out."
         ) from error
 
 
@@ -192,7 +192,7 @@ def _divergence(seed: int, fork: Fork, golden_scores: np.ndarray, spec: PolicySp
 
 
 def margin(fork: Fork, golden_scores: np.ndarray, spec: PolicySpec) -> float:
-    """Return by how much eager likes the variant's action less than its own, as the actions rung counts it.
+    """Return by how much eager likes the variant's action less than its own, as the actions gate counts it.
 
     Args:
         fork: Where they parted.

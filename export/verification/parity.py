@@ -1,8 +1,8 @@
-"""The first two rungs: does a variant act as eager PyTorch does? Numbers, then actions; ``reward.py`` is the third.
+"""The first two gates: does a variant act as eager PyTorch does? Numbers, then actions; ``reward.py`` is the third.
 
-Each rung is a function that returns figures and, if the variant fails, a sentence. A variant climbs until one
-fails or cannot be run here. ``eager-fp32`` climbs too: golden is what it said when the bundle was made, so
-if it fails the first rung, golden (or the weights) is of another policy.
+Each gate is a function that returns figures and, if the variant fails, a sentence. A variant goes through them until
+one fails or cannot be run here. ``eager-fp32`` does so too: golden is what it said when the bundle was made, so
+if it fails the first gate, golden (or the weights) is of another policy.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WORST = 5
 
 @dataclass(frozen=True)
 class Numbers:
-    """The first rung's figures, for the worst of the batches: difference, spread, and the failure if there is one."""
+    """The first gate's figures, for the worst of the batches: difference, spread, and the failure if there is one."""
 
     max_abs_diff: float
     tolerance: float | None
@@ -50,13 +50,13 @@ def numbers(session: Session, spec: PolicySpec, golden: Trajectories, precision:
         ScoresError: If scores are not finite.
     """
     assert golden.scores is not None
-    wanted = centred(golden.scores, spec)
+    wanted = centered(golden.scores, spec)
     share = SCORE_TOLERANCE.get(precision)
     tolerance = None if share is None else share * float(wanted.std())
     worst, failure = 0.0, ""
     for batch in (1, 3) if max_batch is None or max_batch >= 3 else (1,):
         for row, scores in enumerate(play(session, spec, golden, batch)):
-            difference = np.abs(centred(scores, spec) - wanted).max(axis=1)
+            difference = np.abs(centered(scores, spec) - wanted).max(axis=1)
             step = int(difference.argmax())
             worst = max(worst, float(difference[step]))
             if tolerance is not None and difference[step] > tolerance and not failure:
@@ -67,7 +67,7 @@ def numbers(session: Session, spec: PolicySpec, golden: Trajectories, precision:
     return Numbers(worst, tolerance, failure)
 
 
-def centred(scores: np.ndarray, spec: PolicySpec) -> np.ndarray:
+def centered(scores: np.ndarray, spec: PolicySpec) -> np.ndarray:
     """Return scores without what all actions have in common, which cannot change a discrete choice."""
     return scores if spec.score_kind == "mean" else scores - scores.mean(axis=1, keepdims=True)
 
@@ -97,7 +97,7 @@ def play(session: Session, spec: PolicySpec, golden: Trajectories, batch: int) -
 
 @dataclass(frozen=True)
 class Actions:
-    """The second rung's figures."""
+    """The second gate's figures."""
 
     agreement: float
     regret: float
@@ -156,16 +156,16 @@ def regret(scores: np.ndarray, chosen: np.ndarray, spec: PolicySpec) -> np.ndarr
         liking = np.exp(scores - scores.max(axis=1, keepdims=True))
         liking /= liking.sum(axis=1, keepdims=True)
     else:
-        liking = scores / max(float(centred(scores, spec).std()), 1e-12)
+        liking = scores / max(float(centered(scores, spec).std()), 1e-12)
     rows = np.arange(len(chosen))
     result: np.ndarray = liking.max(axis=1) - liking[rows, chosen]
     return result
 
 
-def first_rungs(
+def first_gates(
     bundle: Bundle, variants: list[str], held_out: Trajectories | None, on_start: Callable[[str], None]
 ) -> dict[str, Verification]:
-    """Take every variant up the first two rungs.
+    """Take every variant up the first two gates.
 
     Args:
         bundle: The bundle.
@@ -192,7 +192,7 @@ def first_rungs(
         try:
             on_start(name)
             with bundle.session(name) as session:
-                found[name] = climb(bundle, session, parsed, golden, eager, judged)
+                found[name] = run_gates(bundle, session, parsed, golden, eager, judged)
         except UnavailableError as error:
             found[name] = Verification("built", reason=build.not_run(str(error)))
         except Exception as error:  # whatever a runtime raises on files that it cannot read or run
@@ -205,10 +205,10 @@ def _reference(bundle: Bundle, judged: Trajectories) -> Trajectories:
     if judged.actions is not None:
         return judged
     with bundle.runner(BASELINE) as runner:
-        return judged.acted_by(runner)
+        return judged.replay(runner)
 
 
-def climb(
+def run_gates(
     bundle: Bundle,
     session: Session,
     variant: Variant,
@@ -216,7 +216,7 @@ def climb(
     eager: Trajectories,
     judged: Trajectories,
 ) -> Verification:
-    """Take one session up the first two rungs.
+    """Take one session up the first two gates.
 
     Args:
         bundle: The bundle.
@@ -224,7 +224,7 @@ def climb(
         variant: Its name.
         golden: The golden trajectories.
         eager: What eager does on the judged observations.
-        judged: The observations of the actions rung.
+        judged: The observations of the actions gate.
     """
     spec, build = bundle.spec, bundle.builds[variant.build]
     first = numbers(session, spec, golden, variant.precision, build.max_batch)
@@ -235,7 +235,7 @@ def climb(
             blame = ". Golden is not from this policy's weights: golden, or the weights, were exchanged"
         return replace(so_far, status="rejected", reason=first.failure + blame)
     runner = Runner(session, spec)
-    second = actions(eager, judged.acted_by(runner), spec, variant.precision)
+    second = actions(eager, judged.replay(runner), spec, variant.precision)
     so_far = replace(
         so_far,
         rung="actions",

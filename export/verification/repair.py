@@ -9,7 +9,7 @@ Two kinds of observations are kept apart:
   for the shortest beginning of that order that passes, and then whether each layer of it can go back to int8.
 
 So held-out observations say yes or no a few times for each layer that stays in float, and the last answers were
-chosen among several. The reward rung (``xfer verify --full``) has the last word: its episodes were met by nobody here.
+chosen among several. The reward gate (``xfer verify --full``) has the last word: its episodes were met by nobody here.
 A variant that it rejected is repaired until it has less than half the regret that it had.
 """
 
@@ -30,7 +30,7 @@ from export.bundle.reader import Bundle
 from export.bundle.records import Verification
 from export.quantize import Quantizer
 from export.targets import ExportRequest, FromGraph, Place, Variant
-from export.verification.parity import centred, climb
+from export.verification.parity import centered, run_gates
 from xfer.runner import Runner, Session
 from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
@@ -102,11 +102,11 @@ class Trials:
             A share of the scores' spread.
         """
         assert eager.scores is not None
-        wanted = centred(eager.scores, self.spec)
+        wanted = centered(eager.scores, self.spec)
         with self.session(tuple(other for other in self.layers if other != layer)) as session:
-            scores = eager.acted_by(Runner(session, self.spec)).scores
+            scores = eager.replay(Runner(session, self.spec)).scores
         assert scores is not None
-        return float(np.sqrt(np.mean((centred(scores, self.spec) - wanted) ** 2)) / max(wanted.std(), 1e-12))
+        return float(np.sqrt(np.mean((centered(scores, self.spec) - wanted) ** 2)) / max(wanted.std(), 1e-12))
 
 
 def fewest(worst_first: Sequence[str], passes: Callable[[frozenset[str]], bool]) -> frozenset[str] | None:
@@ -164,7 +164,7 @@ def repair(
         request: What the variant was made from.
         variant: A variant whose target is a ``FromGraph``.
         held_out: Observations to judge on, with eager's actions and scores.
-        regret_below: What the mean regret must stay below, besides what the rungs allow.
+        regret_below: What the mean regret must stay below, besides what the gates allow.
         on_step: Called with what is being done, how many layers have been tried alone, and how many there are.
     """
     from xfer.models.torch_session import TorchSession
@@ -172,7 +172,7 @@ def repair(
     golden, spec = bundle.golden(), request.spec
     on_step("measuring value ranges", 0, 1)
     trials = Trials(request, cast(FromGraph, targets.load(variant.target)))
-    met = request.calibration.acted_by(Runner(TorchSession(request.policy.deploy(), spec), spec))
+    met = request.calibration.replay(Runner(TorchSession(request.policy.deploy(), spec), spec))
     drift = {}
     for done, layer in enumerate(trials.layers):
         on_step(f"{layer} alone in int8", done, len(trials.layers))
@@ -185,7 +185,7 @@ def repair(
     def passes(kept: frozenset[str]) -> bool:
         on_step(f"judging it with {len(kept)} of {len(trials.layers)} layers in float", len(drift), len(drift))
         with trials.session(in_order(kept)) as session:
-            verdicts[kept] = verdict = climb(bundle, session, variant, golden, held_out, held_out)
+            verdicts[kept] = verdict = run_gates(bundle, session, variant, golden, held_out, held_out)
         return verdict.status == "provisional" and (verdict.regret or 0.0) < regret_below
 
     kept = fewest(sorted(drift, key=drift.__getitem__, reverse=True), passes)

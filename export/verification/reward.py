@@ -1,4 +1,4 @@
-"""The third rung: pairs of episodes from the same seeds, variant against eager, until each verdict is clear."""
+"""The third gate: pairs of episodes from the same seeds, variant against eager, until each verdict is clear."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from export.bundle.reader import Bundle
 from export.bundle.records import Verification
 from export.targets import BASELINE
 from export.verification.non_inferiority import MARGIN, Verdict, judge
-from export.verification.pair_cache import Unfinished
+from export.verification.pair_cache import PairCache
 from export.verification.pairs import Outcome, PairProcesses
 from xfer import tasks
 from xfer.errors import UnavailableError, UsageError
@@ -41,25 +41,25 @@ def unavailable(bundle: Bundle) -> str | None:
     return None
 
 
-def climb(
+def run_gate(
     bundle: Bundle,
     found: dict[str, Verification],
     most_pairs: int,
     workers: int,
     on_pairs: Callable[[int, dict[str, Verdict]], None],
-    unfinished: Unfinished | None = None,
+    cache: PairCache | None = None,
 ) -> dict[str, Verification]:
-    """Take the variants that nothing speaks against up the last rung, until each verdict is clear.
+    """Take the variants that nothing speaks against up the last gate, until each verdict is clear.
 
     A variant whose verdict is clear at a look runs no more pairs; the bound allows for all the looks before.
 
     Args:
         bundle: The bundle.
-        found: What the first two rungs found.
+        found: What the first two gates found.
         most_pairs: Where to stop at the latest.
         workers: Processes, each with one thread.
         on_pairs: Called after each look, with the number of pairs and the verdicts.
-        unfinished: Where pairs are kept at each look, and from where a rung that was interrupted goes on.
+        cache: Where pairs are kept at each look, and from where a gate that was interrupted goes on.
 
     Returns:
         ``found`` with verdicts. The result depends on the seeds only, not on the number of workers.
@@ -73,7 +73,7 @@ def climb(
     assert bundle.spec.reward is not None
     scale = bundle.spec.reward.span
     names = [name for name, v in found.items() if v.status == "provisional" and name != BASELINE]
-    outcomes: dict[str, list[Outcome]] = unfinished.load(names) if unfinished else {name: [] for name in names}
+    outcomes: dict[str, list[Outcome]] = cache.load(names) if cache else {name: [] for name in names}
     verdicts: dict[str, Verdict] = {}
 
     def unclear() -> tuple[str, ...]:
@@ -83,7 +83,7 @@ def climb(
     def look() -> None:
         verdicts.update({name: judge(losses(outcomes[name], scale)) for name in unclear() if outcomes[name]})
 
-    # Of an interrupted rung: whose verdict is clear stays as it is, the others go on from where the last of them is.
+    # Of an interrupted gate: whose verdict is clear stays as it is, the others go on from where the last of them is.
     outcomes = {name: pairs[:most_pairs] for name, pairs in outcomes.items()}
     look()
     begun = min((len(outcomes[name]) for name in unclear()), default=0)
@@ -99,8 +99,8 @@ def climb(
                     outcomes[name].append(results[name])
                 if done % LOOK_EVERY == 0 or done == most_pairs:
                     look()
-                    if unfinished:
-                        unfinished.save(outcomes)
+                    if cache:
+                        cache.save(outcomes)
                     on_pairs(done, dict(verdicts))
                 if not unclear():
                     break

@@ -62,7 +62,7 @@ def policy():
 
 
 def seen(seed=0):
-    """Observations [STEPS, ROWS, ...] in which neighbouring steps are alike."""
+    """Observations [STEPS, ROWS, ...] in which neighboring steps are alike."""
     rng = np.random.default_rng(seed)
     frames = rng.integers(0, 256, (STEPS // 5, ROWS, 32, 32, 3), np.uint8).repeat(5, axis=0)
     joints = np.cumsum(rng.standard_normal((STEPS, ROWS, 3)) / 3, axis=0).astype(np.float32)

@@ -118,7 +118,7 @@ class Args(Common):
     """First layer that moves: head, layer4, layer3, layer2, layer1 or all; what lies below stays frozen."""
     rounds: Annotated[int | None, _default("rounds")] = None
     """Rounds at most; each ends with an evaluation. Training stops early when a round reaches the reference return;
-    the best round is kept. Imitation collects and fits in each (the first is behaviour cloning, the others are
+    the best round is kept. Imitation collects and fits in each (the first is behavior cloning, the others are
     DAgger); PPO divides its updates among them."""
     environments: Annotated[int | None, _default("environments")] = None
     """Environments that are stepped together. Imitation wants few, so that each gets far into its episodes."""
@@ -133,7 +133,7 @@ class Args(Common):
     optimizer: Annotated[Literal["sgd", "adamw"] | None, _default("optimizer")] = None
     """Imitation: sgd has momentum 0.9."""
     weight_decay: Annotated[float | None, _default("weight_decay")] = None
-    """Imitation: of the optimiser."""
+    """Imitation: of the optimizer."""
     batch_size: Annotated[int | None, _default("batch_size")] = None
     """Imitation: frames in a gradient step."""
     steps: Annotated[int | None, _default("steps")] = None
@@ -153,11 +153,11 @@ class Args(Common):
     gamma: Annotated[float | None, _default("gamma")] = None
     """PPO: discount."""
     gae_lambda: Annotated[float | None, _default("gae_lambda")] = None
-    """PPO: lambda of generalised advantage estimation."""
+    """PPO: lambda of generalized advantage estimation."""
     clip_coef: Annotated[float | None, _default("clip_coef")] = None
     """PPO: how far the probability ratio may leave 1."""
     norm_adv: Annotated[bool | None, _default("norm_adv")] = None
-    """PPO: whether advantages are normalised in each minibatch."""
+    """PPO: whether advantages are normalized in each minibatch."""
     clip_vloss: Annotated[bool | None, _default("clip_vloss")] = None
     """PPO: whether values are clipped as ratios are."""
     ent_coef: Annotated[float | None, _default("ent_coef")] = None
@@ -326,7 +326,7 @@ def build(args: Args, task: tasks.Task, device: str) -> tuple[Policy, RunConfig]
     from xfer.models.policy import Policy, PolicyConfig, make_spec
     from xfer.training.distributed import size
     from xfer.training.imitation import SCORE_KINDS
-    from xfer.training.ppo import initialise
+    from xfer.training.ppo import initialize
     from xfer.training.run_folder import RunConfig
 
     torch.manual_seed(args.seed)
@@ -341,7 +341,7 @@ def build(args: Args, task: tasks.Task, device: str) -> tuple[Policy, RunConfig]
         how = imitation_config(args, device)
         more: dict[str, Any] = {"demonstrations": args.demonstrations, "processes": size()}
         return policy, RunConfig(task.name, args.weights, policy_config, how, **more)
-    initialise(policy.readout, 0.01)
+    initialize(policy.readout, 0.01)
     return policy, RunConfig(task.name, args.weights, policy_config, ppo=ppo_config(args, device), processes=size())
 
 

@@ -1,4 +1,4 @@
-"""What reads a trunk's features in the place of ``fc``: standardising, pooling, memory, readout."""
+"""What reads a trunk's features in the place of ``fc``: standardizing, pooling, memory, readout."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Standardize(nn.Module):
         self.std.copy_(std.reshape(self.std.shape).clamp_min(self.floor))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return standardised features, same shape."""
+        """Return standardized features, same shape."""
         return (features - self.mean) / self.std
 
 

@@ -2,7 +2,7 @@
 
 frame ─► preprocess ─► newest ─┐
 history ───────────────────────┴► three frames ─► trunk (lower | upper) ─► pool ─┬► readout ─► scores ─► action
-vectors ──────────────────────────────────────────────── standardise ────────────┘ ▲
+vectors ──────────────────────────────────────────────── standardize ────────────┘ ▲
                                                         ▲                         with --memory gru a GRU stands here
                                         --train-from draws this line: left of it nothing moves
 """
@@ -28,7 +28,7 @@ HeadKind = Literal["spatial-softmax", "flatten", "average"]
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """What ``deploy()`` can cast trunk and head to. int8 is a target's own step, after this."""
 
-LEAST_DEVIATION = 1e-3
+MIN_DEVIATION = 1e-3
 """Least standard deviation of a vector's element, in its unit: more than a sensor's noise, less than a motion."""
 
 
@@ -101,7 +101,7 @@ class Policy(nn.Module):
         if image.frames * image.channels != 3:
             raise UsageError(
                 f"{image.frames} frames of {image.channels} channels do not fit the backbone's three input"
-                " channels: use 3 gray frames or 1 in colour."
+                " channels: use 3 gray frames or 1 in color."
             )
         if spec.states != _states(image, config.memory):
             names = ", ".join(f"{state.name} {list(state.shape)}" for state in spec.states)
@@ -115,9 +115,7 @@ class Policy(nn.Module):
         self.trunk = backbones.build(config.backbone, config.tap)
         channels, height, width = self._feature_shape()
         self.standardize = Standardize((channels, 1, 1))
-        self.standardize_vector = (
-            Standardize((self.vector_size,), LEAST_DEVIATION) if self.vector_size else nn.Identity()
-        )
+        self.standardize_vector = Standardize((self.vector_size,), MIN_DEVIATION) if self.vector_size else nn.Identity()
         if config.head == "spatial-softmax":
             pool: list[nn.Module] = [SpatialSoftmax(channels, config.keypoints, (height, width))]
             pooled = 2 * config.keypoints

@@ -1,6 +1,6 @@
 """From a raw frame to one network input, as a module: it is exported with the policy, and is the only copy.
 
-Crop, average pooling by an integer factor, luma, scaling to [0, 1] and normalisation are all linear, so they
+Crop, average pooling by an integer factor, luma, scaling to [0, 1] and normalization are all linear, so they
 are *one* convolution. It reads the frame as the camera stores it: a row of W RGB pixels is a row of 3 W
 numbers, so a kernel of ``shrink`` x ``3 * shrink`` with the same stride sees exactly one output pixel's
 worth, and nothing needs to be transposed. Every target has this operation, and none can disagree on it (an
@@ -26,7 +26,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Preprocess(nn.Module):
-    """Crop, shrink, (gray,) scale and normalise frames.
+    """Crop, shrink, (gray,) scale and normalize frames.
 
     Args:
         frame: The raw frame: uint8 [H, W, 3], RGB or BGR.

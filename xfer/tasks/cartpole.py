@@ -2,7 +2,7 @@
 
 The state vector never leaves the environment: an observation is the 400 x 600 RGB picture. Between two
 frames the pole moves by a fraction of a pixel once the picture is shrunk, so one frame shows no velocity and
-two neighbouring ones hardly any: the network sees three frames, two steps apart, cropped to the band that the
+two neighboring ones hardly any: the network sees three frames, two steps apart, cropped to the band that the
 cart and the pole move in and shrunk by 4.
 """
 

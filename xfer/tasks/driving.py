@@ -22,7 +22,7 @@ REQUIRES = ("gymnasium", "Box2D", "pygame")
 FRAME = TensorSpec("frame", "uint8", (96, 96, 3), color_order="RGB", value_range=(0, 255))
 
 SPACING = 3.5
-"""Distance between two points of the track's centre line, in m as the simulator counts them."""
+"""Distance between two points of the track's center line, in m as the simulator counts them."""
 LOOK_AHEAD = 4
 """How many points ahead of the car the one lies that it steers for."""
 SEE_AHEAD = 8
@@ -53,7 +53,7 @@ def make() -> gymnasium.Env:
 
 
 def expert(env: gymnasium.Env) -> np.ndarray:
-    """Steer for a point on the centre line ahead (pure pursuit, Coulter 1992), as fast as the bends allow.
+    """Steer for a point on the center line ahead (pure pursuit, Coulter 1992), as fast as the bends allow.
 
     Returns:
         float32 [3]: steering in [-1, 1] (left is negative), gas and brake in [0, 1].

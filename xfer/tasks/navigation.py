@@ -36,7 +36,7 @@ FRAME = TensorSpec("frame", "uint8", (CANVAS * TILE, CANVAS * TILE, 3), color_or
 
 
 class World(NamedTuple):
-    """One rung of the ladder: Gymnasium's name, the side in tiles, mean returns of random actions and of the expert."""
+    """One gate of the ladder: Gymnasium's name, the side in tiles, mean returns of random actions and of the expert."""
 
     env_id: str
     size: int

@@ -80,7 +80,7 @@ def from_first(value: T) -> T:
 def parallel(module: nn.Module) -> nn.Module:
     """Wrap a module so that ``backward`` gives every rank the mean of all ranks' gradients.
 
-    All start from rank 0's parameters and buffers. Batch norm normalises by each rank's own batch; call
+    All start from rank 0's parameters and buffers. Batch norm normalizes by each rank's own batch; call
     ``average_buffers`` when training is over, so that the statistics it kept are of all of them.
     """
     if size() == 1:

@@ -1,4 +1,4 @@
-"""Imitation: behaviour cloning, then DAgger (Ross, Gordon & Bagnell 2011). One file, read top to bottom.
+"""Imitation: behavior cloning, then DAgger (Ross, Gordon & Bagnell 2011). One file, read top to bottom.
 
 In the first round the expert drives, with noise in its actions; from then on the policy
 drives and the expert says what it would have done. After each round the policy is fitted to all frames so far.
@@ -43,7 +43,7 @@ class ImitationConfig:
     """How to imitate.
 
     Attributes:
-        rounds: Rounds of collecting and fitting; the first is behaviour cloning.
+        rounds: Rounds of collecting and fitting; the first is behavior cloning.
         frames: Frames collected in each round.
         environments: Environments that are stepped together.
         expert_noise: Noise in the first round, so that it shows how to recover: the share of random actions among
@@ -52,7 +52,7 @@ class ImitationConfig:
             textbook form) or, where the expert gives probabilities, on these.
         optimizer: ``sgd`` (momentum 0.9) or ``adamw``.
         learning_rate: The highest of each round, which warms up to it and anneals to zero (Smith 2018, 1cycle).
-        weight_decay: Of the optimiser.
+        weight_decay: Of the optimizer.
         batch_size: Frames in a gradient step.
         unroll: Steps of the stretches that a memory learns from; ``batch_size`` divides into as many.
         steps: Gradient steps in each round.
@@ -340,7 +340,7 @@ def autocast(config: ImitationConfig, device: str) -> contextlib.AbstractContext
 
 
 def make_optimizer(module: nn.Module, config: ImitationConfig) -> torch.optim.Optimizer:
-    """Return the optimiser over the parameters that move."""
+    """Return the optimizer over the parameters that move."""
     if config.optimizer == "sgd":
         return torch.optim.SGD(
             module.parameters(), config.learning_rate, momentum=0.9, weight_decay=config.weight_decay

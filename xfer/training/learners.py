@@ -119,7 +119,7 @@ def check_memory(config: RunConfig, policy: Policy, limit_gib: float, demonstrat
 
 
 class ImitationLearner:
-    """Behaviour cloning, then DAgger: all frames so far are fitted in every round."""
+    """Behavior cloning, then DAgger: all frames so far are fitted in every round."""
 
     def __init__(
         self,
@@ -177,7 +177,7 @@ class ReinforcementLearner:
         self.rounds = trainer.config.rounds
 
     def restore(self, folder: RunFolder, done: int) -> None:
-        """Read critic and optimiser."""
+        """Read critic and optimizer."""
         self.trainer.load_state(folder.tensors(done - 1, TRAINER))
 
     def round(self, index: int, bar: Bar, title: str) -> Learned:

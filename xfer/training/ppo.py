@@ -1,4 +1,4 @@
-"""Proximal policy optimisation (Schulman et al. 2017, arXiv:1707.06347). One file, read top to bottom.
+"""Proximal policy optimization (Schulman et al. 2017, arXiv:1707.06347). One file, read top to bottom.
 
     environments ─► see ─► lower ─► crossed ─► upper ─► hidden ─┬► readout ─► scores ─► actions
                            frozen     │        trained          └► critic ──► values
@@ -52,9 +52,9 @@ class PPOConfig:
         learning_rate: Of Adam, at the start.
         anneal_lr: Whether it falls to zero, linearly over the updates.
         gamma: Discount.
-        gae_lambda: Lambda of generalised advantage estimation.
+        gae_lambda: Lambda of generalized advantage estimation.
         clip_coef: How far the probability ratio may leave 1.
-        norm_adv: Whether advantages are normalised in each minibatch.
+        norm_adv: Whether advantages are normalized in each minibatch.
         clip_vloss: Whether values are clipped as ratios are.
         ent_coef: Weight of the entropy bonus.
         vf_coef: Weight of the value loss.
@@ -143,7 +143,7 @@ class ActorCritic(nn.Module):
         scores = len(policy.spec.action.elements)
         continuous = policy.spec.action.kind == "continuous"
         self.log_std = nn.Parameter(torch.zeros(scores)) if continuous else None
-        initialise(self.critic, 1.0)
+        initialize(self.critic, 1.0)
         self.lower.requires_grad_(False)
         self.upper.requires_grad_(True)
         self.eval()
@@ -167,7 +167,7 @@ class ActorCritic(nn.Module):
         return scores + self.log_std.exp() * noise
 
 
-def initialise(readout: nn.Module, gain: float) -> None:
+def initialize(readout: nn.Module, gain: float) -> None:
     """Give a readout orthogonal weights and zero biases; its last layer's gain sets how large its outputs begin.
 
     0.01 for scores makes the first policy nearly uniform; 1 for values.
@@ -363,7 +363,7 @@ class Collector:
 
 
 def gae(rewards: Tensor, values: Tensor, next_values: Tensor, ended: Tensor, gamma: float, gae_lambda: float) -> Tensor:
-    """Return generalised advantage estimates (Schulman et al. 2016, arXiv:1506.02438, equation 16), float32 [T, N].
+    """Return generalized advantage estimates (Schulman et al. 2016, arXiv:1506.02438, equation 16), float32 [T, N].
 
     The sum over later steps ends where an episode does. What lies beyond is in ``next_values``: nothing after a
     termination, the value of the last observation after a truncation (Pardo et al. 2018, arXiv:1712.00378).
@@ -473,7 +473,7 @@ def _take(features: Tensor, rows: Tensor) -> Tensor:
 
 
 class Trainer:
-    """Everything that PPO changes or carries on: policy, critic, optimiser, environments.
+    """Everything that PPO changes or carries on: policy, critic, optimizer, environments.
 
     A round depends on the seed, the weights and ``state()`` only: a run that was killed ends in the same weights.
 

@@ -5,7 +5,7 @@ runs/cartpole/
   progress.json                  what each finished round measured
   rounds/000-weights.safetensors        the policy after each round, and what the next one needs besides:
          000-frames.safetensors.gz      imitation: what each round collected
-         000-trainer.safetensors        PPO: critic and optimiser after the newest round
+         000-trainer.safetensors        PPO: critic and optimizer after the newest round
   policy.safetensors, policy.json    the trained policy
   observations/calibration.safetensors.gz, held-out.safetensors.gz
   result.json                    the last evaluation

@@ -1,4 +1,4 @@
-// TorchScript, run by LibTorch: loaded, frozen and optimised as export/targets/torchscript.py does.
+// TorchScript, run by LibTorch: loaded, frozen and optimized as export/targets/torchscript.py does.
 #include <ATen/Parallel.h>
 #include <torch/script.h>
 #include <torch/version.h>

@@ -28,7 +28,7 @@ std::optional<double> score_tolerance(const std::string &precision) {
   return found == shares.end() ? std::nullopt : std::optional<double>(found->second);
 }
 
-std::vector<double> centred(const float *scores, std::size_t width, bool mean_kind) {
+std::vector<double> centered(const float *scores, std::size_t width, bool mean_kind) {
   std::vector<double> row(scores, scores + width);
   if (mean_kind) return row;
   const double mean = std::accumulate(row.begin(), row.end(), 0.0) / static_cast<double>(width);
@@ -95,7 +95,7 @@ Played play(xfer::Policy &policy, const xfer::Golden &golden, const Rows &wanted
                                                  : reinterpret_cast<const char *>(action.discrete.data());
     result.actions[orders[0][t]].assign(chosen, chosen + action_bytes);
     for (std::size_t row = 0; row < batch; ++row) {
-      const auto got = centred(action.scores.data() + row * width, width, mean_kind);
+      const auto got = centered(action.scores.data() + row * width, width, mean_kind);
       for (std::size_t i = 0; i < width; ++i) {
         const double difference = std::abs(got[i] - wanted[orders[row][t]][i]);
         if (difference > result.max_abs_diff) result.max_abs_diff = difference, result.step = orders[row][t];
@@ -159,7 +159,7 @@ int run(const Arguments &arguments) {
   const bool mean_kind = policy.score_kind() == "mean";
   Rows wanted;
   for (std::size_t t = 0; t < golden.steps(); ++t) {
-    wanted.push_back(centred(golden.scores(t), policy.scores().element_count, mean_kind));
+    wanted.push_back(centered(golden.scores(t), policy.scores().element_count, mean_kind));
   }
   const double scale = spread(wanted);
   const auto share = score_tolerance(precision);

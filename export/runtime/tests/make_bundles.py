@@ -168,7 +168,7 @@ def write(path: Path, module: Any, variants: Sequence[str]) -> None:
             return result
 
     spec = module.spec
-    golden = random_trajectories(spec, 1, 24).acted_by(Runner(TorchSession(module, spec), spec))
+    golden = random_trajectories(spec, 1, 24).replay(Runner(TorchSession(module, spec), spec))
     calibration = random_trajectories(spec, 2, 16)
     writer = BundleWriter(path)
     writer.begin(spec, Provenance("", "0" * 64, "none", "none", "none", 0, 0, __version__), lambda: golden)

@@ -35,7 +35,7 @@ def test_the_runtime_s_own_call_does_what_the_runner_does_states_included(small_
             if begins:
                 bare.reset()
             bare.act(observations)
-        np.testing.assert_array_equal(scores, golden.acted_by(runner).scores)
+        np.testing.assert_array_equal(scores, golden.replay(runner).scores)
 
 
 def test_both_are_measured_in_a_process_for_each_variant(monkeypatch, small_bundle):

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.commands import compare
 from benchmarks.commands.compare import Args
-from benchmarks.measure.interference import Disturbance
+from benchmarks.measure.interference import Interference
 from benchmarks.report import write
 from benchmarks.stats import permutation
 from benchmarks.stats.permutation import simultaneous
@@ -30,7 +30,7 @@ def bench(seed, slower=None, rounds=10, noise=0.02, machine_drift=0.1, **changes
         typical = (slower or {}).get(one.name, 1.0) * TYPICAL_MS[one.name] / 1000
         medians = typical * np.exp(drift + rng.normal(0, noise, rounds))
         windows = tuple((float(median),) * 3 for median in medians)
-        quiet = (Disturbance(0.0, 0.0),) * rounds
+        quiet = (Interference(0.0, 0.0),) * rounds
         measurements.append(replace(one, rounds=windows, disturbances=quiet))
     return replace(base, measurements=tuple(measurements), **changes)
 
@@ -139,7 +139,7 @@ def test_notes_name_what_differs_and_what_disturbed():
         protocol=replace(old.protocol, threads=4, quick=False),
         provenances=(Provenance("run", "b" * 64, "resnet34", "layer2", "flatten", 1, 2, "1"),),
         measurements=(
-            replace(first, libraries={"torch": "3"}, disturbances=(Disturbance(0.5, 0.0),) * 10),
+            replace(first, libraries={"torch": "3"}, disturbances=(Interference(0.5, 0.0),) * 10),
             *bench(2).measurements[1:],
         ),
     )

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from benchmarks.measure.batch_sweep import run, short, steps
-from benchmarks.measure.protocol import Contestant, Protocol
+from benchmarks.measure.protocol import Candidate, Protocol
 from benchmarks.measure.worker import _recorded
 from export.bundle.reader import Bundle
 from export.bundle.writer import BundleWriter
@@ -15,10 +15,10 @@ def test_each_variant_is_measured_at_each_batch_that_it_takes(small_bundle, tmp_
     path = tmp_path / "copy.bundle"
     shutil.copytree(small_bundle.path, path)
     BundleWriter(path).add(replace(small_bundle.builds["onnx-int8"], max_batch=2))
-    contestants = [Contestant(name, path, name) for name in ("onnx-fp32", "onnx-int8")]
+    candidates = [Candidate(name, path, name) for name in ("onnx-fp32", "onnx-int8")]
     protocol = replace(short(Protocol(1)), calls=10, seconds=0.1)
     seen = []
-    points, missing = run(contestants, (1, 4), protocol, lambda name, stage: seen.append((name, stage)))
+    points, missing = run(candidates, (1, 4), protocol, lambda name, stage: seen.append((name, stage)))
     assert missing == []
     assert [(point.name, point.batch) for point in points] == [("onnx-fp32", 1), ("onnx-int8", 1), ("onnx-fp32", 4)]
     one, four = (next(p for p in points if (p.name, p.batch) == ("onnx-fp32", batch)) for batch in (1, 4))
@@ -35,7 +35,7 @@ def test_a_variant_whose_process_fails_is_missing_with_its_reason(small_bundle, 
     shutil.copytree(small_bundle.path, path)
     next(path.glob("variants/onnx-int8-*/policy.onnx")).write_bytes(b"")
     protocol = replace(short(Protocol(1)), calls=5, seconds=0.01)
-    points, missing = run([Contestant("onnx-int8", path, "onnx-int8")], (2,), protocol)
+    points, missing = run([Candidate("onnx-int8", path, "onnx-int8")], (2,), protocol)
     assert points == []
     assert len(missing) == 1
     assert "onnx-int8 at batch 2" in missing[0]

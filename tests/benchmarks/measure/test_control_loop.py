@@ -6,7 +6,7 @@ import pytest
 from benchmarks.measure.control_loop import ControlLoop, run
 from benchmarks.measure.messages import Pace
 from benchmarks.measure.pacing import keep_pace
-from benchmarks.measure.protocol import Contestant, Protocol
+from benchmarks.measure.protocol import Candidate, Protocol
 
 
 def test_a_runner_that_sleeps_5_ms_on_every_hundredth_call_misses_a_5_ms_deadline_as_often(small_bundle):
@@ -70,12 +70,12 @@ def test_jitter_is_the_spread_of_latencies_and_nothing_is_known_without_ticks():
 
 def test_each_variant_runs_its_loop_alone_and_one_that_cannot_start_says_why(small_bundle, tmp_path):
     begun = []
-    contestants = [
-        Contestant("onnx-int8", small_bundle.path, "onnx-int8"),
-        Contestant("nowhere", tmp_path, "onnx-int8"),
+    candidates = [
+        Candidate("onnx-int8", small_bundle.path, "onnx-int8"),
+        Candidate("nowhere", tmp_path, "onnx-int8"),
     ]
     protocol = Protocol(1, warmup_calls=5, warmup_seconds=0.05)
-    loops = list(run(contestants, protocol, Pace(50, 0.5, gaps=((0.1, 2),)), 20.0, begun.append))
+    loops = list(run(candidates, protocol, Pace(50, 0.5, gaps=((0.1, 2),)), 20.0, begun.append))
     assert begun == [loop.name for loop in loops] == ["onnx-int8", "nowhere"]
     assert len(loops[0].latencies_ms) == len(loops[0].starts_ms) == 25
     assert all(latency > start for latency, start in zip(loops[0].latencies_ms, loops[0].starts_ms, strict=True))

@@ -7,18 +7,18 @@ import pytest
 
 from benchmarks.measure.interference import (
     OTHERS_LIMIT,
-    RESOLUTION_SECONDS,
+    RESOLUTION_S,
     STEAL_LIMIT,
-    Disturbance,
+    Interference,
     Meter,
     Reading,
     shares,
 )
 from benchmarks.measure.latency import measure
 from benchmarks.measure.messages import Assignment, Turn
-from benchmarks.measure.protocol import Contestant, quick, usable_cores
+from benchmarks.measure.protocol import Candidate, quick, usable_cores
 from benchmarks.measure.worker_process import WorkerProcess
-from benchmarks.report.rows import summarise
+from benchmarks.report.rows import summarize
 
 THREADS = min(2, len(usable_cores()))
 
@@ -38,14 +38,14 @@ def test_what_is_neither_the_worker_s_nor_ours_is_others():
     end = Reading(20.0, working=[13.0, 13.0], stolen=[0.5, 1.5], ours=11.0)
     others, steal = shares([(begin, end)], (0, 1))
     # Of 20 s on two cores 14 were worked, 8 of them by us; 1 s was stolen.
-    assert others == pytest.approx((6 - RESOLUTION_SECONDS) / 20)
-    assert steal == pytest.approx((1 - RESOLUTION_SECONDS) / 20)
+    assert others == pytest.approx((6 - RESOLUTION_S) / 20)
+    assert steal == pytest.approx((1 - RESOLUTION_S) / 20)
 
 
 def test_of_the_bound_cores_alone_the_others_share_is_their_own():
     begin = Reading(0.0, working=[0.0, 0.0], stolen=[0.0, 0.0], ours=0.0)
     end = Reading(1.0, working=[0.0, 1.0], stolen=[0.0, 0.0], ours=0.6)
-    assert shares([(begin, end)], (1,))[0] == pytest.approx(0.4 - RESOLUTION_SECONDS)
+    assert shares([(begin, end)], (1,))[0] == pytest.approx(0.4 - RESOLUTION_S)
 
 
 def test_less_than_the_kernel_resolves_is_no_evidence():
@@ -58,14 +58,14 @@ def test_short_turns_are_added_up_and_what_lies_between_them_is_nobody_s():
     """Four turns of 50 ms each, in which another process works for 30 ms; between them, it works all the time."""
     moments = [(index * 1.0, index * 1.0 + 0.05) for index in range(4)]
     turns = [(Reading(a, [a], [0.0], ours=0.0), Reading(b, [a + 0.03], [0.0], ours=0.0)) for a, b in moments]
-    assert shares(turns, (0,))[0] == pytest.approx((4 * 0.03 - 2 * RESOLUTION_SECONDS) / (4 * 0.05))
+    assert shares(turns, (0,))[0] == pytest.approx((4 * 0.03 - 2 * RESOLUTION_S) / (4 * 0.05))
 
 
-def test_daemons_do_not_disturb_and_a_busy_process_or_a_greedy_neighbour_does():
-    assert not Disturbance(others=0.02, steal=0.01).disturbed
-    assert not Disturbance(OTHERS_LIMIT, STEAL_LIMIT).disturbed
-    assert Disturbance(others=0.25, steal=0.0).disturbed
-    assert Disturbance(others=0.0, steal=0.1).disturbed
+def test_daemons_do_not_disturb_and_a_busy_process_or_a_greedy_neighbor_does():
+    assert not Interference(others=0.02, steal=0.01).disturbed
+    assert not Interference(OTHERS_LIMIT, STEAL_LIMIT).disturbed
+    assert Interference(others=0.25, steal=0.0).disturbed
+    assert Interference(others=0.0, steal=0.1).disturbed
 
 
 def test_the_worker_s_own_work_is_not_others(small_bundle):
@@ -92,14 +92,14 @@ def test_the_worker_s_own_work_is_not_others(small_bundle):
 
 
 def test_with_half_of_the_cores_loaded_every_round_of_every_variant_is_marked_and_none_is_dropped(small_bundle):
-    contestants = [Contestant(name, small_bundle.path, name) for name in ("eager-fp32", "onnx-int8")]
+    candidates = [Candidate(name, small_bundle.path, name) for name in ("eager-fp32", "onnx-int8")]
     # The shortest turns that a bench has, after less of a warm-up.
     protocol = replace(quick(THREADS), warmup_seconds=0.1, warmup_limit_seconds=0.2)
     with half_of_the_cores_loaded():
-        found = measure(contestants, protocol, cold_start=False)
+        found = measure(candidates, protocol, cold_start=False)
     for measurement in found.values():
         assert measurement.error == ""
         assert len(measurement.rounds) == len(measurement.disturbances) == protocol.rounds
-        latency = summarise(measurement, None, protocol)
+        latency = summarize(measurement, None, protocol)
         assert latency.rounds == latency.disturbed_rounds == protocol.rounds, measurement.disturbances
         assert latency.samples >= protocol.calls

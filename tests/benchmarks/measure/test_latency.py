@@ -6,9 +6,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.measure.latency import measure, steps_per_contestant
+from benchmarks.measure.latency import measure, steps_per_candidate
 from benchmarks.measure.messages import Assignment, Turn
-from benchmarks.measure.protocol import Contestant, Protocol, full, quick, strict, usable_cores
+from benchmarks.measure.protocol import Candidate, Protocol, full, quick, strict, usable_cores
 from benchmarks.measure.worker_process import WorkerError, WorkerProcess
 
 SHORT = Protocol(1, rounds=5, calls=20, seconds=0.01, warmup_calls=5, warmup_seconds=0.01, pause_seconds=0.01)
@@ -42,11 +42,11 @@ def test_variants_take_turns_in_rounds_and_a_dead_one_leaves_the_others_their_sa
     shutil.copytree(small_bundle.path, truncated)
     graph = next(truncated.glob("variants/onnx-int8-*/policy.onnx"))
     graph.write_bytes(graph.read_bytes()[:-1])
-    contestants = [
-        Contestant("eager-fp32", small_bundle.path, "eager-fp32"),
-        Contestant("killed", small_bundle.path, "onnx-int8"),
-        Contestant("truncated", truncated, "onnx-int8"),
-        Contestant("onnx-fp32", small_bundle.path, "onnx-fp32"),
+    candidates = [
+        Candidate("eager-fp32", small_bundle.path, "eager-fp32"),
+        Candidate("killed", small_bundle.path, "onnx-int8"),
+        Candidate("truncated", truncated, "onnx-int8"),
+        Candidate("onnx-fp32", small_bundle.path, "onnx-fp32"),
     ]
     before = set(psutil.Process().children())
     steps, whole_rounds = [], []
@@ -61,12 +61,12 @@ def test_variants_take_turns_in_rounds_and_a_dead_one_leaves_the_others_their_sa
             assert len(children) == 1
             children[0].kill()
 
-    found = measure(contestants, SHORT, on_step, on_round)
-    names = [contestant.name for contestant in contestants]
+    found = measure(candidates, SHORT, on_step, on_round)
+    names = [candidate.name for candidate in candidates]
 
     stages = ["warm-up", *(f"round {i}" for i in range(1, 6)), "cold start"]
     assert [stage for stage, _ in groupby(steps, key=lambda step: step[0])] == stages
-    assert [name for _, name in steps] == names * steps_per_contestant(SHORT)
+    assert [name for _, name in steps] == names * steps_per_candidate(SHORT)
 
     for name in ("eager-fp32", "onnx-fp32"):
         assert found[name].error == ""
@@ -97,10 +97,10 @@ def test_a_worker_calls_until_both_floors_are_reached(small_bundle):
 
 @pytest.mark.skipif(len(usable_cores()) < 2, reason="needs two usable cores")
 def test_a_variant_is_bound_to_the_cores_that_were_chosen(small_bundle):
-    contestant = Contestant("onnx-int8", small_bundle.path, "onnx-int8")
+    candidate = Candidate("onnx-int8", small_bundle.path, "onnx-int8")
     first, *_, last = usable_cores()
-    assert contestant.assignment(Protocol(1)).cores == (last,)
-    found = measure([contestant], replace(SHORT, cores=(first,)), cold_start=False)
+    assert candidate.assignment(Protocol(1)).cores == (last,)
+    found = measure([candidate], replace(SHORT, cores=(first,)), cold_start=False)
     assert found["onnx-int8"].cores == (first,)
     assert found["onnx-int8"].cold_start_s is None
 
@@ -114,7 +114,7 @@ def test_what_runs_on_a_gpu_is_known_by_its_name(tmp_path):
         "eager-fp32@channels_last",
         "onnx-fp32@tensorrt",
     )
-    assert [Contestant(name, tmp_path, name).on_gpu for name in names] == [False, True, True, True, False, True]
+    assert [Candidate(name, tmp_path, name).on_gpu for name in names] == [False, True, True, True, False, True]
 
 
 def test_a_worker_uses_no_processor_time_outside_its_turn(small_bundle):

@@ -9,10 +9,10 @@ import numpy as np
 
 from benchmarks.measure.batch_sweep import BatchPoint
 from benchmarks.measure.control_loop import ControlLoop
-from benchmarks.measure.interference import Disturbance
+from benchmarks.measure.interference import Interference
 from benchmarks.measure.protocol import Measurement, Protocol
 from benchmarks.report import data
-from benchmarks.report.rows import summarise
+from benchmarks.report.rows import summarize
 from export.bundle.machine import Machine
 from export.bundle.manifest import Provenance
 from export.bundle.records import Divergence, Latency, Verification
@@ -32,7 +32,7 @@ def measured(name, milliseconds=None, seed=0, disturbed=0):
     random = np.random.default_rng(seed)
     typical = (milliseconds or TYPICAL_MS[name]) / 1000
     rounds = [tuple((typical * (0.8 + random.gamma(2, 0.1, 100))).tolist()) for _ in range(PROTOCOL.rounds)]
-    watched = [Disturbance(0.9 if i < disturbed else 0.01, 0.0, 2450.0 + i) for i in range(PROTOCOL.rounds)]
+    watched = [Interference(0.9 if i < disturbed else 0.01, 0.0, 2450.0 + i) for i in range(PROTOCOL.rounds)]
     return Measurement(
         name,
         name,
@@ -103,7 +103,7 @@ def sample_report(**changes):
         name: measured(name, seed=i, disturbed=4 if name == "onnx-fp32" else 0) for i, name in enumerate(TYPICAL_MS)
     }
     eager = measurements["eager-fp32"]
-    figures = {name: summarise(one, eager, PROTOCOL) for name, one in measurements.items()}
+    figures = {name: summarize(one, eager, PROTOCOL) for name, one in measurements.items()}
     divergence = Divergence(1003, 117, (1.0,), (0.0,), 0.0123, picture())
     verdicts = {
         "eager-fp32": Verification("verified"),

@@ -99,7 +99,7 @@ def test_an_empty_report_is_a_page_too(sample):
     assert "no round was over" in page.text
 
 
-def test_colours_are_the_page_s_own(sample):
+def test_colors_are_the_page_s_own(sample):
     text = to_html(sample)
     defined = set(re.findall(r"(--[\w-]+):", text))
     assert set(re.findall(r"var\((--[\w-]+)\)", text)) <= defined

@@ -38,10 +38,10 @@ def test_every_plot_says_its_figures_to_those_who_do_not_see_it(drawn):
         assert re.search(r"\d\.\d", label)
 
 
-def test_plots_take_their_colours_from_the_page(drawn):
+def test_plots_take_their_colors_from_the_page(drawn):
     for svg in drawn.values():
         assert "var(--ink)" in svg or "var(--muted)" in svg
-        assert [colour for colour in VARIABLES if colour in svg] == []
+        assert [color for color in VARIABLES if color in svg] == []
 
 
 def test_plots_keep_their_text_as_text(drawn):
@@ -69,13 +69,13 @@ def test_nothing_to_draw_gives_no_plot(sample):
     assert timeline([replace(looped("onnx-int8"), latencies_ms=(), error="no")]) == ""
 
 
-def test_an_interval_below_the_margin_is_drawn_in_the_colour_of_failure(sample):
+def test_an_interval_below_the_margin_is_drawn_in_the_color_of_failure(sample):
     row = sample.rows[4]
     assert "var(--bad)" not in plots.reward([row], None)
     assert plots.reward([row], 3.0).count("var(--bad)") > plots.reward([row], 5.0).count("var(--bad)")
 
 
-def test_the_pareto_plot_shows_status_by_colour_and_numbers_every_point(sample):
+def test_the_pareto_plot_shows_status_by_color_and_numbers_every_point(sample):
     svg = plots.pareto(sample.rows, None)
     assert "var(--good)" in svg
     assert "var(--warn)" in svg

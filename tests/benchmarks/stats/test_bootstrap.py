@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.stats.bootstrap import Interval, interquartile_mean, mean, summarise
+from benchmarks.stats.bootstrap import Interval, interquartile_mean, mean, summarize
 
 
 def test_the_interval_of_the_mean_is_that_of_the_normal_distribution_where_that_fits():
@@ -28,7 +28,7 @@ def test_the_interquartile_mean_is_the_mean_of_the_middle_half():
 
 
 def test_one_lost_episode_moves_the_mean_but_not_the_interquartile_mean():
-    found = summarise([500.0] * 19 + [10.0])
+    found = summarize([500.0] * 19 + [10.0])
     assert found.iqm == Interval(500.0, 500.0, 500.0)
     assert found.mean.value == pytest.approx(475.5)
     assert found.mean.low < 475.5 < found.mean.high
@@ -37,14 +37,14 @@ def test_one_lost_episode_moves_the_mean_but_not_the_interquartile_mean():
 
 @pytest.mark.parametrize("returns", [[9.1] * 7, [3.0]])
 def test_equal_returns_give_an_interval_without_width(returns):
-    assert summarise(returns).mean == summarise(returns).iqm == Interval(returns[0], returns[0], returns[0])
+    assert summarize(returns).mean == summarize(returns).iqm == Interval(returns[0], returns[0], returns[0])
 
 
 def test_the_same_returns_give_the_same_figures():
     returns = list(np.random.default_rng(3).uniform(0, 500, 30))
-    assert summarise(returns) == summarise(returns)
+    assert summarize(returns) == summarize(returns)
 
 
 def test_no_returns_are_an_error():
     with pytest.raises(ValueError, match="no returns"):
-        summarise([])
+        summarize([])

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.measure.interference import Disturbance
+from benchmarks.measure.interference import Interference
 from benchmarks.measure.protocol import Measurement, Protocol
-from benchmarks.report.rows import summarise
+from benchmarks.report.rows import summarize
 from benchmarks.stats.percentiles import FLOORS, drift, is_stable, percentile, settled, speedups, upper_bound, windows
 
 
@@ -117,7 +117,7 @@ def _measurement(seconds, error="", rounds=5, each=200):
 
 
 def test_a_summary_is_in_milliseconds_and_relative_to_the_baseline():
-    latency = summarise(_measurement(0.002), _measurement(0.010), Protocol(threads=2))
+    latency = summarize(_measurement(0.002), _measurement(0.010), Protocol(threads=2))
     assert latency.p50_ms == latency.p99_upper_ms == latency.max_ms == pytest.approx(2)
     assert latency.speedup == pytest.approx(5)
     assert latency.speedup_spread == pytest.approx((5, 5))
@@ -125,7 +125,7 @@ def test_a_summary_is_in_milliseconds_and_relative_to_the_baseline():
 
 
 def test_a_summary_of_too_few_samples_leaves_p99_open():
-    latency = summarise(_measurement(0.002, each=50), None, Protocol(threads=2, quick=True))
+    latency = summarize(_measurement(0.002, each=50), None, Protocol(threads=2, quick=True))
     assert latency.p95_ms == pytest.approx(2)
     assert (latency.p99_ms, latency.p99_upper_ms, latency.speedup) == (None, None, None)
     assert latency.quick
@@ -133,21 +133,21 @@ def test_a_summary_of_too_few_samples_leaves_p99_open():
 
 def test_every_percentile_has_its_bound_and_p999_only_with_enough_calls():
     samples = tuple(np.random.default_rng(0).exponential(size=(20, 332)).tolist())
-    latency = summarise(Measurement("x", "onnx-fp32", tuple(map(tuple, samples))), None, Protocol(threads=1))
+    latency = summarize(Measurement("x", "onnx-fp32", tuple(map(tuple, samples))), None, Protocol(threads=1))
     assert latency.samples == 6640
     for name in ("p50", "p90", "p95", "p99", "p999"):
         assert getattr(latency, f"{name}_ms") < getattr(latency, f"{name}_upper_ms") <= latency.max_ms
-    fewer = summarise(_measurement(0.002), None, Protocol(threads=1))
+    fewer = summarize(_measurement(0.002), None, Protocol(threads=1))
     assert (fewer.p999_ms, fewer.p999_upper_ms) == (None, None)
 
 
 def test_disturbed_rounds_are_counted_and_stay():
-    noise = tuple(Disturbance(others=0.3 if index < 2 else 0.0, steal=0.0) for index in range(5))
-    latency = summarise(replace(_measurement(0.002), disturbances=noise), None, Protocol(threads=1))
+    noise = tuple(Interference(others=0.3 if index < 2 else 0.0, steal=0.0) for index in range(5))
+    latency = summarize(replace(_measurement(0.002), disturbances=noise), None, Protocol(threads=1))
     assert (latency.rounds, latency.disturbed_rounds, latency.samples) == (5, 2, 1000)
 
 
 def test_a_failed_variant_has_no_figures_and_a_failed_baseline_no_speed_up():
     protocol = Protocol(threads=2)
-    assert summarise(_measurement(0.002, error="died"), _measurement(0.010), protocol) is None
-    assert summarise(_measurement(0.002), _measurement(0.010, error="died", rounds=2), protocol).speedup is None
+    assert summarize(_measurement(0.002, error="died"), _measurement(0.010), protocol) is None
+    assert summarize(_measurement(0.002), _measurement(0.010, error="died", rounds=2), protocol).speedup is None

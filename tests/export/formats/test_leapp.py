@@ -27,7 +27,7 @@ def manager():
     return open_bundle
 
 
-def acted_by(manager, golden):
+def replay(manager, golden):
     """What leapp does when it is shown the golden trajectories, with a reset where an episode begins."""
     actions, scores = [], []
     for begins, observations in golden.steps():
@@ -48,9 +48,9 @@ def test_leapps_inference_manager_acts_as_our_runner_does_over_episodes_and_rese
     assert answer["bundle"] == str(bundle_path.with_name(f"small-{variant}.leapp"))
     bundle = Bundle(bundle_path)
     with bundle.runner(variant) as runner:
-        ours = bundle.golden().acted_by(runner)
+        ours = bundle.golden().replay(runner)
     assert ours.resets.sum() == 3
-    actions, scores = acted_by(manager(answer["bundle"]), ours)
+    actions, scores = replay(manager(answer["bundle"]), ours)
     np.testing.assert_array_equal(actions, ours.actions)
     # Both call ONNX Runtime, with other settings: a number between two steps of int8 may fall on either side.
     allowed = 1e-4 if variant == "onnx-fp32" else 0.02 * float(ours.scores.std())

@@ -51,7 +51,7 @@ CASES = {
     "cnn with frame stack": Case("DQN", "CnnPolicy", "Dot-v0", ("stack",), 300, EVERY_STEP),
     "continuous": Case("SAC", "MlpPolicy", "Pendulum-v1", ("normalize",), 120, OFF_POLICY),
     "dict with VecNormalize": Case("PPO", "MultiInputPolicy", "DotAndJoints-v0", ("normalize", "stack"), options=PPO),
-    "stacked, then normalised": Case("PPO", "MlpPolicy", "Pendulum-v1", ("stack", "normalize"), options=PPO),
+    "stacked, then normalized": Case("PPO", "MlpPolicy", "Pendulum-v1", ("stack", "normalize"), options=PPO),
 }
 STACK = 3
 
@@ -149,7 +149,7 @@ def test_an_sb3_policy_is_verified_on_episodes_of_its_own_environment(folder, tm
     arguments = {"source": str(own.file), "output": output, "targets": "eager,onnx", **own.options}
     exported = {row["variant"]: row for row in export.main(export.Args(**arguments))["variants"]}
     assert exported["onnx-int8"]["status"] == "failed"
-    assert "nothing to quantise" in exported["onnx-int8"]["reason"]
+    assert "nothing to quantize" in exported["onnx-int8"]["reason"]
     rows = {row["variant"]: row for row in verify.main(verify.Args(bundle=output, pairs=3, workers=1))["variants"]}
     assert (rows["onnx-fp32"]["status"], rows["onnx-fp32"]["rung"]) == ("provisional", "reward"), rows
     assert rows["onnx-fp32"]["observations"] == 1000, "held-out observations lie beside the bundle"
@@ -159,7 +159,7 @@ def test_an_sb3_policy_is_verified_on_episodes_of_its_own_environment(folder, tm
     assert {row["variant"]: row["cached"] for row in again}["onnx-fp32"]
 
 
-def test_a_convolutional_network_is_quantised(folder, tmp_path):
+def test_a_convolutional_network_is_quantized(folder, tmp_path):
     import onnx
 
     own = trained("cnn with frame stack", folder)
@@ -218,7 +218,7 @@ def test_statistics_of_another_model_are_refused(folder):
         sb3.load(own.file, trust=True, vecnormalize=other.options["vecnormalize"])
 
 
-def test_half_precision_leaves_normalisation_exact(folder):
+def test_half_precision_leaves_normalization_exact(folder):
     own = trained("dict with VecNormalize", folder)
     options = {name: value for name, value in own.options.items() if name != "format"}
     policy = sb3.load(own.file, **options)

@@ -196,7 +196,7 @@ def test_xfer_run_acts_on_raw_frames_from_a_pipe(build, bundles, onnxruntime_lib
     frames = b"".join(b"".join(o[key].tobytes() for key in ("image", "joints")) for _, o in golden.steps())
     command = [build / "xfer-run", bundle.path, "--variant", "onnx-fp32", "--library", onnxruntime_library]
     with bundle.runner("onnx-fp32") as runner:
-        wanted = golden.acted_by(runner)
+        wanted = golden.replay(runner)
     written = run(*command, "--scores", "--binary", input=frames).stdout
     row = np.dtype([("action", np.int64), ("scores", np.float32, 3)])
     found = np.frombuffer(written, row)

@@ -113,7 +113,7 @@ def test_cartpole_in_int8_passes_on_aarch64_and_its_drift_is_recorded(programs, 
     row = verify(programs, bundle.path, "onnx-int8")
     assert row["status"] == "provisional", row["reason"]
     with bundle.runner("onnx-int8") as runner:
-        here = bundle.golden().acted_by(runner)
+        here = bundle.golden().replay(runner)
     there = acted_there(programs, bundle, "onnx-int8")
     print(record_drift(bundle, "onnx-int8", row, here, there).read_text())
     found = next(found for found in records.inherited(bundle) if found.machine.processor.startswith("aarch64"))

@@ -14,7 +14,7 @@ from benchmarks.commands import bench, bench_options
 from benchmarks.measure import latency
 from benchmarks.measure.messages import Assignment, Pace, Reply, Request, Turn
 from benchmarks.measure.protocol import Measurement, Protocol, quick
-from benchmarks.report.rows import summarise
+from benchmarks.report.rows import summarize
 from export.bundle import records
 from export.bundle.reader import Bundle
 from tests.export.runtime.conftest import run
@@ -68,7 +68,7 @@ def test_its_file_holds_what_a_report_is_drawn_from(build, bundles, environment,
     assert sum(sum(samples) for samples in measurement.rounds) >= protocol.seconds
     assert 0 < measurement.cold_start_s < 5
     assert measurement.peak_memory_bytes > 1e6
-    latency = summarise(measurement, None, protocol)
+    latency = summarize(measurement, None, protocol)
     assert latency is not None
     assert latency.p50_ms == pytest.approx(row["p50_ms"])
     assert latency.p99_ms == pytest.approx(row["p99_ms"])

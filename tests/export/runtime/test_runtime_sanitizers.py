@@ -1,4 +1,4 @@
-"""The runtime under sanitizers: memory errors, undefined behaviour, leaks, data races."""
+"""The runtime under sanitizers: memory errors, undefined behavior, leaks, data races."""
 
 import sys
 
@@ -9,7 +9,7 @@ from tests.export.runtime.conftest import RUNTIME, header_options, require, run
 pytestmark = pytest.mark.slow
 
 
-def test_memory_errors_undefined_behaviour_and_leaks(bundles, tmp_path):
+def test_memory_errors_undefined_behavior_and_leaks(bundles, tmp_path):
     """All tests of the core and of the onnx backend."""
     options = [
         "-DCMAKE_BUILD_TYPE=Debug",

@@ -10,7 +10,7 @@ from torch import nn
 
 from export import targets
 from export.targets import ExportOptions, ExportRequest, Place
-from export.verification.parity import actions, centred, numbers
+from export.verification.parity import actions, centered, numbers
 from tests.conftest import drive
 from xfer.errors import BundleError, UnavailableError, UsageError
 from xfer.models.torch_session import runner
@@ -52,19 +52,19 @@ def plan(folder):
 
 
 def test_fp32_is_eager_over_steps_and_resets_with_batch_1_and_3(fp32, policy, golden):
-    spec, wanted = policy.spec, golden.acted_by(runner(policy))
+    spec, wanted = policy.spec, golden.replay(runner(policy))
     with executorch.load(fp32, spec, Place()) as session:
         assert numbers(session, spec, wanted, "fp32", 8).failure == ""
-        found = golden.acted_by(Runner(session, spec))
+        found = golden.replay(Runner(session, spec))
     np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-4)
 
 
 def test_int8_stays_close_to_eager_on_observations_that_it_was_not_calibrated_on(int8, policy):
     spec, met = policy.spec, drive(seed=9, steps=80)
-    wanted = met.acted_by(runner(policy))
+    wanted = met.replay(runner(policy))
     with executorch.load(int8, spec, Place()) as session:
-        found = met.acted_by(Runner(session, spec))
-    drift = np.abs(centred(found.scores, spec) - centred(wanted.scores, spec)) / centred(wanted.scores, spec).std()
+        found = met.replay(Runner(session, spec))
+    drift = np.abs(centered(found.scores, spec) - centered(wanted.scores, spec)) / centered(wanted.scores, spec).std()
     assert 1e-4 < drift.mean() < 0.1
     assert actions(wanted, found, spec, "int8").failure == ""
 

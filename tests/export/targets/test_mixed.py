@@ -1,4 +1,4 @@
-"""A picture and a vector in, a continuous action out: through export, the first two rungs, and their mistakes."""
+"""A picture and a vector in, a continuous action out: through export, the first two gates, and their faults."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,8 @@ from export import Bundle
 from export.build import export_policy
 from export.targets import expand
 from export.verification import fault_injection
-from export.verification.faults import MISTAKES
-from export.verification.parity import first_rungs
+from export.verification.faults import FAULTS
+from export.verification.parity import first_gates
 from xfer.models.policy import Policy, PolicyConfig
 from xfer.spec import ActionSpec, ImageConfig, PolicySpec, TensorSpec
 from xfer.trajectories import Trajectories
@@ -48,7 +48,7 @@ def bundle(tmp_path_factory):
 
 def test_every_variant_acts_as_eager_does(bundle):
     assert all(build.status == "built" for build in bundle.builds.values()), bundle.builds
-    found = first_rungs(bundle, list(bundle.builds), met(3, 60), lambda name: None)
+    found = first_gates(bundle, list(bundle.builds), met(3, 60), lambda name: None)
     assert {name: (found[name].status, found[name].reason) for name in found} == dict.fromkeys(
         bundle.builds, ("provisional", "")
     )
@@ -70,8 +70,8 @@ def test_actions_follow_the_vector(bundle):
 @pytest.mark.parametrize(
     "name", ["two actions swapped", "exploration left on", "history never updated", "history newest first"]
 )
-def test_mistakes_are_caught_where_actions_are_continuous_too(bundle, name):
-    mistakes = [mistake for mistake in MISTAKES if mistake.name == name]
-    found = fault_injection.run(bundle, met(4, 100), 0, 1, mistakes=mistakes)
+def test_faults_are_caught_where_actions_are_continuous_too(bundle, name):
+    faults = [fault for fault in FAULTS if fault.name == name]
+    found = fault_injection.run(bundle, met(4, 100), 0, 1, faults=faults)
     assert found.passed, found.findings
     assert found.findings[0].tested

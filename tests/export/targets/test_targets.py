@@ -123,7 +123,7 @@ def test_the_spec_travels_in_the_graph(exported, policy):
         assert [tensor.name for tensor in model.graph.output] == ["action", "scores", "history_out"]
 
 
-def test_preprocessing_is_not_quantised(exported):
+def test_preprocessing_is_not_quantized(exported):
     import onnx
 
     folder, _ = exported(Variant("onnx", "int8"))
@@ -193,7 +193,7 @@ def test_tensorrt_engines_act_as_eager_does(exported, policy, met):
     from export.verification.parity import numbers
     from xfer.models.torch_session import TorchSession
 
-    golden = met.acted_by(Runner(TorchSession(policy.deploy(), policy.spec), policy.spec))
+    golden = met.replay(Runner(TorchSession(policy.deploy(), policy.spec), policy.spec))
     for precision in ("fp32", "fp16"):
         folder, facts = exported(Variant("tensorrt", precision))
         with module.load(folder, policy.spec, Place()) as session:
@@ -226,7 +226,7 @@ def test_other_places_and_precisions_act_as_eager_on_the_cpu_does(exported, poli
         pytest.skip("needs an NVIDIA GPU with its driver")
     if (reason := module.runnable(parsed.place)) is not None:
         pytest.skip(reason)
-    golden = met.acted_by(Runner(TorchSession(policy.deploy(), policy.spec), policy.spec))
+    golden = met.replay(Runner(TorchSession(policy.deploy(), policy.spec), policy.spec))
     folder, facts = exported(Variant(parsed.target, parsed.precision))
     with module.load(folder, policy.spec, Place(parsed.place)) as session:
         assert not numbers(session, policy.spec, golden, parsed.precision, facts.max_batch).failure

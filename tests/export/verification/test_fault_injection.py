@@ -1,4 +1,4 @@
-"""The rungs' own test: is every planted mistake caught, by which rung, and would it be missed without that rung?"""
+"""The gates' own test: is every planted fault caught, by which gate, and would it be missed without that gate?"""
 
 import json
 import re
@@ -15,14 +15,14 @@ from export.bundle.reader import Bundle
 from export.commands import verify
 from export.targets import BASELINE, expand
 from export.verification import fault_injection, faults, faulty_graphs, parity
-from export.verification.faults import MISTAKES, Mistake
+from export.verification.faults import FAULTS, Fault
 from tests.conftest import make_policy, train_briefly
 from xfer.errors import RunError
 from xfer.files import from_json, write_atomically
 from xfer.models.policy import Deployed
 from xfer.trajectories import Trajectories
 
-BY_NAME = {mistake.name: mistake for mistake in MISTAKES}
+BY_NAME = {fault.name: fault for fault in FAULTS}
 
 ALONE = {
     "loading": "manifest edited",
@@ -30,48 +30,48 @@ ALONE = {
     "actions": "exploration left on",
     "reward": "frame buffer full",
 }
-"""For each rung a mistake that no other sees."""
+"""For each gate a fault that no other sees."""
 
 
 def fingerprint(path):
     return {file: file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
 
 
-def without(rung, path, monkeypatch):
-    """Switch a rung off, for a copy at ``path`` that is damaged already."""
-    if rung == "loading":  # what is not checked may as well be right
+def without(gate, path, monkeypatch):
+    """Switch a gate off, for a copy at ``path`` that is damaged already."""
+    if gate == "loading":  # what is not checked may as well be right
         manifest = from_json((path / MANIFEST).read_bytes(), Manifest)
         write_atomically(path / MANIFEST, manifest.encode())
-    elif rung == "numbers":
+    elif gate == "numbers":
         monkeypatch.setattr(parity, "numbers", lambda *args: parity.Numbers(0.0, None))
-    elif rung == "actions":
+    elif gate == "actions":
         monkeypatch.setattr(parity, "actions", lambda *args: parity.Actions(1.0, 0.0, 1, ()))
 
 
-def assert_only_this_rung_catches(rung, bundle, held_out, pairs, path, monkeypatch):
-    """Plant the rung's own mistake: it is caught, and is not once the rung is off. ``held_out`` is acted by eager."""
-    mistake = BY_NAME[ALONE[rung]]
-    fault_injection.copy_bundle(bundle, (BASELINE, *mistake.needs), path)
-    mistake.damage(path)
-    ladder = fault_injection.Ladder(held_out, pairs, 2, lambda text: None)
-    caught, detail = ladder.catch(path, mistake.variant)
-    print(f"{mistake.name}: caught by {caught}: {detail}")
-    assert caught == rung
-    without(rung, path, monkeypatch)
-    ladder = replace(ladder, pairs=0 if rung == "reward" else pairs)
-    assert ladder.catch(path, mistake.variant)[0] == ""
+def assert_only_this_gate_catches(gate, bundle, held_out, pairs, path, monkeypatch):
+    """Plant the gate's own mistake: it is caught, and is not once the gate is off. ``held_out`` is acted by eager."""
+    fault = BY_NAME[ALONE[gate]]
+    fault_injection.copy_bundle(bundle, (BASELINE, *fault.needs), path)
+    fault.damage(path)
+    ladder = fault_injection.Gates(held_out, pairs, 2, lambda text: None)
+    caught, detail = ladder.catch(path, fault.variant)
+    print(f"{fault.name}: caught by {caught}: {detail}")
+    assert caught == gate
+    without(gate, path, monkeypatch)
+    ladder = replace(ladder, pairs=0 if gate == "reward" else pairs)
+    assert ladder.catch(path, fault.variant)[0] == ""
 
 
 @pytest.fixture(scope="module")
 def seen(shared_bundle, met):
-    """Observations with what eager does, four times over: mistakes at random must have their chance."""
+    """Observations with what eager does, four times over: faults at random must have their chance."""
     with Bundle(shared_bundle).runner(BASELINE) as runner:
-        acted = met.acted_by(runner)
+        acted = met.replay(runner)
     return acted.take(acted.episodes() * 4)
 
 
-def test_there_are_at_least_fifteen_mistakes_of_different_names():
-    assert len(BY_NAME) == len(MISTAKES) >= 15
+def test_there_are_at_least_fifteen_faults_of_different_names():
+    assert len(BY_NAME) == len(FAULTS) >= 15
 
 
 @pytest.fixture(scope="module")
@@ -83,33 +83,33 @@ def lasting(met, tmp_path_factory) -> tuple[Bundle, Trajectories]:
     golden, held_out = (met.take([slice(e.start, e.start + n) for e in met.episodes()]) for n in (8, 9))
     export_policy(policy, policy.spec, golden, golden, expand("eager,torchscript"), path, run="nowhere")
     with Bundle(path).runner(BASELINE) as runner:
-        return Bundle(path), held_out.acted_by(runner)
+        return Bundle(path), held_out.replay(runner)
 
 
-@pytest.mark.parametrize("rung", ["loading", "numbers", "reward"])
-def test_without_a_rung_its_own_mistake_passes_all_others(rung, lasting, tmp_path, monkeypatch):
+@pytest.mark.parametrize("gate", ["loading", "numbers", "reward"])
+def test_without_a_gate_its_own_fault_passes_all_others(gate, lasting, tmp_path, monkeypatch):
     monkeypatch.setattr(faulty_graphs, "SLOTS", 10)  # the stretches here have 9 frames
-    assert_only_this_rung_catches(rung, *lasting, 4, tmp_path / "copy", monkeypatch)
+    assert_only_this_gate_catches(gate, *lasting, 4, tmp_path / "copy", monkeypatch)
 
 
-def test_without_the_actions_rung_its_own_mistake_passes_those_below(shared_bundle, seen, tmp_path, monkeypatch):
+def test_without_the_actions_gate_its_own_fault_passes_those_below(shared_bundle, seen, tmp_path, monkeypatch):
     # That it passes reward needs a policy that stands one wrong action in forty: see the slow test.
-    assert_only_this_rung_catches("actions", Bundle(shared_bundle), seen, 0, tmp_path / "copy", monkeypatch)
+    assert_only_this_gate_catches("actions", Bundle(shared_bundle), seen, 0, tmp_path / "copy", monkeypatch)
 
 
-def test_mistakes_of_each_kind_are_caught_in_copies_and_the_bundle_is_not_touched(shared_bundle, met):
+def test_faults_of_each_kind_are_caught_in_copies_and_the_bundle_is_not_touched(shared_bundle, met):
     before = fingerprint(shared_bundle)
     expected = {
         "red and blue swapped": "numbers",
         "history not reset": "numbers",
-        "normaliser goes on learning": "numbers",
+        "normalizer goes on learning": "numbers",
         "two actions swapped": "actions",
         "int8 calibrated on noise": "actions",
         "golden of another policy": "numbers",
         "file truncated": "loading",
         "file exchanged": "loading",
     }
-    result = fault_injection.run(Bundle(shared_bundle), met, 0, 1, mistakes=[BY_NAME[name] for name in expected])
+    result = fault_injection.run(Bundle(shared_bundle), met, 0, 1, faults=[BY_NAME[name] for name in expected])
     assert {finding.mistake: finding.caught_by for finding in result.findings} == expected
     assert all(finding.detail and finding.what for finding in result.findings)
     assert result.passed
@@ -121,19 +121,19 @@ def test_mistakes_of_each_kind_are_caught_in_copies_and_the_bundle_is_not_touche
     assert fingerprint(shared_bundle) == before
 
 
-def test_a_mistake_that_only_reward_can_see_is_not_called_caught_or_passed_where_reward_is_off(lasting):
-    nothing_wrong = Mistake("nothing wrong", "It is the policy itself.", faults.in_graph(Deployed))
-    no_such = Mistake("no such state", "It needs what is not there.", nothing_wrong.damage, needs=("memory",))
-    result = fault_injection.run(*lasting, 0, 1, mistakes=[nothing_wrong, no_such])
+def test_a_fault_that_only_reward_can_see_is_not_called_caught_or_passed_where_reward_is_off(lasting):
+    nothing_wrong = Fault("nothing wrong", "It is the policy itself.", faults.in_graph(Deployed))
+    no_such = Fault("no such state", "It needs what is not there.", nothing_wrong.damage, needs=("memory",))
+    result = fault_injection.run(*lasting, 0, 1, faults=[nothing_wrong, no_such])
     assert [finding.tested for finding in result.findings] == [False, False]
     assert "--pairs 0" in result.findings[0].detail
     assert "no memory" in result.findings[1].detail
     assert "2 could not be tested here" in fault_injection.summary(result)
 
 
-def test_a_mistake_that_is_let_through_fails_the_self_test(lasting):
-    nothing_wrong = Mistake("nothing wrong", "It is the policy itself.", faults.in_graph(Deployed))
-    result = fault_injection.run(*lasting, 1, 1, mistakes=[nothing_wrong])
+def test_a_fault_that_is_let_through_fails_the_self_test(lasting):
+    nothing_wrong = Fault("nothing wrong", "It is the policy itself.", faults.in_graph(Deployed))
+    result = fault_injection.run(*lasting, 1, 1, faults=[nothing_wrong])
     assert not result.passed
     assert result.let_through == ["nothing wrong"]
     assert "let through: nothing wrong" in fault_injection.summary(result)
@@ -141,7 +141,7 @@ def test_a_mistake_that_is_let_through_fails_the_self_test(lasting):
 
 def test_an_untouched_bundle_that_is_rejected_fails_the_self_test(bundle_path, met):
     faults.golden_of_another(bundle_path)
-    result = fault_injection.run(Bundle(bundle_path), met, 0, 1, mistakes=[])
+    result = fault_injection.run(Bundle(bundle_path), met, 0, 1, faults=[])
     assert not result.passed
     assert BASELINE in result.rejected
 
@@ -168,20 +168,20 @@ def trained(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_on_a_trained_policy_every_mistake_is_caught_within_five_minutes(trained):
+def test_on_a_trained_policy_every_fault_is_caught_within_five_minutes(trained):
     result = xfer("verify", trained, "--self-test")
     assert result["passed"], result
     assert all(finding["tested"] and finding["caught_by"] for finding in result["self_test"])
-    assert len(result["self_test"]) == len(MISTAKES)
+    assert len(result["self_test"]) == len(FAULTS)
     assert result["seconds"] < 300
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("rung", ALONE)
-def test_no_rung_is_decoration(rung, trained, tmp_path, monkeypatch):
+@pytest.mark.parametrize("gate", ALONE)
+def test_no_gate_is_decoration(gate, trained, tmp_path, monkeypatch):
     bundle = Bundle(trained)
     held_out, _ = verify.held_out_observations(bundle, None)
     with bundle.runner(BASELINE) as runner:
-        held_out = held_out.acted_by(runner)
-    assert_only_this_rung_catches(rung, bundle, held_out, fault_injection.PAIRS, tmp_path / "copy", monkeypatch)
+        held_out = held_out.replay(runner)
+    assert_only_this_gate_catches(gate, bundle, held_out, fault_injection.PAIRS, tmp_path / "copy", monkeypatch)

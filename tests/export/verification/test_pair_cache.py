@@ -4,7 +4,7 @@ import pytest
 
 from export.bundle.reader import Bundle
 from export.verification import pair_cache
-from export.verification.pair_cache import Unfinished
+from export.verification.pair_cache import PairCache
 from export.verification.pairs import Outcome
 from xfer.errors import BundleError
 
@@ -14,7 +14,7 @@ PAIRS = [Outcome(7, 1.0, 1.0, None), Outcome(8, 1.0, 0.5, None)]
 
 @pytest.fixture
 def kept(bundle_path):
-    return Unfinished(Bundle(bundle_path))
+    return PairCache(Bundle(bundle_path))
 
 
 def test_pairs_are_kept_until_their_verdicts_are(kept):

@@ -1,4 +1,4 @@
-"""Planted mistakes, with hashes recomputed where a person's tool would have: which rung catches each?"""
+"""Planted mistakes, with hashes recomputed where a person's tool would have: which gate catches each?"""
 
 import warnings
 from dataclasses import replace
@@ -13,7 +13,7 @@ from export.bundle.writer import file_facts
 from export.onnx_graph import export_onnx
 from export.quantize import quantize_int8
 from export.verification import parity
-from export.verification.parity import first_rungs
+from export.verification.parity import first_gates
 from tests.conftest import make_policy, train_briefly
 from xfer.files import sha256, write_atomically
 from xfer.models.torch_session import TorchSession
@@ -40,7 +40,7 @@ def plant(path, module, variant="onnx-fp32"):
 
 
 def verdict(path, variant, held_out):
-    return first_rungs(Bundle(path), [variant], held_out, lambda name: None)[variant]
+    return first_gates(Bundle(path), [variant], held_out, lambda name: None)[variant]
 
 
 @pytest.mark.parametrize("variant", ["eager-fp32", "torchscript-fp32", "onnx-fp32", "onnx-int8"])
@@ -59,7 +59,7 @@ def red_and_blue_swapped(module):
     return module
 
 
-def normalisation_left_out(module):
+def normalization_left_out(module):
     module.policy.preprocess.weight = module.policy.preprocess.weight * 0.226
     module.policy.preprocess.bias = torch.zeros(1)
     return module
@@ -76,15 +76,15 @@ def history_one_step_late(module):
     return module
 
 
-@pytest.mark.parametrize("mistake", [red_and_blue_swapped, normalisation_left_out, history_one_step_late])
-def test_numbers_rung_catches(bundle_path, policy, met, mistake):
+@pytest.mark.parametrize("mistake", [red_and_blue_swapped, normalization_left_out, history_one_step_late])
+def test_numbers_gate_catches(bundle_path, policy, met, mistake):
     plant(bundle_path, mistake(policy.deploy()))
     found = verdict(bundle_path, "onnx-fp32", met)
     assert (found.status, found.rung) == ("rejected", "numbers"), found
     assert "golden step" in found.reason
 
 
-def test_numbers_rung_catches_weights_of_another_checkpoint(bundle_path, met):
+def test_numbers_gate_catches_weights_of_another_checkpoint(bundle_path, met):
     other = make_policy(seed=1)
     train_briefly(other, seed=1)
     plant(bundle_path, other.deploy())
@@ -92,7 +92,7 @@ def test_numbers_rung_catches_weights_of_another_checkpoint(bundle_path, met):
     assert (found.status, found.rung) == ("rejected", "numbers")
 
 
-def test_numbers_rung_catches_a_history_that_is_not_reset(shared_bundle, golden):
+def test_numbers_gate_catches_a_history_that_is_not_reset(shared_bundle, golden):
     class Stale:
         """Remembers its own states, and takes no zeros from outside."""
 
@@ -110,7 +110,7 @@ def test_numbers_rung_catches_a_history_that_is_not_reset(shared_bundle, golden)
         assert "numbers" in parity.numbers(Stale(session), bundle.spec, bundle.golden(), "fp32", 1).failure
 
 
-def test_numbers_rung_catches_rows_of_a_batch_that_are_mixed_up(shared_bundle):
+def test_numbers_gate_catches_rows_of_a_batch_that_are_mixed_up(shared_bundle):
     class Mixed:
         def __init__(self, session):
             self.session = session
@@ -124,7 +124,7 @@ def test_numbers_rung_catches_rows_of_a_batch_that_are_mixed_up(shared_bundle):
         assert "batch 3" in parity.numbers(Mixed(session), bundle.spec, bundle.golden(), "fp32", None).failure
 
 
-def test_actions_rung_catches_two_actions_swapped(bundle_path, policy, met):
+def test_actions_gate_catches_two_actions_swapped(bundle_path, policy, met):
     class Swapped(type(policy.deploy())):
         def forward(self, frame, *states):
             action, *others = super().forward(frame, *states)
@@ -139,7 +139,7 @@ def test_actions_rung_catches_two_actions_swapped(bundle_path, policy, met):
     assert found.worst
 
 
-def test_actions_rung_catches_int8_that_was_calibrated_on_noise(bundle_path, policy, met):
+def test_actions_gate_catches_int8_that_was_calibrated_on_noise(bundle_path, policy, met):
     rng = np.random.default_rng(0)
     noise = Trajectories({"frame": rng.integers(0, 256, (8, 400, 600, 3), np.uint8)}, np.ones(8, bool))
     folder = bundle_path / Bundle(bundle_path).builds["onnx-int8"].folder
@@ -152,7 +152,7 @@ def test_actions_rung_catches_int8_that_was_calibrated_on_noise(bundle_path, pol
 
 def test_golden_of_another_policy_fails_eager_and_is_blamed(bundle_path, golden):
     other = make_policy(seed=1)
-    golden.acted_by(Runner(TorchSession(other.deploy(), other.spec), other.spec)).save(
+    golden.replay(Runner(TorchSession(other.deploy(), other.spec), other.spec)).save(
         bundle_path / "golden.safetensors.gz"
     )
     rehash(bundle_path)

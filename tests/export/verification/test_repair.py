@@ -22,7 +22,7 @@ from export.bundle.records import Verification
 from export.commands.export_repair import not_repairable, repair_bundle
 from export.importers import run
 from export.targets import ExportOptions, ExportRequest, Variant
-from export.verification.parity import first_rungs
+from export.verification.parity import first_gates
 from export.verification.repair import Trials, alternating_p50_ms, fewest
 from tests.conftest import drive, imitation_config, make_policy
 from xfer.errors import UsageError
@@ -45,7 +45,7 @@ def make_hard(policy, factor=1000.0):
 
 
 def acted(policy, observations):
-    return observations.acted_by(Runner(TorchSession(policy.deploy(), policy.spec), policy.spec))
+    return observations.replay(Runner(TorchSession(policy.deploy(), policy.spec), policy.spec))
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +74,12 @@ def check_that_none_can_go_back(source, path, variant, kept, judged):
     builder = Builder(request, source.golden, path, run="nowhere")
     for layer in kept:
         builder.build(variant, tuple(other for other in kept if other != layer))
-        fewer = first_rungs(Bundle(path), [str(variant)], judged, lambda _: None)[str(variant)]
+        fewer = first_gates(Bundle(path), [str(variant)], judged, lambda _: None)[str(variant)]
         assert (fewer.status, fewer.rung) == ("rejected", "actions"), layer
 
 
 @pytest.mark.parametrize("name", ["onnx-int8", "openvino-int8"])
-def test_a_policy_that_is_hard_to_quantise_is_repaired_with_as_few_layers_as_can_be(
+def test_a_policy_that_is_hard_to_quantize_is_repaired_with_as_few_layers_as_can_be(
     name, hard_run, tmp_path, one_thread
 ):
     variant = Variant.parse(name)
@@ -96,7 +96,7 @@ def test_a_policy_that_is_hard_to_quantise_is_repaired_with_as_few_layers_as_can
         return exported["cached"], result.get("repairs")
 
     def verdict():
-        return first_rungs(Bundle(path), [name], judged, lambda _: None)[name]
+        return first_gates(Bundle(path), [name], judged, lambda _: None)[name]
 
     assert export(repair=False) == (False, None)
     before = verdict()
@@ -140,12 +140,12 @@ class Made:
         return row
 
     def verdict(self, judged):
-        return first_rungs(Bundle(self.path), [str(ONNX)], judged, lambda _: None)[str(ONNX)]
+        return first_gates(Bundle(self.path), [str(ONNX)], judged, lambda _: None)[str(ONNX)]
 
 
 @pytest.fixture(scope="module")
 def rejected_by_reward(policy, golden, met, calibration, tmp_path_factory):
-    """Makes copies of a bundle whose int8 passed the first two rungs, and then lost reward."""
+    """Makes copies of a bundle whose int8 passed the first two gates, and then lost reward."""
     made = Made(tmp_path_factory.mktemp("rejected") / "small.bundle", policy, calibration, golden)
     made.builder.build(ONNX)
     passed = made.verdict(acted(policy, met))
@@ -160,7 +160,7 @@ def rejected_by_reward(policy, golden, met, calibration, tmp_path_factory):
     return make
 
 
-def test_what_the_reward_rung_rejected_is_repaired_until_it_has_half_the_regret(
+def test_what_the_reward_gate_rejected_is_repaired_until_it_has_half_the_regret(
     rejected_by_reward, policy, met, tmp_path, one_thread
 ):
     made, regret = rejected_by_reward(tmp_path / "small.bundle")
@@ -220,7 +220,7 @@ def test_a_layer_alone_in_int8_drifts_and_none_in_int8_is_eager(policy, met, cal
     for layer in trials.layers:
         assert 1e-3 < trials.drift(layer, eager) < 0.2
     with trials.session(trials.layers) as session:
-        np.testing.assert_allclose(met.acted_by(Runner(session, policy.spec)).scores, eager.scores, atol=1e-4)
+        np.testing.assert_allclose(met.replay(Runner(session, policy.spec)).scores, eager.scores, atol=1e-4)
     with pytest.raises(UsageError, match=f"Did you mean '{BLOCK}.conv2'"), trials.session((f"{BLOCK}.conv",)):
         pass
 

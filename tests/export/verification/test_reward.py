@@ -1,4 +1,4 @@
-"""The reward rung with real processes, some of which are killed."""
+"""The reward gate with real processes, some of which are killed."""
 
 import base64
 import io
@@ -27,9 +27,9 @@ from export.bundle.records import Verification
 from export.targets import Variant
 from export.verification import pairs
 from export.verification.non_inferiority import MARGIN, pairs_needed
-from export.verification.pair_cache import Unfinished
+from export.verification.pair_cache import PairCache
 from export.verification.pairs import PairProcesses
-from export.verification.reward import LOOK_EVERY, climb
+from export.verification.reward import LOOK_EVERY, run_gate
 from tests.conftest import make_policy
 from tests.export.verification.test_parity import plant
 from xfer import tasks
@@ -75,19 +75,19 @@ def falling(golden, tmp_path_factory):
     return Bundle(path)
 
 
-def rung(bundle, names, most_pairs, workers, on_pairs=lambda done, verdicts: None):
+def gate(bundle, names, most_pairs, workers, on_pairs=lambda done, verdicts: None):
     found = {name: Verification("provisional", rung="actions") for name in ("eager-fp32", *names)}
-    return climb(bundle, found, most_pairs, workers, on_pairs)
+    return run_gate(bundle, found, most_pairs, workers, on_pairs)
 
 
 @pytest.fixture(scope="module")
 def alone(bundle):
     """What one process finds."""
-    return rung(bundle, [SAME, WORSE, ROUNDED], 20, workers=1)
+    return gate(bundle, [SAME, WORSE, ROUNDED], 20, workers=1)
 
 
 def test_two_processes_find_what_one_finds(bundle, alone):
-    assert rung(bundle, [SAME, WORSE, ROUNDED], 20, workers=2) == alone
+    assert gate(bundle, [SAME, WORSE, ROUNDED], 20, workers=2) == alone
 
 
 def test_a_process_that_is_killed_half_way_changes_no_figure(bundle, alone):
@@ -98,12 +98,12 @@ def test_a_process_that_is_killed_half_way_changes_no_figure(bundle, alone):
             killed.append(multiprocessing.active_children()[0])
             os.kill(killed[0].pid, signal.SIGKILL)
 
-    assert rung(bundle, [SAME, WORSE, ROUNDED], 20, 2, kill_one) == alone
+    assert gate(bundle, [SAME, WORSE, ROUNDED], 20, 2, kill_one) == alone
     assert killed[0].exitcode == -signal.SIGKILL
     assert multiprocessing.active_children() == []
 
 
-def test_an_interrupted_rung_continues_and_finds_the_same(bundle, alone, monkeypatch):
+def test_an_interrupted_gate_continues_and_finds_the_same(bundle, alone, monkeypatch):
     found = {name: Verification("provisional", rung="actions") for name in alone}
     ran = []
     run = PairProcesses.run
@@ -115,14 +115,14 @@ def test_an_interrupted_rung_continues_and_finds_the_same(bundle, alone, monkeyp
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        climb(bundle, found, 20, 1, interrupt, Unfinished(bundle))
-    assert climb(bundle, found, 20, 1, lambda done, verdicts: None, Unfinished(bundle)) == alone
+        run_gate(bundle, found, 20, 1, interrupt, PairCache(bundle))
+    assert run_gate(bundle, found, 20, 1, lambda done, verdicts: None, PairCache(bundle)) == alone
     assert [seeds.start - PAIR_SEED for seeds in ran] == [0, LOOK_EVERY]
     # All 20 pairs are there: no more are run, and one that asks for fewer has those alone.
-    assert climb(bundle, found, 20, 1, lambda done, verdicts: None, Unfinished(bundle)) == alone
-    assert climb(bundle, found, 10, 1, lambda done, verdicts: None, Unfinished(bundle))[SAME].pairs == 10
+    assert run_gate(bundle, found, 20, 1, lambda done, verdicts: None, PairCache(bundle)) == alone
+    assert run_gate(bundle, found, 10, 1, lambda done, verdicts: None, PairCache(bundle))[SAME].pairs == 10
     assert len(ran) == 2
-    Unfinished(bundle).clear(found)
+    PairCache(bundle).clear(found)
 
 
 @pytest.mark.timeout(100)
@@ -177,7 +177,7 @@ def test_records_hold_returns_and_divergence(bundle, alone, tmp_path):
 
 def test_pairs_end_at_the_first_look_at_which_clean_pairs_are_enough(falling):
     looks = []
-    found = rung(falling, [SAME], 1000, 2, lambda done, verdicts: looks.append(done))[SAME]
+    found = gate(falling, [SAME], 1000, 2, lambda done, verdicts: looks.append(done))[SAME]
     enough = pairs_needed(np.zeros(0))
     assert found.status == "verified"
     assert found.pairs == looks[-1] == -(-enough // LOOK_EVERY) * LOOK_EVERY
@@ -194,14 +194,14 @@ def test_a_variant_whose_scores_are_not_finite_is_rejected_alone(bundle, tmp_pat
     module = make_policy().deploy()
     module.__class__ = NotFiniteLater
     plant(path, module, WORSE)
-    found = rung(Bundle(path), [SAME, WORSE], 10, 1)
+    found = gate(Bundle(path), [SAME, WORSE], 10, 1)
     assert (found[SAME].status, found[SAME].pairs) == ("provisional", 10)
     assert (found[WORSE].status, found[WORSE].rung, found[WORSE].pairs) == ("rejected", "reward", 1)
     assert re.search(rf"episode of seed {PAIR_SEED}: .*not finite", found[WORSE].reason)
 
 
 def test_pairs_end_when_the_only_variant_is_surely_worse(bundle):
-    found = rung(bundle, [WORSE], 1000, workers=1)
+    found = gate(bundle, [WORSE], 1000, workers=1)
     assert found[WORSE].status == "rejected"
     assert found["eager-fp32"].pairs == found[WORSE].pairs == LOOK_EVERY
 
@@ -225,7 +225,7 @@ def test_a_variant_whose_files_were_damaged_is_one_clear_error(bundle, tmp_path)
     copy = Bundle(shutil.copytree(bundle.path, tmp_path / "copy.bundle"))
     (copy.path / copy.builds[SAME].folder / "policy.pt").write_bytes(b"")
     with pytest.raises(BundleError, match="truncated or exchanged"):
-        rung(copy, [SAME], 10, 1)
+        gate(copy, [SAME], 10, 1)
     assert multiprocessing.active_children() == []
 
 
@@ -247,7 +247,7 @@ def test_an_environment_that_fails_is_one_clear_error_that_names_the_seed(bundle
 @pytest.mark.parametrize(("most_pairs", "workers"), [(-1, 1), (10, -2)])
 def test_counts_below_one_are_refused(bundle, most_pairs, workers):
     with pytest.raises(UsageError, match="at least 1"):
-        rung(bundle, [SAME], most_pairs, workers)
+        gate(bundle, [SAME], most_pairs, workers)
 
 
 @pytest.mark.parametrize("how", ["Ctrl-C", pytest.param("killed", marks=pytest.mark.slow)])
@@ -302,7 +302,7 @@ def test_the_margin_of_a_continuous_action_is_a_share_of_its_range(policy):
 @pytest.mark.parametrize(
     ("order", "shape"), [("RGB", (4, 6, 3)), ("BGR", (4, 6, 3)), ("gray", (4, 6, 1)), ("gray", (4, 6))]
 )
-def test_a_picture_shows_the_colours_that_were_seen(policy, order, shape):
+def test_a_picture_shows_the_colors_that_were_seen(policy, order, shape):
     frame = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     tensor = replace(policy.spec.observations[0], shape=shape, color_order=order)
     spec = replace(policy.spec, observations=(tensor,))

@@ -55,7 +55,7 @@ def test_a_policy_with_vectors_deploys_in_half_precision(precision):
     torch.testing.assert_close(half, whole, atol=0.1 * float(whole.abs().max()), rtol=0)
 
 
-def test_vectors_are_standardised_by_what_was_first_seen():
+def test_vectors_are_standardized_by_what_was_first_seen():
     policy, vector = mixed(), torch.randn(500, 5) * torch.tensor([1.0, 2, 3, 4, 0]) + 7
     policy.fit_standardize("all", torch.zeros(1), vector)
     seen = policy.standardize_vector(vector)

@@ -8,7 +8,7 @@ from xfer.spec import ImageConfig, TensorSpec
 
 
 def by_hand(frame, image):
-    """Crop, average, luma, scale and normalise in float64, one after the other."""
+    """Crop, average, luma, scale and normalize in float64, one after the other."""
     top, bottom, left, right = image.crop
     height, width = image.size
     pixels = frame[top:bottom, left:right].astype(float) / 255
@@ -21,7 +21,7 @@ def by_hand(frame, image):
 
 @pytest.mark.parametrize("gray", [True, False])
 @pytest.mark.parametrize("shrink", [1, 4])
-def test_one_convolution_is_crop_pool_luma_scale_and_normalise(gray, shrink):
+def test_one_convolution_is_crop_pool_luma_scale_and_normalize(gray, shrink):
     image = ImageConfig((8, 24, 4, 36), shrink, gray, frames=1)
     frame = np.random.default_rng(0).integers(0, 256, (32, 40, 3), np.uint8)
     found = Preprocess(TensorSpec("frame", "uint8", frame.shape, color_order="RGB"), image)(

@@ -98,14 +98,14 @@ def test_imitation_with_the_tasks_defaults_reaches_the_target_and_only_by_seeing
     task = tasks.load("reach")
     trained = train.main(train.Args(task="reach", weights="none", device="cpu", output=tmp_path / "run"))
     assert trained["eval_episodes"] == 20
-    assert normalised(trained["eval_return_mean"]) >= 0.8
+    assert normalized(trained["eval_return_mean"]) >= 0.8
     policy = RunFolder(tmp_path / "run").policy()
     blind = dataclasses.replace(task, make=lambda: Noise(task.make()))
     seeds = range(EVALUATION_SEED, EVALUATION_SEED + 20)
-    assert normalised(np.mean([value for _, value in episode_returns(blind, runner(policy), seeds)])) < 0.3
+    assert normalized(np.mean([value for _, value in episode_returns(blind, runner(policy), seeds)])) < 0.3
 
 
-def normalised(mean_return):
+def normalized(mean_return):
     scale = tasks.load("reach").reward
     return (mean_return - scale.random_return) / scale.span
 

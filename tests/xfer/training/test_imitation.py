@@ -66,7 +66,7 @@ def test_every_head_learns_with_every_loss(frames, head, loss):
 
 
 @pytest.mark.parametrize("changes", [{"optimizer": "sgd", "learning_rate": 1e-3}, {"amp": "bf16"}])
-def test_optimisers_and_precisions_learn(frames, changes):
+def test_optimizers_and_precisions_learn(frames, changes):
     losses = fit(make_policy(tap="stem", head="average"), frames, steps=150, **changes)
     assert losses[-1] < losses[0]
 

@@ -56,7 +56,7 @@ def make_policy(task, seed=0, tap="stem", head="spatial-softmax", hidden=()):
     policy = Policy(
         PolicyConfig("resnet18", tap, head, 16, task.image, hidden), make_spec(task, task.image, "logits")
     ).eval()
-    ppo.initialise(policy.readout, 0.01)
+    ppo.initialize(policy.readout, 0.01)
     return policy
 
 
