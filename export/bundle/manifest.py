@@ -15,7 +15,7 @@ from xfer.files import from_json, to_json
 from xfer.spec import PolicySpec
 
 MANIFEST, GOLDEN, VARIANTS = "manifest.json", "golden.safetensors.gz", "variants"
-SCHEMA = (1, 0)
+SCHEMA = (1, 1)
 """Major and minor version of the manifest. Readers accept the same major version."""
 
 
@@ -108,7 +108,18 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Manifest:
-    """``manifest.json``. ``digest`` is the SHA-256 of the file itself with 64 zeros in the digest's place."""
+    """``manifest.json``.
+
+    Attributes:
+        schema: Major and minor version; readers accept the same major version.
+        digest: SHA-256 of the file itself with 64 zeros in the digest's place.
+        spec: The policy's contract.
+        provenance: Where the policy comes from.
+        golden: The file of golden trajectories.
+        builds: One entry a variant.
+        reference: The variant that recorded golden and that all others are compared with. It need not be among the
+            builds: a packed bundle holds one variant. Bundles of version 0.2.0 do not say it; theirs is eager PyTorch.
+    """
 
     schema: tuple[int, int]
     digest: str
@@ -116,6 +127,7 @@ class Manifest:
     provenance: Provenance
     golden: FileFact
     builds: tuple[Build, ...] = ()
+    reference: str = "eager-fp32"
 
     def encode(self) -> bytes:
         """Return the file's content, digest included."""

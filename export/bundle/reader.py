@@ -40,6 +40,8 @@ class Bundle:
         self.manifest = read_manifest(self.path / MANIFEST)
         self.spec = self.manifest.spec
         self.builds = {build.variant: build for build in self.manifest.builds}
+        self.reference = self.manifest.reference
+        """The variant that all others are compared with, in how they act and in how fast they are."""
 
     def build(self, variant: str) -> Build:
         """Return the entry of the build that ``variant`` (with or without @PLACE) runs.
