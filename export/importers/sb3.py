@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from export.importers._deployable import Deployable
 from export.importers._sb3_module import INSTEAD, SB3Module, Sense, Statistics, spaces_of
-from export.importers.module import Deployable
 from xfer import tasks
 from xfer.errors import UnavailableError, UsageError, WeightsError
 from xfer.spec import PolicySpec, TensorSpec
+from xfer.tasks._gymnasium import USUAL_HZ, action_spec
 from xfer.tasks.env import ONLY
-from xfer.tasks.gym import USUAL_HZ, action_spec
 
 INSTALL = "pip install 'xfer-policy[sb3]'"
 NOT_NEEDED: dict[str, Any] = {

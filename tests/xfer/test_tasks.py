@@ -120,7 +120,7 @@ def test_an_unknown_task_is_refused_with_the_nearest_name(name, message):
     ],
 )
 def test_actions_that_no_policy_gives_are_refused_by_name(space):
-    from xfer.tasks.gym import action_spec
+    from xfer.tasks._gymnasium import action_spec
 
     with pytest.raises(UsageError, match=r"gym:Some-v0 takes .*: a policy gives"):
         action_spec("gym:Some-v0", space)

@@ -2,8 +2,8 @@
 
 A file defines ``TASK``, or ``WORLDS`` and ``task(world)`` where a family has several: they are called ``family`` and
 ``family:world``. ``WORLDS = ()`` takes any world. ``REQUIRES`` names the modules that its simulator needs; importing
-the file does not need them. A user's own task is ``module:function``, a function without arguments that returns a
-``Task``.
+the file does not need them. A file whose name begins with an underscore is a helper. A user's own task is
+``module:function``, a function without arguments that returns a ``Task``.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Task:
 
 def families() -> list[str]:
     """Return the names of all families."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def names() -> list[str]:

@@ -14,7 +14,7 @@ from xfer import user_code
 from xfer.errors import UsageError
 from xfer.spec import ImageConfig, TensorSpec
 from xfer.tasks import Task
-from xfer.tasks.gym import USUAL_HZ, action_spec, image
+from xfer.tasks._gymnasium import USUAL_HZ, action_spec, image
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -20,7 +20,7 @@ from export.importers import sb3
 from export.importers._sb3_module import SB3Module, Sense
 from xfer.errors import UsageError, WeightsError
 from xfer.spec import TensorSpec
-from xfer.tasks.gym import action_spec
+from xfer.tasks._gymnasium import action_spec
 
 HERE = environments.__name__
 OBSERVATIONS = 500

@@ -2,7 +2,7 @@ import pytest
 
 from xfer import tasks
 from xfer.errors import UsageError
-from xfer.tasks.gym import image
+from xfer.tasks._gymnasium import image
 
 
 def test_the_contract_comes_from_the_environment():

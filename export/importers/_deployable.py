@@ -1,0 +1,63 @@
+"""A policy that was trained elsewhere, as every importer hands it on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from xfer.errors import UsageError, check_choice
+from xfer.spec import PolicySpec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Deployable:
+    """A policy that was trained elsewhere: what the function of `xfer export module:function` returns.
+
+    Attributes:
+        module: Its ``forward(*observations, *states)`` gives ``(action, scores, *next_states)``, with the names, shapes
+            and dtypes that the spec lists, the batch first: raw observations in, the environment's own action out. It
+            remembers nothing between calls. It may have a method ``cast(dtype)`` that makes it compute in fp16 or
+            bf16; without one all of it is cast, its floating inputs too.
+        spec: The contract. ``task`` names where it acts, or is empty.
+
+    Example::
+
+        def make():
+            joints = TensorSpec("joints", "float32", (7,))
+            torques = ActionSpec("continuous", ("shoulder", "elbow"), "N m", low=(-1, -1), high=(1, 1))
+            return Deployable(MyPolicy(), PolicySpec("", 50.0, (joints,), (), torques, "mean"))
+    """
+
+    module: nn.Module
+    spec: PolicySpec
+
+    def deploy(self, precision: str = "fp32") -> nn.Module:
+        """Return a copy of the module, in eval mode, that computes in ``precision``.
+
+        Raises:
+            UsageError: If it cannot, for its forward pass mixes types.
+        """
+        from export.importers._deployed import DeployedModule, check
+        from xfer.models.policy import PRECISIONS
+
+        check_choice("precision", precision, PRECISIONS)
+        deployed = DeployedModule(self.module, self.spec, PRECISIONS[precision])
+        if precision != "fp32":
+            try:
+                check(deployed, self.spec)
+            except UsageError as error:
+                raise UsageError(f"no {precision}: {error} Give the module a method cast(dtype).") from error
+        return deployed
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Return the module's."""
+        return self.module.parameters()
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Return the module's."""
+        state: Mapping[str, Tensor] = self.module.state_dict()
+        return state
