@@ -111,7 +111,7 @@ def build_engine(
         spec: The policy's contract.
         precision: That of the graph.
         options: Its ``max_batch``, and the GPUs of a TensorRT for RTX engine.
-        timing_cache: What TensorRT learnt about kernels in earlier builds; read if it is there, and written. TensorRT
+        timing_cache: What TensorRT learned about kernels in earlier builds; read if it is there, and written. TensorRT
             itself refuses one of another GPU or version. TensorRT for RTX times nothing while it builds, and has none.
 
     Raises:
@@ -153,13 +153,13 @@ def build_engine(
 
 
 def read_timing_cache(config: Any, path: Path) -> None:
-    """Give a build what an earlier one learnt; a missing or damaged file is none."""
+    """Give a build what an earlier one learned; a missing or damaged file is none."""
     known = path.read_bytes() if path.exists() else b""
     config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)
 
 
 def write_timing_cache(config: Any, path: Path) -> None:
-    """Keep what a build learnt."""
+    """Keep what a build learned."""
     if (cache := config.get_timing_cache()) is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, bytes(cache.serialize()))

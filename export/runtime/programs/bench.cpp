@@ -1,5 +1,5 @@
-// xfer-bench: how long does a variant take from raw observation to action? The protocol of benchmarks/latency.py, whose
-// numbers are repeated here; tests/export/test_runtime_bench.py compares the two.
+// xfer-bench: how long does a variant take from raw observation to action? The protocol and its numbers are those of
+// benchmarks/measure/latency.py; tests/export/runtime/test_runtime_bench.py compares the two.
 #include <fcntl.h>
 #include <sched.h>
 #include <sys/wait.h>
@@ -228,7 +228,7 @@ Json to_json(const Ticks &ticks) {
   return {{"latencies", ticks.latencies}, {"starts", ticks.starts}, {"after_idle", after}};
 }
 
-// The other side of benchmarks/process.py: one line of JSON in, one out.
+// The other side of benchmarks/measure/worker_process.py: one line of JSON in, one out.
 int serve(const Arguments &arguments) {
   const Json assignment = Json::parse(arguments.text("--worker"));
   const auto reply = [](const Json &fields) {

@@ -1,4 +1,4 @@
-// The measuring protocol of benchmarks/worker.py: acting on recorded observations, and timing each action.
+// The measuring protocol of benchmarks/measure/worker.py: acting on recorded observations, and timing each action.
 #pragma once
 
 #include <xfer/policy.hpp>
@@ -102,7 +102,7 @@ struct Ticks {
   std::vector<std::pair<double, std::vector<double>>> after_idle;
 };
 
-// The loop of benchmarks/pacing.py.
+// The loop of benchmarks/measure/pacing.py.
 inline Ticks keep_pace(Subject &subject, const Pace &pace) {
   const auto act_at = [&subject](Clock::time_point due) {
     std::this_thread::sleep_until(due);

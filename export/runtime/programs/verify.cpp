@@ -1,4 +1,4 @@
-// xfer-verify: does a variant do here what eager PyTorch did? The first two rungs of export/verify.py, on golden alone.
+// xfer-verify: does a variant do here what eager PyTorch did? The first two gates, on golden alone.
 #include <algorithm>
 #include <cmath>
 #include <cstring>

@@ -1,4 +1,4 @@
-// What manifest.json says, as far as a runtime needs it. The writer is export/bundle.py.
+// What manifest.json says, as far as a runtime needs it. export/bundle/writer.py writes it.
 #pragma once
 
 #include <xfer/xfer.h>

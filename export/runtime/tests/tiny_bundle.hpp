@@ -1,4 +1,4 @@
-// Writes bundles as export/writer.py does, for the backend in counting_backend.cpp: a test of the core needs neither
+// Writes bundles as export/bundle/writer.py does, for the backend in counting_backend.cpp: a test of the core needs neither
 // Python nor an inference library.
 #pragma once
 

@@ -1,6 +1,6 @@
 """Headless Chromium for tests, driven through its DevTools protocol over a pipe: no driver, no port, no network.
 
-    python tests/benchmarks/chromium.py PAGE PICTURE [WIDTH [dark]]
+    python tests/benchmarks/report/chromium.py PAGE PICTURE [WIDTH [dark]]
 
 takes a picture of a whole page.
 """

@@ -1,4 +1,4 @@
-"""Policies from elsewhere: what they must fulfil, where their observations come from, what becomes of them."""
+"""Policies from elsewhere: what they must fulfill, where their observations come from, what becomes of them."""
 
 import json
 import shutil
