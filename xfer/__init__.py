@@ -4,4 +4,4 @@ Importing this package costs nothing: torch is imported by the modules that need
 ``xfer.training.imitation`` ...), never from here.
 """
 
-__version__ = "0.2.0"
+__version__ = "0.3.0.dev0"

@@ -1,6 +1,6 @@
 """Rows that the C++ runtime runs: the same builds, timed by its ``xfer-bench`` in the same rounds.
 
-``xfer-bench --worker`` takes the place of ``benchmarks/measure/worker.py``: same assignment, same requests, same replies.
+``xfer-bench --worker`` takes the place of ``worker.py``: same assignment, same requests, same replies.
 """
 
 from __future__ import annotations

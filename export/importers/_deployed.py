@@ -44,7 +44,7 @@ class DeployedModule(nn.Module):
 
 
 def check(module: nn.Module, spec: PolicySpec) -> None:
-    """Run a deployed module once, on zeros in a batch of 2, and see whether it fulfils its contract.
+    """Run a deployed module once, on zeros in a batch of 2, and see whether it fulfills its contract.
 
     Raises:
         UsageError: If not, with what differs.

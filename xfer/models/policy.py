@@ -82,7 +82,7 @@ class Policy(nn.Module):
 
     Args:
         config: How to build it.
-        spec: The contract it fulfils; ``make_spec`` derives one from a task.
+        spec: The contract it fulfills; ``make_spec`` derives one from a task.
 
     Attributes:
         frame_name: Name of the image among the spec's observations.

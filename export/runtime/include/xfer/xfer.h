@@ -25,7 +25,7 @@ extern "C" {
 #define XFER_API
 #endif
 
-#define XFER_VERSION "0.2.0"
+#define XFER_VERSION "0.3.0.dev0"
 /* Grows when a function or a field is added; a library serves every header with the same or a smaller number. */
 #define XFER_ABI 1
 
