@@ -1,0 +1,19 @@
+"""Train a policy on CartPole from pixels, and make a bundle of it: python 01_train_and_export.py [FOLDER]."""
+
+import sys
+from pathlib import Path
+
+from export import export
+from xfer import train
+
+folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs")
+folder.mkdir(exist_ok=True)
+
+# So small that it takes half a minute and learns little; leave the last line out for a policy that balances the pole.
+small = {"rounds": 1, "frames": 200, "steps": 20, "eval_episodes": 2}
+run = train("cartpole", weights="none", output=folder / "cartpole", device="cpu", **small)
+print(f"{run.path}: mean return {run.result().mean:.1f}")
+
+result = export(run.path, "eager,onnx-fp32,onnx-int8")
+for build, _ in result.builds:
+    print(f"{build.variant}: {build.status}, {build.size_bytes / 1e6:.1f} MB")
