@@ -31,10 +31,13 @@ def help_of(command: str) -> str:
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
         cli.run(command, ["--help"])
-    lines = []
+    lines: list[str] = []
     for line in out.getvalue().splitlines():
-        if set(line.strip()) == {"-"}:  # what stands in for a box where there is no terminal
-            lines[-1] = f"{lines[-1].strip()}:"
+        if set(line.strip()) == {"-"}:  # what stands for a box where there is no terminal: its title is above
+            title = []
+            while lines and lines[-1]:
+                title.append(lines.pop().strip())
+            lines.append(": ".join(reversed(title)) if len(title) > 1 else f"{title[0]}:")
         else:
             lines.append(line.rstrip())
     return "\n".join(lines).strip()
