@@ -36,7 +36,7 @@ def help_of(command: str) -> str:
         if set(line.strip()) == {"-"}:  # what stands for a box where there is no terminal: its title is above
             title = []
             while lines and lines[-1]:
-                title.append(lines.pop().strip())
+                title.append(lines.pop().strip().rstrip(":"))
             lines.append(": ".join(reversed(title)) if len(title) > 1 else f"{title[0]}:")
         else:
             lines.append(line.rstrip())
