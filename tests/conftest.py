@@ -12,7 +12,8 @@ from export.build import export_policy
 from export.targets import expand
 from xfer import tasks
 from xfer.evaluate import native
-from xfer.models.policy import Policy, PolicyConfig, make_spec
+from xfer.models.config import PolicyConfig
+from xfer.models.policy import Policy, make_spec
 from xfer.models.torch_session import set_threads
 from xfer.training import imitation
 from xfer.trajectories import Trajectories
@@ -55,7 +56,7 @@ def train_briefly(policy: Policy, **changes) -> imitation.Frames:
     task = tasks.load("cartpole")
     frames = imitation.collect(task, policy, config, 0, "cpu", lambda count: None)
     lower, _ = policy.split(config.train_from)
-    crossed = imitation.features(lower, frames.seen, "cpu")
+    crossed = imitation.compute_features(lower, frames.seen, "cpu")
     policy.fit_standardize(config.train_from, crossed)
     for _ in imitation.fit(policy, crossed, frames.expert, config, 0, "cpu"):
         pass

@@ -7,7 +7,8 @@ import torch
 from export import targets
 from export.targets import ExportOptions, ExportRequest, Place, Variant
 from export.verification import faulty_graphs
-from xfer.models.policy import Policy, PolicyConfig
+from xfer.models.config import PolicyConfig
+from xfer.models.policy import Policy
 from xfer.runner import Runner
 from xfer.spec import ActionSpec, ImageConfig, PolicySpec, TensorSpec
 from xfer.trajectories import Trajectories

@@ -17,10 +17,12 @@ from xfer import tasks
 from xfer.commands import record
 from xfer.errors import RunError, UsageError
 from xfer.models.checkpoint import save_policy
-from xfer.models.policy import Policy, PolicyConfig, make_spec
+from xfer.models.config import PolicyConfig
+from xfer.models.policy import Policy, make_spec
 from xfer.models.torch_session import runner
 from xfer.training import minari_writer
-from xfer.training.run_folder import RunConfig, RunFolder, RunResult
+from xfer.training.run_config import RunConfig
+from xfer.training.run_folder import RunFolder, RunResult
 
 minari = pytest.importorskip("minari")
 SIGNS = "tests.xfer.toys:signs"

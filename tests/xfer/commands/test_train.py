@@ -106,7 +106,7 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_weights(uninterru
 
 def test_a_start_that_was_killed_at_once_is_begun_again(tmp_path):
     from tests.conftest import imitation_config, make_policy
-    from xfer.training.run_folder import RunConfig
+    from xfer.training.run_config import RunConfig
 
     path = tmp_path / "run"
     path.mkdir()

@@ -10,7 +10,8 @@ from tests.xfer.training import toys
 from xfer import tasks
 from xfer.commands import record, train
 from xfer.errors import RunError, UsageError
-from xfer.models.policy import Policy, PolicyConfig, make_spec
+from xfer.models.config import PolicyConfig
+from xfer.models.policy import Policy, make_spec
 from xfer.spec import ActionSpec
 from xfer.training import imitation
 from xfer.training.demonstrations import frames, open_dataset
@@ -75,7 +76,7 @@ def losses(name, loss, **changes):
     policy = make_policy(task, loss=loss)
     config = imitation_config(loss=loss, steps=150, batch_size=32, **changes)
     shown = demonstrated(name, policy)
-    crossed = imitation.features(policy.split("head")[0], shown.seen, "cpu")
+    crossed = imitation.compute_features(policy.split("head")[0], shown.seen, "cpu")
     policy.fit_standardize("head", crossed, shown.vector)
     vector = shown.vector if policy.vector_size else None
     return (

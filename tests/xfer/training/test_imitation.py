@@ -11,7 +11,8 @@ from tests.xfer.training import toys
 from xfer import tasks
 from xfer.errors import UsageError
 from xfer.evaluate import episode_returns
-from xfer.models.policy import Policy, PolicyConfig, make_spec, to_action
+from xfer.models.config import PolicyConfig
+from xfer.models.policy import Policy, make_spec, to_action
 from xfer.models.torch_session import runner
 from xfer.spec import ActionSpec, ImageConfig, PolicySpec, TensorSpec
 from xfer.training import imitation
@@ -30,7 +31,7 @@ def frames():
 def fit(policy, frames, **changes):
     config = imitation_config(**{"steps": 6, "batch_size": 16, **changes})
     lower, _ = policy.split(config.train_from)
-    crossed = imitation.features(lower, frames.seen, "cpu")
+    crossed = imitation.compute_features(lower, frames.seen, "cpu")
     policy.fit_standardize(config.train_from, crossed)
     return [loss for _, _, loss in imitation.fit(policy, crossed, frames.expert, config, 0, "cpu")]
 
@@ -163,7 +164,7 @@ def test_continuous_actions_are_learned_from_a_vector_beside_the_picture():
         policy = Policy(PolicyConfig("resnet18", "stem", "average", 4, image, (32,)), spec).eval()
         seen = policy.preprocess(torch.zeros(256, 16, 16, 3, dtype=torch.uint8))
         config = imitation_config(steps=60, learning_rate=3e-2, train_from="head", weight_decay=0.0)
-        crossed = imitation.features(policy.split("head")[0], seen, "cpu")
+        crossed = imitation.compute_features(policy.split("head")[0], seen, "cpu")
         policy.fit_standardize("head", crossed, shown)
         *_, (_, _, last[name]) = imitation.fit(policy, crossed, wanted, config, 0, "cpu", shown)
         if name == "with":
@@ -267,7 +268,7 @@ def test_only_a_memory_learns_what_was_to_be_seen_earlier(one_thread, memory):
     task, config = toys.cue(), imitation_config(frames=320, steps=150, batch_size=64, unroll=8, learning_rate=1e-2)
     policy = remembering(task, memory)
     kept = [imitation.collect(task, policy, config, 0, "cpu")]
-    crossed = imitation.features(policy.split("head")[0], kept[0].seen, "cpu")
+    crossed = imitation.compute_features(policy.split("head")[0], kept[0].seen, "cpu")
     policy.fit_standardize("head", crossed)
     episodes = imitation.episodes(kept)
     *_, (_, _, loss) = imitation.fit(policy, crossed, kept[0].expert, config, 0, "cpu", episodes=episodes)
@@ -285,7 +286,7 @@ def test_a_memory_learns_in_every_way(one_thread, changes):
     task, config = toys.cue(), imitation_config(frames=64, steps=100, batch_size=16, unroll=8, **changes)
     policy = remembering(task)
     kept = [imitation.collect(task, policy, config, 0, "cpu")]
-    crossed = imitation.features(policy.split(config.train_from)[0], kept[0].seen, "cpu")
+    crossed = imitation.compute_features(policy.split(config.train_from)[0], kept[0].seen, "cpu")
     policy.fit_standardize(config.train_from, crossed)
     before = snapshot(policy.head)
     found = imitation.fit(policy, crossed, kept[0].expert, config, 0, "cpu", episodes=imitation.episodes(kept))
@@ -315,7 +316,7 @@ def test_training_on_cuda_with_compile_and_amp_learns(frames, amp):
     policy = make_policy(tap="layer1").to("cuda")
     config = imitation_config(steps=100, batch_size=16, train_from="layer1", amp=amp, compile=True)
     lower, _ = policy.split("layer1")
-    crossed = imitation.features(lower, frames.seen, "cuda")
+    crossed = imitation.compute_features(lower, frames.seen, "cuda")
     policy.fit_standardize("layer1", crossed.to("cuda"))
     losses = [loss for _, _, loss in imitation.fit(policy, crossed, frames.expert, config, 0, "cuda")]
     assert losses[-1] < losses[0]

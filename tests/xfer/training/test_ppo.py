@@ -7,10 +7,11 @@ from gymnasium.vector import SyncVectorEnv
 
 from tests.xfer.training import toys
 from xfer.errors import ScoresError, UsageError
-from xfer.models.policy import Policy, PolicyConfig, make_spec
+from xfer.models.config import PolicyConfig
+from xfer.models.policy import Policy, make_spec
 from xfer.training import ppo
 from xfer.training.learners import kept_bytes
-from xfer.training.run_folder import RunConfig
+from xfer.training.run_config import RunConfig
 from xfer.training.vector_env import vector_env
 
 

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 from tests.conftest import imitation_config
 from tests.xfer.training import toys
-from xfer.models.policy import Policy, PolicyConfig, make_spec
+from xfer.models.config import PolicyConfig
+from xfer.models.policy import Policy, make_spec
 from xfer.training import distributed, imitation
 
 FRAMES = 24
@@ -36,7 +37,7 @@ def fitted(seen, expert, train_from, start=0.0, memory=0):
     policy.head[-1].bias.data += start
     changes = {"optimizer": "sgd", "learning_rate": 0.01, "unroll": len(seen)}
     config = imitation_config(train_from=train_from, steps=4, batch_size=len(seen), **changes)
-    crossed = imitation.features(policy.split(train_from)[0], seen, "cpu")
+    crossed = imitation.compute_features(policy.split(train_from)[0], seen, "cpu")
     for _ in imitation.fit(policy, crossed, expert, config, 0, "cpu", episodes=[torch.arange(len(seen))]):
         pass
     return policy
