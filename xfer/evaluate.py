@@ -1,6 +1,6 @@
-"""Seeded episodes, run to judge: the only place that does so.
+"""Seeded evaluation episodes: the only place that runs them.
 
-Anything with ``reset()`` and ``act()`` can be judged; so it is a ``Runner`` that drives here, whatever is behind it.
+A ``Runner`` acts here, whatever is behind it: a policy in training, or any variant of a bundle.
 """
 
 from __future__ import annotations

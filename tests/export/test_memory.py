@@ -54,7 +54,7 @@ def one_thread():
 def policy():
     """Random weights, with a memory that is larger than life: what it holds decides as much as what is seen."""
     torch.manual_seed(0)
-    policy = Policy(PolicyConfig("resnet18", "stem", "average", 8, IMAGE, (16,), 12), SPEC).eval()
+    policy = Policy(PolicyConfig("resnet18", "stem", "average", 8, IMAGE, (16,), "gru", 12), SPEC).eval()
     policy.fit_standardize("all", torch.zeros(1), torch.from_numpy(seen()["joints"]).flatten(0, 1))
     with torch.no_grad():
         policy.head.memory.weight_hh.mul_(3)

@@ -146,7 +146,8 @@ def _brought(task: Task, algorithm: Algorithm) -> str:
     if not values:
         return ""
     words = (f"{name} {' '.join(map(str, v)) if isinstance(v, tuple) else v}" for name, v in values.items())
-    return textwrap.fill(f"Defaults that {task.name} brings: {', '.join(words)}.", 78)
+    lines = textwrap.fill(", ".join(words), 80, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    return f"Defaults that {task.name} brings:\n{lines}"  # tyro joins lines that are not indented
 
 
 def _refuse(args: Args, default: Args, algorithm: Algorithm) -> None:

@@ -53,8 +53,8 @@ def collect(
     task: Task,
     policy: Policy,
     config: ImitationConfig,
-    round_index: int,
-    device: str,
+    round_index: int = 0,
+    device: str = "cpu",
     tick: Callable[[int], None] = lambda frames: None,
 ) -> Frames:
     """Drive several environments together and ask the expert about every frame.
@@ -63,7 +63,7 @@ def collect(
         task: A task with an expert.
         policy: What drives, except in round 0.
         config: How much.
-        round_index: Which round; it decides the seeds.
+        round_index: Which round, from 0; it decides the seeds.
         device: Where the policy is.
         tick: Called with the number of frames after each step.
 
@@ -145,8 +145,8 @@ def fit(
     features: Tensor,
     expert: Tensor,
     config: ImitationConfig,
-    round_index: int,
-    device: str,
+    round_index: int = 0,
+    device: str = "cpu",
     vector: Tensor | None = None,
     expert_kind: ExpertKind = "scores",
     episodes: Sequence[Tensor] = (),

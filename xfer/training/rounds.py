@@ -137,7 +137,7 @@ def finish(folder: RunFolder, policy: Policy, task: Task, device: str, eval_epis
     load_weights(policy, folder.weights_file(best))
     seeds = range(EVALUATION_SEED, EVALUATION_SEED + eval_episodes)
     returns = judge(policy, task, device, seeds, bar, f"final evaluation (of round {best + 1})")
-    # Value ranges need several episodes; regret needs long ones.
+    # Value ranges want several episodes; regret wants ones that go far.
     for name, first, length, stretch in (
         ("calibration", CALIBRATION_SEED, 256, 64),
         ("held-out", HELD_OUT_SEED, 1000, 250),

@@ -68,7 +68,7 @@ class RunResult:
 
     Attributes:
         frames: Frames of experience that training used.
-        seconds: Time it took, over all sittings.
+        seconds: Time it took, without interruptions.
         returns: Returns of the last evaluation, on seeds that nothing else uses.
     """
 

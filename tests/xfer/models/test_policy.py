@@ -69,17 +69,17 @@ def test_vectors_are_standardized_by_what_was_first_seen():
 
 @pytest.mark.parametrize("hidden", [(), (8, 6)])
 @pytest.mark.parametrize("head", ["average", "flatten", "spatial-softmax"])
-def test_the_upper_part_gives_what_the_readout_and_a_critic_read(hidden, head):
+def test_the_trainable_part_gives_what_the_readout_and_a_critic_read(hidden, head):
     policy, given = mixed(hidden=hidden, head=head), observed()
     seen, vector = policy.preprocess(given["frame"]), policy.vector(given)
     with torch.no_grad():
         for line in ("all", "layer1", "head"):
-            lower, upper = policy.split(line)
-            read = upper.hidden(lower(seen), vector)
+            frozen, trainable = policy.split(line)
+            read = trainable.hidden(frozen(seen), vector)
             assert read.shape == (3, policy.head_size)
             torch.testing.assert_close(read[:, -5:], vector)
-            torch.testing.assert_close(upper.readout(read), policy.scores(seen, vector))
-            torch.testing.assert_close(upper(lower(seen), vector), policy.scores(seen, vector))
+            torch.testing.assert_close(trainable.readout(read), policy.scores(seen, vector))
+            torch.testing.assert_close(trainable(frozen(seen), vector), policy.scores(seen, vector))
             assert policy.make_readout(1)(read).shape == (3, 1)
 
 
@@ -103,7 +103,10 @@ def remembering(memory=6, states=(("history", (2, 32, 32)), ("memory", (6,)))):
     specs = tuple(TensorSpec(name, "float32", shape) for name, shape in states)
     spec = PolicySpec("mixed", 10.0, (JOINTS, FRAME), specs, GRIP, "mean")
     image = ImageConfig(crop=(0, 32, 0, 32))
-    return Policy(PolicyConfig("resnet18", "stem", "average", 4, image, (), memory), spec).eval()
+    config = PolicyConfig(
+        "resnet18", "stem", "average", 4, image, memory="gru" if memory else "none", memory_size=memory or 64
+    )
+    return Policy(config, spec).eval()
 
 
 def test_a_memory_is_a_state_beside_the_history_and_a_part_of_the_head():
