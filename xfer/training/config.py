@@ -208,8 +208,8 @@ class PPOConfig(TrainingConfig, PPOOptions):
             )
         if self.batch // self.num_minibatches < 2:
             raise UsageError(
-                f"--num-minibatches {self.num_minibatches} leave a single frame of {self.batch} in each: use"
-                f" {self.batch // 2} at most, or more --rollout-steps."
+                f"--num-minibatches {self.num_minibatches} makes minibatches of one frame. Use fewer, or more"
+                " --rollout-steps."
             )
         if self.total_frames < 2 * self.batch or self.updates < self.rounds:
             least = (self.rounds + 1) * self.batch

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+import xfer
 from tests.conftest import imitation_config
 from tests.xfer.training import toys
-from xfer import tasks
+from xfer import cli, tasks
 from xfer.commands import record
 from xfer.errors import RunError, UsageError
 from xfer.models.checkpoint import save_policy
@@ -168,6 +169,23 @@ def test_a_folder_that_cannot_be_made_is_refused_in_one_line(tmp_path):
 def test_a_task_without_an_expert_asks_for_a_run():
     with pytest.raises(UsageError, match=r"has no expert\. Give the folder of a run"):
         record.main(record.Args(source=SIGNS, output="signs-v0"))
+
+
+def test_the_function_takes_a_task_and_gives_what_it_wrote(tmp_path):
+    seen = []
+    recorded = xfer.record(task := dial(), str(tmp_path / "set"), episodes=2, tick=lambda *now: seen.append(now[0]))
+    assert recorded.frames == seen[-1] == minari.MinariDataset(tmp_path / "set" / "data").total_steps
+    assert len(recorded.returns) == 2
+    assert recorded.actor == f"the expert of {task.name}"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"), [(["--episodes", "0"], "--episodes must be at least 1"), (["--seed", "-1"], "--seed must be")]
+)
+def test_numbers_out_of_range_are_refused_in_one_line(words, message, tmp_path, capsys):
+    assert cli.main(["record", "cartpole", "--output", str(tmp_path / "set"), *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
 
 
 def test_an_unfinished_run_is_refused(tmp_path, nothing_trusted):

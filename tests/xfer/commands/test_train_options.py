@@ -231,7 +231,7 @@ def test_policies_of_0_2_0_are_read(tmp_path):
         ("cartpole --amp fp16 --device cpu", "--amp fp16 needs CUDA"),
         ("cartpole --algorithm ppo --gamma 1.5", "--gamma must be between 0 and 1, not 1.5."),
         ("cartpole --algorithm ppo --max-grad-norm 0", "--max-grad-norm must be greater than 0, not 0.0."),
-        ("cartpole --algorithm ppo --num-minibatches 1024", "leave a single frame of 1024 in each: use 512 at most"),
+        ("cartpole --algorithm ppo --num-minibatches 1024", "--num-minibatches 1024 makes minibatches of one frame."),
         ("cartpole --algorithm ppo --num-minibatches 7", "do not divide into --num-minibatches 7"),
         ("--weights none", "Which task? xfer train TASK"),
     ],
