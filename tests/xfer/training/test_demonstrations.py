@@ -14,6 +14,7 @@ from xfer.models.config import PolicyConfig
 from xfer.models.policy import Policy, make_spec
 from xfer.spec import ActionSpec
 from xfer.training import imitation
+from xfer.training.config import SCORE_KINDS
 from xfer.training.demonstrations import frames, open_dataset
 from xfer.training.run_folder import RunFolder
 
@@ -62,7 +63,7 @@ def datasets(tmp_path_factory):
 
 def make_policy(task, tap="stem", head="flatten", loss="mse"):
     torch.manual_seed(0)
-    spec = make_spec(task, task.image, imitation.SCORE_KINDS[loss])
+    spec = make_spec(task, task.image, SCORE_KINDS[loss])
     return Policy(PolicyConfig("resnet18", tap, head, 8, task.image), spec).eval()
 
 

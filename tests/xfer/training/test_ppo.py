@@ -322,7 +322,7 @@ def test_learning_that_diverges_says_so():
     [
         ({"num_minibatches": 7}, "do not divide into --num-minibatches 7"),
         ({"total_frames": 64}, "1 rounds need --total-frames 128 at least"),
-        ({"gamma": 1.5}, "--gamma must lie between 0 and 1"),
+        ({"gamma": 1.5}, "--gamma must be between 0 and 1"),
         ({"rounds": 12}, "12 rounds need --total-frames 832 at least"),
     ],
 )
