@@ -44,9 +44,11 @@ def imitation_config(**changes) -> imitation.ImitationConfig:
 
 
 def make_policy(seed: int = 0, tap: str = "layer1", head: str = "flatten", loss: str = "mse") -> Policy:
+    from xfer.training.config import SCORE_KINDS
+
     torch.manual_seed(seed)
     task = tasks.load("cartpole")
-    spec = make_spec(task, task.image, imitation.SCORE_KINDS[loss])
+    spec = make_spec(task, task.image, SCORE_KINDS[loss])
     return Policy(PolicyConfig("resnet18", tap, head, 8, task.image), spec).eval()
 
 
@@ -54,10 +56,10 @@ def train_briefly(policy: Policy, **changes) -> imitation.Frames:
     config = imitation_config(**changes)
     task = tasks.load("cartpole")
     frames = imitation.collect(task, policy, config, 0, "cpu", lambda count: None)
-    lower, _ = policy.split(config.train_from)
-    crossed = imitation.features(lower, frames.seen, "cpu")
-    policy.fit_standardize(config.train_from, crossed)
-    for _ in imitation.fit(policy, crossed, frames.expert, config, 0, "cpu"):
+    frozen, _ = policy.split(config.train_from)
+    features = imitation.compute_features(frozen, frames.seen, "cpu")
+    policy.fit_standardize(config.train_from, features)
+    for _ in imitation.fit(policy, features, frames.expert, config, 0, "cpu"):
         pass
     return frames
 

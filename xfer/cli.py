@@ -79,10 +79,10 @@ def _main(words: list[str]) -> int:
 
 def run(command: str, words: list[str]) -> int:
     """Parse a command's arguments and run it."""
-    import tyro
+    from xfer.commands import read_arguments
 
     module = importlib.import_module(COMMANDS[command][0])
-    args = tyro.cli(module.Args, prog=f"xfer {command}", args=words, config=(tyro.conf.OmitArgPrefixes,))
+    args = module.parse(words) if hasattr(module, "parse") else read_arguments(module.Args, command, words)
     try:
         result = module.main(args)
     except CheckFailed as failed:

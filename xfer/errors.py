@@ -19,7 +19,7 @@ from typing import Any
 
 
 class XferError(Exception):
-    """Base of all errors that a user can mend; the message names the fix."""
+    """Base of all errors that a user can fix; the message names the fix."""
 
 
 class UsageError(XferError):

@@ -1,6 +1,6 @@
-"""Seeded episodes, run to judge: the only place that does so.
+"""Seeded evaluation episodes: the only place that runs them.
 
-Anything with ``reset()`` and ``act()`` can be judged; so it is a ``Runner`` that drives here, whatever is behind it.
+A ``Runner`` acts here, whatever is behind it: a policy in training, or any variant of a bundle.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def episode_returns(task: Task, runner: Runner, seeds: Iterable[int]) -> Iterato
 
 
 def record(task: Task, actor: Runner, seed: int, length: int, stretch: int) -> Trajectories:
-    """Return ``length`` observations that ``actor`` meets, from episodes that are cut after ``stretch`` steps."""
+    """Return ``length`` recorded observations of ``actor``, from episodes that are cut after ``stretch`` steps."""
     env = task.make()
     seen: list[dict[str, np.ndarray]] = []
     resets: list[bool] = []
@@ -87,14 +87,14 @@ class _Row:
         self.seed: int | None = None
         self.total = 0.0
         self.observations: dict[str, np.ndarray] = {}
-        self.met: set[bytes] = set()  # digests of what this episode has shown
+        self.shown_before: set[bytes] = set()  # digests of this episode's observations
 
     def begin(self, seed: int | None) -> bool:
         """Start the episode of a seed, if there is one."""
         self.seed, self.total = seed, 0.0
         if seed is not None:
             self.observations, _ = self.env.reset(seed=seed)
-            self.met = {self.shown()} if self.circles else set()
+            self.shown_before = {self.shown()} if self.circles else set()
         return seed is not None
 
     def step(self, action: np.ndarray) -> bool:
@@ -106,8 +106,8 @@ class _Row:
     def circled(self) -> bool:
         """Whether the episode has shown before what it shows now."""
         shown = self.shown()
-        known = shown in self.met
-        self.met.add(shown)
+        known = shown in self.shown_before
+        self.shown_before.add(shown)
         return known
 
     def shown(self) -> bytes:

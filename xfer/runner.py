@@ -1,4 +1,4 @@
-"""Session and Runner: the one way in which any form of a policy is asked for an action. It needs no torch.
+"""Session and Runner: the one interface through which any form of a policy acts. It needs no torch.
 
 A ``Session`` is what a target provides: stateless, states in and states out. A ``Runner`` wraps a session and
 keeps the states between calls. It is written once, here, so all targets treat episodes alike.

@@ -132,7 +132,7 @@ class PolicySpec:
         action: What the environment takes.
         score_kind: What the action is chosen from: ``logits``, ``values`` (Q-values or a regressed score) or
             ``mean`` (continuous, before squashing).
-        reward: The scale for verdicts, or None where nobody knows one.
+        reward: The scale for verdicts, or None if unknown.
     """
 
     task: str

@@ -1,7 +1,7 @@
 """Trajectories: recorded observations with the moments at which episodes began, and perhaps what was done.
 
-One format serves what a policy met in training's aftermath (calibration, held-out observations) and a
-bundle's golden trajectories: gzipped safetensors, so that a file holds arrays and nothing that runs.
+One format serves a trained policy's recorded observations (calibration, held-out) and a bundle's golden trajectories:
+gzipped safetensors, so that a file holds arrays and nothing that runs.
 """
 
 from __future__ import annotations

@@ -59,11 +59,11 @@ def learn(path: Path, label: str, **options: Any) -> Curve:
     """Do what ``xfer train`` does, or the rest of it, and return how it went."""
     from rich.console import Console
 
-    from xfer.commands import train
+    from xfer import train
     from xfer.training.run_folder import RunFolder
 
     Console().print(f"[bold]{label}[/] ({path})")
-    train.main(train.Args(output=path, **options))
+    train(output=path, **options)
     run = RunFolder(path)
     done, result = run.rounds(), run.result()
     assert result is not None

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from xfer.models.backbones import build
 from xfer.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from xfer.training.ppo import ActorCritic, PPOConfig
+from xfer.training.config import PPOConfig
+from xfer.training.ppo import ActorCritic
 
 
 class Trunk(BaseFeaturesExtractor):
@@ -109,7 +110,7 @@ class Opponent:
         """Copy ours."""
         policy: Any = self.model.policy
         policy.features_extractor.trunk.load_state_dict(trunk.state_dict())
-        policy.action_net.load_state_dict(agent.upper.readout.state_dict())
+        policy.action_net.load_state_dict(agent.trainable.readout.state_dict())
         policy.value_net.load_state_dict(agent.critic.state_dict())
 
     def outputs(self, frames: Any) -> tuple[Tensor, Tensor]:

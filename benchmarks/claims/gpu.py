@@ -12,7 +12,6 @@ from benchmarks.claims import Args, Outcome
 from benchmarks.commands import bench as bench
 from benchmarks.commands import bench_options
 from export.commands import export, verify
-from xfer.commands import train
 from xfer.errors import UnavailableError
 
 TARGETS = "eager,torchscript,onnx,tensorrt"
@@ -32,23 +31,23 @@ def reproduce(args: Args) -> Outcome:
     """
     import torch
 
+    from xfer import train
+
     if not torch.cuda.is_available():
         raise UnavailableError("gpu needs an NVIDIA GPU with its driver: PyTorch sees none here.")
     run, bundle = args.folder / "cartpole", args.folder / "cartpole.bundle"
     common: dict[str, Any] = {"weights": "none", "device": "cuda", "amp": "bf16", "compile": True, "seed": args.seed}
-    rounds = args.runs or None
-    imitated = train.main(train.Args(task="cartpole", output=run, rounds=rounds, **common))
-    reinforced = train.main(
-        train.Args(
-            task="cartpole",
-            output=args.folder / "ppo",
-            algorithm="ppo",
-            rounds=1,
-            total_frames=8 * 1024,
-            compile_mode="reduce-overhead",
-            **common,
-        )
-    )
+    rounds: dict[str, Any] = {"rounds": args.runs} if args.runs else {}
+    imitated = train("cartpole", output=run, **rounds, **common).summary()
+    reinforced = train(
+        "cartpole",
+        output=args.folder / "ppo",
+        algorithm="ppo",
+        rounds=1,
+        total_frames=8 * 1024,
+        compile_mode="reduce-overhead",
+        **common,
+    ).summary()
     export.main(export.Args(source=str(run), targets=TARGETS, output=bundle))
     verified = verify.main(verify.Args(bundle=bundle))["variants"]
     names = [row["variant"] for row in verified]

@@ -149,7 +149,8 @@ def build(args: Args) -> tuple[Bundle, list[str]]:
 
     from export.build import export_policy
     from xfer import tasks
-    from xfer.models.policy import PolicyConfig, make_spec
+    from xfer.models.config import PolicyConfig
+    from xfer.models.policy import make_spec
 
     task = tasks.load(TASK)
     spec = make_spec(task, IMAGE, "values")

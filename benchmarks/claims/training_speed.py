@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from xfer.tasks import Task
-    from xfer.training.ppo import PPOConfig, Trainer
+    from xfer.training.config import PPOConfig
+    from xfer.training.ppo import Trainer
 
 BACKBONE, TAP, SIDE, TURNS = "resnet18", "layer4", 84, 3
 WANTED = {"head": 5.0, "layer4": 1.7, "all": 1.0}
@@ -99,7 +100,7 @@ def compare(line: str, turns: int, seed: int) -> dict[str, Any]:
 
 def settings(line: str, seed: int) -> PPOConfig:
     """Return the settings of both sides; Stable-Baselines3's own defaults, but for the smaller rollout."""
-    from xfer.training.ppo import PPOConfig
+    from xfer.training.config import PPOConfig
 
     return PPOConfig(
         total_frames=10**6,
@@ -122,7 +123,7 @@ def settings(line: str, seed: int) -> PPOConfig:
         reward_scale=1.0,
         train_from=line,
         amp="off",
-        compile="off",
+        compile=False,
         seed=seed,
     )
 
@@ -133,7 +134,8 @@ def sides(config: PPOConfig) -> Iterator[tuple[Trainer, Any]]:
     import torch
 
     from benchmarks.claims._stable_baselines import Opponent
-    from xfer.models.policy import Policy, PolicyConfig, make_spec
+    from xfer.models.config import PolicyConfig
+    from xfer.models.policy import Policy, make_spec
     from xfer.training.ppo import Trainer, initialize
     from xfer.training.vector_env import vector_env
 
@@ -223,7 +225,7 @@ def _difference(ours: Trainer, theirs: Any) -> float:
     env.close()
     with torch.no_grad():
         seen, _ = policy.see(torch.from_numpy(frames), torch.zeros(16, *policy.history_shape))
-        scores, values = agent(agent.lower(seen), torch.zeros(16, 0))
+        scores, values = agent(agent.frozen(seen), torch.zeros(16, 0))
         other_scores, other_values = theirs.outputs(frames)
         differences = (scores.log_softmax(1) - other_scores, values - other_values)
     return max(float(difference.abs().max()) for difference in differences)

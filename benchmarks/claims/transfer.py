@@ -184,16 +184,16 @@ def learn_target(
 
 def success_before(protocol: Protocol, weights: str) -> float:
     """Return the share of a round's evaluation episodes that succeed with weights that have not seen the target."""
-    from xfer import tasks
-    from xfer.commands import train
+    from xfer import ImitationConfig, PolicyConfig, tasks
     from xfer.evaluate import episode_returns
     from xfer.models.pretrained import load_weights
     from xfer.models.torch_session import runner
     from xfer.training.rounds import ROUND_SEED
+    from xfer.training.train import build_policy
 
     task = tasks.load(protocol.target)
     assert task.success is not None
-    policy, _ = train.build(train.Args(task=task.name, weights=weights), task, "cpu")
+    policy = build_policy(task, PolicyConfig.for_task(task), ImitationConfig.for_task(task))
     load_weights(policy, weights)
     seeds = range(ROUND_SEED, ROUND_SEED + protocol.episodes)
     returns = dict(episode_returns(task, runner(policy.eval(), batch=min(len(seeds), 10)), seeds))

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.commands import bench as bench
 from benchmarks.commands import bench_options, recommend
 from export.commands import export, verify
-from xfer.commands import Common, train
+from xfer.commands import Common
 
 
 @dataclass(kw_only=True)
@@ -35,12 +35,14 @@ def main(args: Args) -> dict[str, Any]:
     """Run the stages one after the other, and return what each of them returns."""
     from rich.console import Console
 
+    from xfer import train
+
     console = Console()
     bundle = args.output.with_name(args.output.name + ".bundle")
     report = args.output.with_name(args.output.name + ".report")
     results = {}
     console.rule("1/5 train")
-    results["train"] = train.main(train.Args(task="cartpole", output=args.output, weights=args.weights, seed=args.seed))
+    results["train"] = train("cartpole", output=args.output, weights=args.weights, seed=args.seed).summary()
     console.rule("2/5 export")
     results["export"] = export.main(export.Args(source=str(args.output)))
     console.rule("3/5 verify")

@@ -21,7 +21,8 @@ from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
 
 if TYPE_CHECKING:
-    from xfer.models.policy import Policy, PolicyConfig
+    from xfer.models.config import PolicyConfig
+    from xfer.models.policy import Policy
 
 VARIANTS = (BASELINE, "torchscript-fp32", "onnx-fp32", "onnx-int8")
 

@@ -12,7 +12,8 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     from export.build import export_policy
     from export.targets import Variant
     from xfer import tasks
-    from xfer.models.policy import Policy, PolicyConfig, make_spec
+    from xfer.models.config import PolicyConfig
+    from xfer.models.policy import Policy, make_spec
     from xfer.trajectories import Trajectories
 
     task = tasks.load("cartpole")

@@ -7,7 +7,8 @@ import torch
 from export import targets
 from export.targets import ExportOptions, ExportRequest, Place, Variant
 from export.verification import faulty_graphs
-from xfer.models.policy import Policy, PolicyConfig
+from xfer.models.config import PolicyConfig
+from xfer.models.policy import Policy
 from xfer.runner import Runner
 from xfer.spec import ActionSpec, ImageConfig, PolicySpec, TensorSpec
 from xfer.trajectories import Trajectories
@@ -53,7 +54,7 @@ def one_thread():
 def policy():
     """Random weights, with a memory that is larger than life: what it holds decides as much as what is seen."""
     torch.manual_seed(0)
-    policy = Policy(PolicyConfig("resnet18", "stem", "average", 8, IMAGE, (16,), 12), SPEC).eval()
+    policy = Policy(PolicyConfig("resnet18", "stem", "average", 8, IMAGE, (16,), "gru", 12), SPEC).eval()
     policy.fit_standardize("all", torch.zeros(1), torch.from_numpy(seen()["joints"]).flatten(0, 1))
     with torch.no_grad():
         policy.head.memory.weight_hh.mul_(3)

@@ -11,7 +11,8 @@ from tests.conftest import make_policy
 from xfer import cli
 from xfer.errors import CheckFailed
 from xfer.models.checkpoint import save_policy, weights_bytes
-from xfer.training.run_folder import RunConfig, RunFolder
+from xfer.training.run_config import RunConfig
+from xfer.training.run_folder import RunFolder
 
 
 def error(capsys, *words):

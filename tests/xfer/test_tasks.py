@@ -70,13 +70,21 @@ def test_every_task_is_what_it_says(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_task_has_a_policy_and_options_that_exist(name):
-    from xfer.commands.train import Args, build
+    from xfer.models.config import PolicyConfig
+    from xfer.training.config import ImitationConfig, PPOConfig
+    from xfer.training.train import build_policy
 
     task = load(name)
-    policy, config = build(Args(task=name), task, "cpu")
-    assert config.policy.image == task.image
+    config, how = PolicyConfig.for_task(task), ImitationConfig.for_task(task)
+    policy = build_policy(task, config, how)
+    assert config.image == task.image
     assert policy.spec.reward == task.reward
-    assert set(task.defaults) - {"ppo"} <= set(vars(Args(task=name)))
+    brought = dict(task.defaults)
+    assert (
+        brought.pop("ppo", {}).items()
+        <= vars(PolicyConfig.for_task(task, "ppo")).items() | vars(PPOConfig.for_task(task)).items()
+    )
+    assert brought.items() <= vars(config).items() | vars(how).items()
 
 
 def test_names_list_families_with_their_worlds():

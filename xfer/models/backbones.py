@@ -55,10 +55,11 @@ def build(name: str, tap: str) -> nn.Sequential:
     net = torchvision.models.get_model(name, weights=None)
     cut: OrderedDict[str, nn.Module] = OrderedDict()
     for stage in stages[: stages.index(tap) + 1]:
-        modules = OrderedDict((_last(path), net.get_submodule(path)) for path in BACKBONES[name][stage])
+        modules = OrderedDict((last_name(path), net.get_submodule(path)) for path in BACKBONES[name][stage])
         cut[stage] = nn.Sequential(modules)
     return nn.Sequential(cut)
 
 
-def _last(path: str) -> str:
+def last_name(path: str) -> str:
+    """Return the last part of a dotted path."""
     return path.rpartition(".")[2]

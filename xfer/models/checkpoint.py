@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from xfer.errors import WeightsError
-from xfer.files import from_json, to_json, write_atomically
-from xfer.models.policy import Policy, PolicyConfig
+from xfer.files import to_json, write_atomically
+from xfer.models.config import PolicyConfig, upgrade_policy
+from xfer.models.policy import Policy
 from xfer.spec import PolicySpec
 
 if TYPE_CHECKING:
@@ -48,8 +50,10 @@ def load_description(folder: Path) -> PolicyDescription:
         WeightsError: If the file is missing or damaged.
     """
     try:
-        return from_json((folder / DESCRIPTION).read_bytes(), PolicyDescription)
-    except (OSError, msgspec.DecodeError) as error:
+        data = json.loads((folder / DESCRIPTION).read_bytes())
+        data["config"] = upgrade_policy(data.get("config"))
+        return msgspec.convert(data, PolicyDescription)
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise WeightsError(f"{folder / DESCRIPTION} is missing or damaged: {error}") from error
 
 

@@ -1,30 +1,30 @@
 """Policy: preprocessing, history, a cut backbone and a head; ``deploy()`` gives what is exported.
 
 frame ─► preprocess ─► newest ─┐
-history ───────────────────────┴► three frames ─► trunk (lower | upper) ─► pool ─┬► readout ─► scores ─► action
-vectors ──────────────────────────────────────────────── standardize ────────────┘ ▲
-                                                        ▲                         with --memory gru a GRU stands here
-                                        --train-from draws this line: left of it nothing moves
+history ───────────────────────┴► three frames ─► trunk ─► pool ─┬► readout ─► scores ─► action
+vectors ───────────────────────────────────────► standardize ────┘ ▲
+                                                                   with --memory gru a GRU stands here
+
+``--train-from`` cuts the trunk: what lies before it is frozen, the rest is trainable.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from xfer.errors import UsageError, check_choice
 from xfer.models import backbones
+from xfer.models.config import TASK_IMAGE, PolicyConfig
 from xfer.models.heads import Head, Memory, SpatialSoftmax, Standardize, make_readout
 from xfer.models.preprocess import Preprocess
 from xfer.spec import ImageConfig, PolicySpec, ScoreKind, TensorSpec
 from xfer.tasks import Task
 
-HeadKind = Literal["spatial-softmax", "flatten", "average"]
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """What ``deploy()`` can cast trunk and head to. int8 is a target's own step, after this."""
 
@@ -32,31 +32,8 @@ MIN_DEVIATION = 1e-3
 """Least standard deviation of a vector's element, in its unit: more than a sensor's noise, less than a motion."""
 
 
-@dataclass(frozen=True)
-class PolicyConfig:
-    """How a policy is built, besides its weights.
-
-    Attributes:
-        backbone: A key of ``backbones.STAGES``.
-        tap: The stage whose output the head reads; later stages are left out of the network.
-        head: What takes the place of ``fc``.
-        keypoints: Number of feature maps whose position a spatial softmax reports.
-        image: How frames become the network's input.
-        hidden: Sizes of the layers between the pooled features and the scores; none makes the readout linear.
-        memory: Units of the GRU that these layers read instead of the pooled features; 0 for none.
-    """
-
-    backbone: str
-    tap: str
-    head: HeadKind
-    keypoints: int
-    image: ImageConfig
-    hidden: tuple[int, ...] = ()
-    memory: int = 0
-
-
 class Exportable(Protocol):
-    """A policy as targets need it: xfer's own ``Policy`` is one, and so is a ``Deployable`` of somebody else's."""
+    """A policy as targets need it: xfer's own ``Policy`` is one, and so is a user's ``Deployable``."""
 
     @property
     def spec(self) -> PolicySpec:
@@ -97,13 +74,16 @@ class Policy(nn.Module):
 
     def __init__(self, config: PolicyConfig, spec: PolicySpec) -> None:
         super().__init__()
+        config.check()
         image = config.image
+        if image == TASK_IMAGE:
+            raise UsageError("PolicyConfig.image is not set. PolicyConfig.for_task(task) takes the task's.")
         if image.frames * image.channels != 3:
             raise UsageError(
                 f"{image.frames} frames of {image.channels} channels do not fit the backbone's three input"
                 " channels: use 3 gray frames or 1 in color."
             )
-        if spec.states != _states(image, config.memory):
+        if spec.states != _states(image, config.memory_units):
             names = ", ".join(f"{state.name} {list(state.shape)}" for state in spec.states)
             raise UsageError(f"The states of the spec ({names or 'none'}) are not those of the policy's configuration.")
         self.config, self.spec = config, spec
@@ -124,8 +104,9 @@ class Policy(nn.Module):
         else:
             pool, pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten()], channels
         joined = pooled + self.vector_size
-        self.head_size = config.memory or joined
-        memory = [Memory(joined, config.memory)] if config.memory else []
+        units = config.memory_units
+        self.head_size = units or joined
+        memory = [Memory(joined, units)] if units else []
         self.head = Head(*pool, *memory, self.make_readout(len(spec.action.elements)))
 
     def make_readout(self, outputs: int) -> nn.Module:
@@ -174,21 +155,21 @@ class Policy(nn.Module):
 
     def step(self, seen: Tensor, vector: Tensor | None, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Return scores as well as the next memory, float32 [B, M], of a policy with or without one (M is 0)."""
-        if not self.config.memory:
+        if not self.config.memory_units:
             return self.scores(seen, vector), memory
         return self.head.step(
             self.standardize(self.trunk(seen)), _standardized(self.standardize_vector, vector), memory
         )
 
-    def split(self, train_from: str) -> tuple[nn.Sequential, Upper]:
-        """Cut the network into what stays as it is and what is trained.
+    def split(self, train_from: str) -> tuple[nn.Sequential, Trainable]:
+        """Cut the network into its frozen and its trainable part.
 
         Args:
-            train_from: ``head``, ``all``, or the first stage that moves.
+            train_from: ``head``, ``all``, or the first stage that is trained.
 
         Returns:
-            ``lower`` (frozen) and ``upper`` (trained): ``scores(x, v) == upper(lower(x), v)``. They share the
-            policy's own modules.
+            ``frozen`` and ``trainable``: ``scores(x, v) == trainable(frozen(x), v)``. They share the policy's own
+            modules.
 
         Raises:
             UsageError: If the stage does not exist in this (cut) network.
@@ -198,22 +179,22 @@ class Policy(nn.Module):
         check_choice("layer for --train-from", train_from, ["all", "head", *names[1:]])
         first = {"all": 0, "head": len(stages)}.get(train_from, -1)
         first = names.index(train_from) if first < 0 else first
-        lower, upper = ([module for _, module in part] for part in (stages[:first], stages[first:]))
-        return nn.Sequential(*lower), Upper(nn.Sequential(*upper), self)
+        frozen, trainable = ([module for _, module in part] for part in (stages[:first], stages[first:]))
+        return nn.Sequential(*frozen), Trainable(nn.Sequential(*trainable), self)
 
-    def fit_standardize(self, train_from: str, crossed: Tensor, vector: Tensor | None = None) -> None:
+    def fit_standardize(self, train_from: str, features: Tensor, vector: Tensor | None = None) -> None:
         """Fix the scale of what the head reads.
 
         That of the features only where the whole trunk is frozen: stages that are trained get their scale from batch
         norm, and one that was measured before training would be of another network.
 
         Args:
-            train_from: Where the freeze line is.
-            crossed: What crossed it, float32 [N, C, h, w].
+            train_from: First layer that is trained.
+            features: What the frozen part gave, float32 [N, C, h, w].
             vector: The vectors of the same frames, float32 [N, D].
         """
         if train_from == "head":
-            self.standardize.fit(crossed)
+            self.standardize.fit(features)
         if isinstance(self.standardize_vector, Standardize):
             assert vector is not None, "this policy reads vectors too"
             self.standardize_vector.fit(vector)
@@ -228,15 +209,15 @@ class Policy(nn.Module):
         return Deployed(self, PRECISIONS[precision]).eval()
 
 
-class Upper(nn.Module):
+class Trainable(nn.Module):
     """The part of a policy that is trained; it shares the policy's modules.
 
     Args:
-        stages: The trunk's stages above the line.
+        stages: The trunk's stages that are trained.
         policy: Whose they are.
 
     Shape:
-        What crossed the line [B, C, h, w] and vectors [B, D] (or None) to scores [B, A].
+        Features of the frozen part [B, C, h, w] and vectors [B, D] (or None) to scores [B, A].
     """
 
     def __init__(self, stages: nn.Sequential, policy: Policy) -> None:
@@ -244,19 +225,18 @@ class Upper(nn.Module):
         self.stages, self.standardize, self.head = stages, policy.standardize, policy.head
         self.standardize_vector = policy.standardize_vector
 
-    def hidden(self, crossed: Tensor, vector: Tensor | None = None) -> Tensor:
+    def hidden(self, features: Tensor, vector: Tensor | None = None) -> Tensor:
         """Return what the readout (or a critic beside it, or the memory before it) reads: [B, F + D]."""
-        features = self.standardize(self.stages(crossed))
-        return self.head.hidden(features, _standardized(self.standardize_vector, vector))
+        return self.head.hidden(self.standardize(self.stages(features)), _standardized(self.standardize_vector, vector))
 
     @property
     def readout(self) -> nn.Module:
         """From [B, F + D], or from the memory, to scores."""
         return self.head.readout
 
-    def forward(self, crossed: Tensor, vector: Tensor | None = None) -> Tensor:
+    def forward(self, features: Tensor, vector: Tensor | None = None) -> Tensor:
         """Return scores."""
-        scores: Tensor = self.readout(self.hidden(crossed, vector))
+        scores: Tensor = self.readout(self.hidden(features, vector))
         return scores
 
 
@@ -293,7 +273,7 @@ class Deployed(nn.Module):
             seen, after[0] = policy.see(frame, states[0])
         else:
             seen = policy.preprocess(frame)
-        if policy.config.memory:
+        if policy.config.memory_units:
             scores, after[-1] = policy.step(seen.to(self.dtype), vector, states[-1])
         else:
             scores = policy.scores(seen.to(self.dtype), vector)
@@ -360,7 +340,7 @@ def make_spec(task: Task, image: ImageConfig, score_kind: ScoreKind, memory: int
         task: The task.
         image: How its frames become the network's input.
         score_kind: What a discrete action is chosen from. A continuous one's scores are always its mean.
-        memory: ``PolicyConfig.memory``.
+        memory: ``PolicyConfig.memory_units``.
     """
     states = _states(image, memory)
     kind: ScoreKind = score_kind if task.action.kind == "discrete" else "mean"
@@ -377,16 +357,3 @@ def count_macs(policy: Exportable) -> tuple[int, int]:
         module(*inputs)
     parameters = sum(math.prod(p.shape) for p in policy.parameters())
     return parameters, counter.get_total_flops() // 2
-
-
-NETWORK: dict[str, Any] = {
-    "backbone": "resnet18",
-    "tap": "layer2",
-    "head": "spatial-softmax",
-    "keypoints": 64,
-    "hidden": (),
-    "memory": "none",
-    "memory_size": 64,
-    "train_from": "layer1",
-}
-"""How the policy is built and cut, where neither the user nor the task says otherwise."""

@@ -18,10 +18,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from xfer.errors import UsageError, WeightsError
-from xfer.models.backbones import BACKBONES, STAGES, _last
+from xfer.models.backbones import BACKBONES, STAGES, last_name
 
 if TYPE_CHECKING:
-    from xfer.models.policy import Policy, PolicyConfig
+    from xfer.models.config import PolicyConfig
+    from xfer.models.policy import Policy
 
 
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")
@@ -219,7 +220,7 @@ def _stage_key(key: str, backbone: str) -> str:
     for stage, paths in BACKBONES[backbone].items():
         for path in paths:
             if key.startswith(f"{path}."):
-                return f"{stage}.{_last(path)}{key.removeprefix(path)}"
+                return f"{stage}.{last_name(path)}{key.removeprefix(path)}"
     return key
 
 

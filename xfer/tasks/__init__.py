@@ -39,7 +39,7 @@ class Task:
         control_hz: Rate at which the environment takes actions, in Hz.
         observations: What ``make()``'s environment gives: a dict of arrays with these names.
         action: What it takes.
-        reward: Mean return of a random policy and the best one known, or None where nobody knows.
+        reward: Mean return of a random policy and the best one known, or None if unknown.
         image: How a frame becomes the network's input, by default.
         make: Builds the environment.
         expert: What to do in the environment's present state, float32 [A], or None if there is no expert.
@@ -115,7 +115,7 @@ def load_recorded(name: str) -> Task:
     family, _, function = name.partition(":")
     own = ":" in function if family in families() else bool(function)
     if own and name != os.environ.get(TRUSTED):
-        raise UnavailableError(f"task {name} is somebody's own code; if you trust it, say so: --task {name}")
+        raise UnavailableError(f"task {name} is a user's own code; if you trust it, say so: --task {name}")
     return load(name)
 
 

@@ -1,7 +1,7 @@
 """``gym:ENV_ID``: any Gymnasium environment that renders, seen through its pictures.
 
-The contract is derived from the environment itself: its picture, its actions, its frame rate. Nobody knows what a good
-return is, so there is no reward scale, and no expert.
+The contract is derived from the environment itself: its picture, its actions, its frame rate. What a good
+return is, is unknown: there is no reward scale, and no expert.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ FRAME = TensorSpec("frame", "uint8", (CANVAS * TILE, CANVAS * TILE, 3), color_or
 
 
 class World(NamedTuple):
-    """One gate of the ladder: Gymnasium's name, the side in tiles, mean returns of random actions and of the expert."""
+    """One world: Gymnasium's name, the side in tiles, mean returns of random actions and of the expert."""
 
     env_id: str
     size: int
@@ -144,7 +144,7 @@ def move(state: State, action: str, kinds: dict[tuple[int, int], str]) -> State:
     Args:
         state: The state before.
         action: A key of ``ACTIONS``.
-        kinds: Types of the cells that are not empty. The key's is there as long as nobody carries it.
+        kinds: Types of the cells that are not empty. The key's is there as long as it is not carried.
     """
     if action == "left":
         return state._replace(direction=(state.direction - 1) % 4)

@@ -101,7 +101,7 @@ def frames(
     device: str = "cpu",
     tick: Callable[[int], None] = lambda frames: None,
 ) -> Frames:
-    """Turn demonstrations into what ``imitate.fit`` learns from.
+    """Turn demonstrations into what ``imitation.fit`` learns from.
 
     Args:
         dataset: What ``open_dataset`` returned for the task.

@@ -3,8 +3,8 @@
     torchrun --nproc-per-node 2 -m xfer.cli train cartpole
 
 Each rank has environments and seeds of its own. Gradients are averaged (DistributedDataParallel; gloo on CPUs, nccl
-on GPUs), so that a step of all ranks is one on their joint batch, and all hold the same weights. Rank 0 judges,
-writes the run's folder, and is the only one that speaks; on several machines that folder must be on a disk they share.
+on GPUs), so that a step of all ranks is one on their joint batch, and all hold the same weights. Rank 0 evaluates,
+writes the run's folder, and is the only one that prints; on several machines that folder must be on a disk they share.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def group(device: str) -> Iterator[None]:
         os.close(silence)
     try:
         yield
-        distributed.barrier()  # nobody leaves while another still needs it
+        distributed.barrier()  # no rank leaves while another still needs it
     finally:
         distributed.destroy_process_group()
 

@@ -2,12 +2,12 @@
 
 In the first round the expert drives, with noise in its actions; from then on the policy
 drives and the expert says what it would have done. After each round the policy is fitted to all frames so far.
-What lies below the ``--train-from`` line is computed once a frame and kept, so an epoch costs only what is
-trained. A round depends on nothing but the seed, the weights and the frames before it; so a run that was
+The features of the frozen part are computed once a frame and kept, so an epoch costs only what is trained.
+A round depends on nothing but the seed, the weights and the frames before it; so a run that was
 killed is continued from its last whole round, to the same weights.
 
-A policy with a memory learns from stretches of episodes instead of single frames, by truncated backpropagation
-through time (Williams & Peng 1990): gradients end where a stretch does, what is remembered goes on into the next.
+A policy with a memory learns from sequences instead of single frames, by truncated backpropagation through time
+(Williams & Peng 1990): gradients end where a sequence does, the recurrent state goes on into the next.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,63 +24,13 @@ from torch.nn import functional
 
 from xfer.errors import UsageError
 from xfer.evaluate import native
-from xfer.models.policy import Policy, Upper, from_action, to_action
-from xfer.spec import ScoreKind
+from xfer.models.policy import Policy, Trainable, from_action, to_action
 from xfer.tasks import ExpertKind, Task
 from xfer.training import distributed
-
-LossKind = Literal["mse", "cross-entropy"]
-SCORE_KINDS: dict[str, ScoreKind] = {"mse": "values", "cross-entropy": "logits"}
-"""What the scores of a discrete action mean after training with each loss."""
+from xfer.training.config import ImitationConfig, LossKind
 
 REPORT_EVERY = 50
 """Gradient steps between two reports of the loss."""
-
-
-@dataclass(frozen=True)
-class ImitationConfig:
-    """How to imitate.
-
-    Attributes:
-        rounds: Rounds of collecting and fitting; the first is behavior cloning.
-        frames: Frames collected in each round.
-        environments: Environments that are stepped together.
-        expert_noise: Noise in the first round, so that it shows how to recover: the share of random actions among
-            discrete ones; the standard deviation, as a share of half the range, that is added to continuous ones.
-        loss: ``mse`` on the expert's scores or continuous action; or ``cross-entropy``, on its hard action (the
-            textbook form) or, where the expert gives probabilities, on these.
-        optimizer: ``sgd`` (momentum 0.9) or ``adamw``.
-        learning_rate: The highest of each round, which warms up to it and anneals to zero (Smith 2018, 1cycle).
-        weight_decay: Of the optimizer.
-        batch_size: Frames in a gradient step.
-        unroll: Steps of the stretches that a memory learns from; ``batch_size`` divides into as many.
-        steps: Gradient steps in each round.
-        train_from: First layer that moves: ``head``, a stage, or ``all``.
-        amp: Autocast precision of fitting: ``off``, ``bf16`` or ``fp16`` (CUDA, with a GradScaler).
-        compile: Whether ``torch.compile`` wraps the trained part while fitting.
-        seed: Seed of everything.
-    """
-
-    rounds: int
-    frames: int
-    environments: int
-    expert_noise: float
-    loss: LossKind
-    optimizer: Literal["sgd", "adamw"]
-    learning_rate: float
-    weight_decay: float
-    batch_size: int
-    steps: int
-    train_from: str
-    amp: Literal["off", "bf16", "fp16"]
-    compile: bool
-    seed: int
-    unroll: int = 16
-
-    @property
-    def streams(self) -> int:
-        """How many episodes a memory learns from at the same time."""
-        return max(1, self.batch_size // self.unroll)
 
 
 class Frames(NamedTuple):
@@ -104,8 +53,8 @@ def collect(
     task: Task,
     policy: Policy,
     config: ImitationConfig,
-    round_index: int,
-    device: str,
+    round_index: int = 0,
+    device: str = "cpu",
     tick: Callable[[int], None] = lambda frames: None,
 ) -> Frames:
     """Drive several environments together and ask the expert about every frame.
@@ -114,10 +63,14 @@ def collect(
         task: A task with an expert.
         policy: What drives, except in round 0.
         config: How much.
-        round_index: Which round; it decides the seeds.
+        round_index: Which round, from 0; it decides the seeds.
         device: Where the policy is.
         tick: Called with the number of frames after each step.
+
+    Raises:
+        UsageError: If the task has no expert, or a value does not fit.
     """
+    config.check()
     if task.expert is None:
         raise UsageError(f"Task {task.name} has no expert to imitate.")
     rng = np.random.default_rng([config.seed, round_index])
@@ -125,7 +78,7 @@ def collect(
     seeds = rng.integers(2**19, size=len(environments))  # evaluation's seeds lie above these
     shown = [env.reset(seed=int(seed))[0] for env, seed in zip(environments, seeds, strict=True)]
     history = torch.zeros(len(environments), *policy.history_shape, device=device)
-    memory = torch.zeros(len(environments), policy.config.memory, device=device)
+    memory = torch.zeros(len(environments), policy.config.memory_units, device=device)
     numbers = itertools.count()
     episode = [next(numbers) for _ in environments]
     kept: list[Frames] = []
@@ -179,32 +132,32 @@ def with_noise(expert: np.ndarray, task: Task, noise: float, rng: np.random.Gene
     return np.where(noisy, rng.integers(expert.shape[1], size=len(chosen)), chosen)
 
 
-def features(lower: nn.Module, seen: Tensor, device: str, batch_size: int = 128) -> Tensor:
-    """Compute once what crosses the freeze line: float32 [N, ...] on the CPU."""
-    lower.eval()
+def compute_features(frozen: nn.Module, seen: Tensor, device: str = "cpu", batch_size: int = 128) -> Tensor:
+    """Return the frozen part's features of the trunk's inputs [N, 3, h, w]: float32 [N, ...] on the CPU."""
+    frozen.eval()
     with torch.inference_mode():
-        parts = [lower(part.to(device)).cpu() for part in seen.split(batch_size)]
+        parts = [frozen(part.to(device)).cpu() for part in seen.split(batch_size)]
     return torch.cat(parts)
 
 
 def fit(
     policy: Policy,
-    lower_features: Tensor,
+    features: Tensor,
     expert: Tensor,
     config: ImitationConfig,
-    round_index: int,
-    device: str,
+    round_index: int = 0,
+    device: str = "cpu",
     vector: Tensor | None = None,
     expert_kind: ExpertKind = "scores",
     episodes: Sequence[Tensor] = (),
 ) -> Iterator[tuple[int, int, float]]:
     """Fit the trained part to all frames so far; yield (step, all steps, mean loss since the last yield).
 
-    Below the line nothing moves: no gradients, and batch norm keeps its statistics.
+    The frozen part keeps its weights, and its batch norm the statistics.
 
     Args:
         policy: Changed in place.
-        lower_features: What ``features`` gave for all frames.
+        features: What ``compute_features`` gave for all frames.
         expert: What the expert said of them, float32 [N, A].
         config: How.
         round_index: Which round; it decides the order of the frames.
@@ -214,36 +167,37 @@ def fit(
         episodes: What the function of that name gave for all frames, if the policy has a memory.
 
     Raises:
-        UsageError: If the loss is none for this kind of action.
+        UsageError: If a value does not fit, or the loss is not for this kind of action.
     """
+    config.check()
     continuous = policy.spec.action.kind == "continuous"
     if continuous and config.loss != "mse":
         raise UsageError(f"--loss {config.loss} is for discrete actions; those of {policy.spec.task} take mse.")
     targets = from_action(expert, policy.spec) if continuous else expert
-    lower, upper = policy.split(config.train_from)
-    lower.requires_grad_(False).eval()
-    upper.requires_grad_(True).train()
+    frozen, trainable = policy.split(config.train_from)
+    frozen.requires_grad_(False).eval()
+    trainable.requires_grad_(True).train()
     # Convolutions train about a quarter faster so; everything else sees the usual layout (see the end).
-    upper.to(memory_format=torch.channels_last)
-    remembers = bool(policy.config.memory)
-    optimizer = make_optimizer(upper, config)
+    trainable.to(memory_format=torch.channels_last)
+    recurrent = bool(policy.config.memory_units)
+    optimizer = make_optimizer(trainable, config)
     # Warm up, then anneal: a round that starts at the full rate can kill a network for good.
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.learning_rate, total_steps=config.steps + 1, cycle_momentum=False
     )
     # compile wraps, it does not replace: what is saved is the module underneath.
-    joint = distributed.parallel(Unrolled(upper) if remembers else upper)
-    predict: Callable[..., Any] = torch.compile(joint, dynamic=False) if config.compile else joint
+    joint = distributed.parallel(Unrolled(trainable) if recurrent else trainable)
+    predict: Callable[..., Any] = torch.compile(joint, dynamic=False) if config.compiles(device) else joint
     scaler = torch.amp.GradScaler(device, enabled=config.amp == "fp16")
     order: Iterator[tuple[Tensor, Tensor | None]] = zip(
         batches(len(expert), config, round_index), itertools.repeat(None), strict=False
     )
-    if remembers:
-        order = stretches(episodes, config, round_index)
-    memory = torch.zeros(config.streams, policy.config.memory, device=device)
+    if recurrent:
+        order = sequences(episodes, config, round_index)
+    memory = torch.zeros(config.streams, policy.config.memory_units, device=device)
     losses: list[float] = []
     for step, (rows, begins) in enumerate(order, start=1):
-        inputs = lower_features[rows].to(device, memory_format=torch.channels_last, non_blocking=True)
+        inputs = features[rows].to(device, memory_format=torch.channels_last, non_blocking=True)
         beside = None if vector is None else vector[rows].to(device, non_blocking=True)
         wanted = targets[rows].to(device, non_blocking=True)
         with autocast(config, device):
@@ -261,8 +215,8 @@ def fit(
         if len(losses) == REPORT_EVERY or step == config.steps:
             yield step, config.steps, sum(losses) / len(losses)
             losses.clear()
-    upper.to(memory_format=torch.contiguous_format)
-    distributed.average_buffers(upper)
+    trainable.to(memory_format=torch.contiguous_format)
+    distributed.average_buffers(trainable)
     policy.eval()
 
 
@@ -270,26 +224,28 @@ class Unrolled(nn.Module):
     """The trained part of a policy with a memory, over T steps of S episodes at once.
 
     Args:
-        upper: The trained part.
+        trainable: The policy's trainable part.
 
     Shape:
-        What crossed the line [T * S, ...], vectors [T * S, D] (or None), the memory before, [S, M], and where episodes
+        Features [T * S, ...], vectors [T * S, D] (or None), the memory before, [S, M], and where episodes
         begin, bool [T, S], to scores [T * S, A] and the memory afterwards.
     """
 
-    def __init__(self, upper: Upper) -> None:
+    def __init__(self, trainable: Trainable) -> None:
         super().__init__()
-        self.upper = upper
+        self.trainable = trainable
 
-    def forward(self, crossed: Tensor, vector: Tensor | None, memory: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, vector: Tensor | None, memory: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
         """Return scores, and a memory that no gradient goes back through."""
-        cell = self.upper.head.memory
+        cell = self.trainable.head.memory
         assert cell is not None, "this policy has no memory"
-        held = []
-        for hidden, begun in zip(self.upper.hidden(crossed, vector).unflatten(0, begins.shape), begins, strict=True):
+        states = []
+        for hidden, begun in zip(
+            self.trainable.hidden(features, vector).unflatten(0, begins.shape), begins, strict=True
+        ):
             memory = cell(hidden, memory.masked_fill(begun[:, None], 0))
-            held.append(memory)
-        return self.upper.readout(torch.cat(held)), memory.detach()
+            states.append(memory)
+        return self.trainable.readout(torch.cat(states)), memory.detach()
 
 
 def batches(frames: int, config: ImitationConfig, round_index: int) -> Iterator[Tensor]:
@@ -304,18 +260,18 @@ def batches(frames: int, config: ImitationConfig, round_index: int) -> Iterator[
         rows = rows[size:]
 
 
-def stretches(
+def sequences(
     episodes: Sequence[Tensor], config: ImitationConfig, round_index: int
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield the rows of each gradient step, int64 [T * S], and where episodes begin, bool [T, S].
 
-    Each of S readers goes through an episode from its first frame to its last, then takes the next from a shuffled pile
-    that all share; so a memory goes on from one gradient step to the next.
+    Each of S readers goes through an episode from its first frame to its last, then takes the next from one shuffled
+    queue; so the recurrent state goes on from one gradient step to the next.
     """
     assert episodes, "a memory learns from episodes"
     order = torch.Generator().manual_seed(config.seed * 1000 + round_index)
-    pile = (episodes[i] for _ in itertools.count() for i in torch.randperm(len(episodes), generator=order).tolist())
-    readers = [((row, t == 0) for e in pile for t, row in enumerate(e.tolist())) for _ in range(config.streams)]
+    queue = (episodes[i] for _ in itertools.count() for i in torch.randperm(len(episodes), generator=order).tolist())
+    readers = [((row, t == 0) for e in queue for t, row in enumerate(e.tolist())) for _ in range(config.streams)]
     for _ in range(config.steps):
         table = torch.tensor([[next(reader) for reader in readers] for _ in range(config.unroll)])
         yield table[..., 0].flatten(), table[..., 1].bool()
@@ -340,7 +296,7 @@ def autocast(config: ImitationConfig, device: str) -> contextlib.AbstractContext
 
 
 def make_optimizer(module: nn.Module, config: ImitationConfig) -> torch.optim.Optimizer:
-    """Return the optimizer over the parameters that move."""
+    """Return the optimizer over the trainable parameters."""
     if config.optimizer == "sgd":
         return torch.optim.SGD(
             module.parameters(), config.learning_rate, momentum=0.9, weight_decay=config.weight_decay

@@ -17,8 +17,10 @@ from xfer.errors import UsageError
 from xfer.models.policy import Policy
 from xfer.tasks import Task
 from xfer.training import demonstrations, distributed, imitation, ppo
+from xfer.training.config import ImitationConfig
 from xfer.training.demonstrations import open_dataset
-from xfer.training.run_folder import FRAMES, TRAINER, RunConfig, RunFolder, frames_bytes
+from xfer.training.run_config import RunConfig
+from xfer.training.run_folder import FRAMES, TRAINER, RunFolder, frames_bytes
 from xfer.training.vector_env import Vectorize, vector_env
 
 
@@ -87,16 +89,16 @@ def learner(config: RunConfig, policy: Policy, task: Task, device: str, vectoriz
 def kept_bytes(config: RunConfig, policy: Policy, demonstrated: int = 0) -> int:
     """Return how much memory the frames take that are kept for training at the same time.
 
-    Of each frame: what crosses the freeze line and the vectors, float32; imitation keeps the trunk's input as well.
+    Of each frame: features and vectors, float32; imitation keeps the trunk's input as well.
     The first round of imitation has ``demonstrated`` frames, where there are demonstrations.
     """
     settings = config.ppo or config.imitation
     assert settings is not None
-    lower, _ = policy.split(settings.train_from)
+    frozen, _ = policy.split(settings.train_from)
     seen = torch.zeros(1, 3, *policy.config.image.size, device=policy.preprocess.bias.device)
     with torch.inference_mode():
-        numbers = int(lower.eval()(seen).numel()) + policy.vector_size
-    if isinstance(settings, imitation.ImitationConfig):
+        numbers = int(frozen.eval()(seen).numel()) + policy.vector_size
+    if isinstance(settings, ImitationConfig):
         frames = (demonstrated or settings.frames) + (settings.rounds - 1) * settings.frames
         return 4 * frames * (numbers + seen.numel())
     return 4 * settings.batch * numbers
@@ -125,33 +127,33 @@ class ImitationLearner:
         self,
         policy: Policy,
         task: Task,
-        config: imitation.ImitationConfig,
+        config: ImitationConfig,
         device: str,
         demonstrations: str | None = None,
     ) -> None:
         self.policy, self.task, self.config, self.device = policy, task, config, device
         self.demonstrations = demonstrations
         self.rounds = config.rounds
-        self.lower, _ = policy.split(config.train_from)
+        self.frozen, _ = policy.split(config.train_from)
         self.kept: list[imitation.Frames] = []
-        self.crossed: list[torch.Tensor] = []
+        self.features: list[torch.Tensor] = []
 
     def restore(self, folder: RunFolder, done: int) -> None:
-        """Read all frames, and compute anew what crosses the line."""
+        """Read all frames, and compute their features anew."""
         self.kept = [folder.frames(index, own_file(FRAMES)) for index in range(done)]
-        self.crossed = [imitation.features(self.lower, frames.seen, self.device) for frames in self.kept]
+        self.features = [imitation.compute_features(self.frozen, frames.seen, self.device) for frames in self.kept]
 
     def round(self, index: int, bar: Bar, title: str) -> Learned:
         """Collect and fit."""
         policy, config = self.policy, self.config
         fresh = self._collect(index, bar, title)
         self.kept.append(fresh)
-        self.crossed.append(imitation.features(self.lower, fresh.seen, self.device))
+        self.features.append(imitation.compute_features(self.frozen, fresh.seen, self.device))
         if index == 0:
-            policy.fit_standardize(config.train_from, self.crossed[0].to(self.device), fresh.vector.to(self.device))
-        inputs, labels = imitation.join(self.crossed), torch.cat([frames.expert for frames in self.kept])
+            policy.fit_standardize(config.train_from, self.features[0].to(self.device), fresh.vector.to(self.device))
+        inputs, labels = imitation.join(self.features), torch.cat([frames.expert for frames in self.kept])
         vector = torch.cat([frames.vector for frames in self.kept]) if policy.vector_size else None
-        episodes = imitation.episodes(self.kept) if policy.config.memory else []
+        episodes = imitation.episodes(self.kept) if policy.config.memory_units else []
         bar.begin(f"{title} fit", None)
         loss, kind = 0.0, self.task.expert_kind
         fitting = imitation.fit(policy, inputs, labels, config, index, self.device, vector, kind, episodes)

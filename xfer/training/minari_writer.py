@@ -20,6 +20,9 @@ from xfer.errors import UnavailableError, UsageError
 from xfer.runner import Arrays
 from xfer.tasks import Task
 
+EPISODES = 10
+"""Episodes in a dataset, where nothing else is said."""
+
 PART_BYTES = 64 * 2**20
 """How much of an episode is held in memory before it is written."""
 

@@ -1,11 +1,11 @@
 """Proximal policy optimization (Schulman et al. 2017, arXiv:1707.06347). One file, read top to bottom.
 
-    environments ─► see ─► lower ─► crossed ─► upper ─► hidden ─┬► readout ─► scores ─► actions
-                           frozen     │        trained          └► critic ──► values
-                                      └► kept: each epoch and minibatch begins here
+    environments ─► see ─► frozen ─► features ─► trainable ─► hidden ─┬► readout ─► scores ─► actions
+                                        │                             └► critic ──► values
+                                        └► kept: each epoch and minibatch begins here
 
-What crosses the ``--train-from`` line is computed once, when a frame is collected, for all environments together; an
-epoch costs only what is trained. With everything trained it is the trunk's input that is kept.
+The features of the frozen part are computed once, when a frame is collected, for all environments together; an epoch
+costs only what is trained. With everything trained it is the trunk's input that is kept.
 
 Batch norm stays in eval mode everywhere. PPO compares the policy that acted with the one that learns, so both must be
 the same function until the first gradient step: a ratio that differs from 1 before it is noise that gets clipped. In
@@ -22,9 +22,8 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,125 +32,41 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, Normal
 from torch.optim.swa_utils import update_bn
 
-from xfer.errors import ScoresError, UsageError
+from xfer.errors import ScoresError
 from xfer.models.policy import Policy, to_action
 from xfer.training import distributed
-
-
-@dataclass(frozen=True)
-class PPOConfig:
-    """How to learn by PPO.
-
-    Attributes:
-        total_frames: Frames of experience, over all environments.
-        rounds: Parts that the updates are divided into; after each the policy is judged and saved.
-        environments: Environments that are stepped together.
-        rollout_steps: Steps of each environment between two updates.
-        update_epochs: Passes over a rollout.
-        num_minibatches: Gradient steps in each pass.
-        learning_rate: Of Adam, at the start.
-        anneal_lr: Whether it falls to zero, linearly over the updates.
-        gamma: Discount.
-        gae_lambda: Lambda of generalized advantage estimation.
-        clip_coef: How far the probability ratio may leave 1.
-        norm_adv: Whether advantages are normalized in each minibatch.
-        clip_vloss: Whether values are clipped as ratios are.
-        ent_coef: Weight of the entropy bonus.
-        vf_coef: Weight of the value loss.
-        max_grad_norm: The gradient's norm is cut down to this.
-        target_kl: An update ends after the epoch in which the approximate KL divergence exceeds this; 0 never ends it.
-        reward_scale: What rewards are multiplied by before learning; returns are reported unscaled.
-        train_from: First layer that moves: ``head``, a stage, or ``all``.
-        amp: Autocast precision of collecting and learning: ``off``, ``bf16`` or ``fp16`` (CUDA, with a GradScaler).
-        compile: Mode of ``torch.compile``, or ``off``.
-        seed: Seed of everything.
-    """
-
-    total_frames: int
-    rounds: int
-    environments: int
-    rollout_steps: int
-    update_epochs: int
-    num_minibatches: int
-    learning_rate: float
-    anneal_lr: bool
-    gamma: float
-    gae_lambda: float
-    clip_coef: float
-    norm_adv: bool
-    clip_vloss: bool
-    ent_coef: float
-    vf_coef: float
-    max_grad_norm: float
-    target_kl: float
-    reward_scale: float
-    train_from: str
-    amp: Literal["off", "bf16", "fp16"]
-    compile: Literal["off", "default", "reduce-overhead", "max-autotune"]
-    seed: int
-
-    @property
-    def batch(self) -> int:
-        """Frames of a rollout."""
-        return self.environments * self.rollout_steps
-
-    @property
-    def updates(self) -> int:
-        """Updates in all; the first rollout measures scales only."""
-        return max(1, self.total_frames // self.batch - 1)
-
-    def updates_of(self, round_index: int) -> range:
-        """Return which updates belong to a round."""
-        return range(self.updates * round_index // self.rounds, self.updates * (round_index + 1) // self.rounds)
-
-    def check(self) -> None:
-        """Refuse what does not fit together.
-
-        Raises:
-            UsageError: If minibatches would differ in size, there is not enough experience for the rounds, or a
-                discount is none.
-        """
-        for name in ("gamma", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"--{name.replace('_', '-')} must lie between 0 and 1.")
-        if self.batch % self.num_minibatches:
-            raise UsageError(
-                f"{self.batch} frames of a rollout do not divide into --num-minibatches {self.num_minibatches}."
-            )
-        if self.total_frames < 2 * self.batch or self.updates < self.rounds:
-            least = (self.rounds + 1) * self.batch
-            raise UsageError(f"{self.rounds} rounds need --total-frames {least} at least, or fewer --rollout-steps.")
+from xfer.training.config import PPOConfig
 
 
 class ActorCritic(nn.Module):
-    """A policy's trained part with a critic beside its readout, and the spread of continuous actions.
+    """A policy's trainable part with a critic beside its readout, and the spread of continuous actions.
 
     Only the policy is kept after training; critic and ``log_std`` live in the trainer's checkpoint.
 
     Args:
         policy: The policy; its own modules are used and changed.
-        train_from: Where it is cut.
+        train_from: First layer that is trained.
 
     Shape:
-        What crossed the line [B, ...] and vectors [B, D] to scores [B, A] and values [B], both float32.
+        Features [B, ...] and vectors [B, D] to scores [B, A] and values [B], both float32.
     """
 
     def __init__(self, policy: Policy, train_from: str) -> None:
         super().__init__()
-        self.lower, self.upper = policy.split(train_from)
+        self.frozen, self.trainable = policy.split(train_from)
         self.critic = policy.make_readout(1)
         scores = len(policy.spec.action.elements)
         continuous = policy.spec.action.kind == "continuous"
         self.log_std = nn.Parameter(torch.zeros(scores)) if continuous else None
         initialize(self.critic, 1.0)
-        self.lower.requires_grad_(False)
-        self.upper.requires_grad_(True)
+        self.frozen.requires_grad_(False)
+        self.trainable.requires_grad_(True)
         self.eval()
 
-    def forward(self, crossed: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
         """Return scores and values."""
-        hidden = self.upper.hidden(crossed, vector)
-        return self.upper.readout(hidden).float(), self.critic(hidden).squeeze(1).float()
+        hidden = self.trainable.hidden(features, vector)
+        return self.trainable.readout(hidden).float(), self.critic(hidden).squeeze(1).float()
 
     def distribution(self, scores: Tensor) -> Distribution:
         """Return the distribution of actions: Categorical, or Normal where [-1, 1] spans the action's range."""
@@ -179,9 +94,9 @@ def initialize(readout: nn.Module, gain: float) -> None:
 
 
 class View(NamedTuple):
-    """What the trained part reads of the present frames: what crossed the line, and vectors [N, D]."""
+    """What the trainable part reads of the present frames: features [N, ...] and vectors [N, D]."""
 
-    crossed: Tensor
+    features: Tensor
     vector: Tensor
 
 
@@ -189,7 +104,7 @@ class Rollout(NamedTuple):
     """Experience of T steps in N environments; float32 [T, N] where nothing else is said.
 
     Attributes:
-        crossed: What crossed the line, [T * N, ...].
+        features: Of the frozen part, [T * N, ...].
         vector: Vector observations, [T * N, D].
         actions: int64 [T, N], or float32 [T, N, A] before clipping.
         log_probs: Of the actions, under the policy that took them.
@@ -201,7 +116,7 @@ class Rollout(NamedTuple):
         lengths: Their numbers of steps.
     """
 
-    crossed: Tensor
+    features: Tensor
     vector: Tensor
     actions: Tensor
     log_probs: Tensor
@@ -241,7 +156,7 @@ class Collector:
         envs: Environments that reset in the same step.
         policy: Its preprocessing and history are used.
         agent: What acts.
-        lower: Computes what crosses the line.
+        frozen: Computes features.
         predict: Computes scores and values.
         config: How much.
         device: Where to compute.
@@ -252,13 +167,13 @@ class Collector:
         envs: VectorEnv[Any, Any, Any],
         policy: Policy,
         agent: ActorCritic,
-        lower: Callable[[Tensor], Tensor],
+        frozen: Callable[[Tensor], Tensor],
         predict: Predict,
         config: PPOConfig,
         device: str,
     ) -> None:
         self.envs, self.policy, self.agent, self.config, self.device = envs, policy, agent, config, device
-        self.lower, self.predict = lower, predict
+        self.frozen, self.predict = frozen, predict
         self.history = torch.zeros(envs.num_envs, *policy.history_shape, device=device)
         self.view = View(torch.empty(0), torch.empty(0))
         self.running = np.zeros((2, envs.num_envs))  # return and length of the episodes so far
@@ -281,8 +196,8 @@ class Collector:
         """
         config, policy = self.config, self.policy
         steps, count = config.rollout_steps, self.envs.num_envs
-        shape = (steps * count, *self.view.crossed.shape[1:])
-        crossed = torch.empty(shape, device=self.device, memory_format=torch.channels_last)
+        shape = (steps * count, *self.view.features.shape[1:])
+        features = torch.empty(shape, device=self.device, memory_format=torch.channels_last)
         vector = torch.empty((steps * count, *self.view.vector.shape[1:]), device=self.device)
         actions, log_probs, values = [], [], []
         rewards, ended = np.zeros((steps, count), np.float32), np.zeros((steps, count), np.float32)
@@ -291,7 +206,7 @@ class Collector:
         lengths: list[int] = []
         for step in range(steps):
             rows = slice(step * count, (step + 1) * count)
-            crossed[rows], vector[rows] = self.view
+            features[rows], vector[rows] = self.view
             with autocast(config, self.device):
                 scores, value = self.predict(*self.view)
             action = self.agent.sample(scores, generator)
@@ -319,7 +234,7 @@ class Collector:
         next_values = torch.cat([taken[1:], last[None]]) * (1 - ends)
         self._bootstrap(final, next_values)
         return Rollout(
-            crossed,
+            features,
             vector,
             torch.stack(actions),
             torch.stack(log_probs),
@@ -340,8 +255,8 @@ class Collector:
         seen, history = self.policy.see(tensors[self.policy.frame_name], history)
         vector = self.policy.vector(tensors)
         with autocast(self.config, self.device):
-            crossed = self.lower(seen.contiguous(memory_format=torch.channels_last))
-        return history, View(crossed.float().clone(), vector)  # a clone for the same reason as values'
+            features = self.frozen(seen.contiguous(memory_format=torch.channels_last))
+        return history, View(features.float().clone(), vector)  # a clone for the same reason as values'
 
     def _to_device(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)
@@ -430,7 +345,7 @@ def update(
     Raises:
         ScoresError: If the loss is not finite.
     """
-    device = rollout.crossed.device.type
+    device = rollout.features.device.type
     advantages = gae(
         rollout.rewards, rollout.values, rollout.next_values, rollout.ended, config.gamma, config.gae_lambda
     )
@@ -444,7 +359,7 @@ def update(
         names: tuple[str, ...] = ()
         for rows in order.split(config.batch // config.num_minibatches):
             with autocast(config, device):
-                scores, values = predict(_take(rollout.crossed, rows), rollout.vector[rows])
+                scores, values = predict(_take(rollout.features, rows), rollout.vector[rows])
             loss, measures = ppo_loss(agent, scores, values, Batch(*(part[rows] for part in whole)), config)
             optimizer.zero_grad()
             scaler.scale(loss).backward()
@@ -497,11 +412,11 @@ class Trainer:
         )
         self.scaler = torch.amp.GradScaler(device, enabled=config.amp == "fp16")
         # compile wraps, it does not replace: what is saved is the module underneath.
-        self.predict = _compiled(self.agent, config)
+        self.predict = self._compiled(self.agent)
         many = distributed.size() > 1
-        self.learn = _compiled(distributed.parallel(self.agent), config) if many else self.predict
-        lower = _compiled(self.agent.lower, config) if len(self.agent.lower) else self.agent.lower
-        self.collector = Collector(envs, policy, self.agent, lower, self.predict, config, device)
+        self.learn = self._compiled(distributed.parallel(self.agent)) if many else self.predict
+        frozen = self._compiled(self.agent.frozen) if len(self.agent.frozen) else self.agent.frozen
+        self.collector = Collector(envs, policy, self.agent, frozen, self.predict, config, device)
 
     def round(self, index: int, tick: Callable[[int], None] = lambda frames: None) -> Iterator[dict[str, float]]:
         """Run the updates of a round, in environments that begin anew; yield what each measured.
@@ -535,9 +450,9 @@ class Trainer:
     @torch.no_grad()
     def _fit_scales(self, rollout: Rollout) -> None:
         """Fix the scales of the network's inputs, and of batch norm where it is trained, from a first rollout."""
-        self.policy.fit_standardize(self.config.train_from, rollout.crossed, rollout.vector)
-        update_bn(rollout.crossed.split(self.config.batch // self.config.num_minibatches), self.agent.upper.stages)
-        distributed.average_buffers(self.agent.upper)
+        self.policy.fit_standardize(self.config.train_from, rollout.features, rollout.vector)
+        update_bn(rollout.features.split(self.config.batch // self.config.num_minibatches), self.agent.trainable.stages)
+        distributed.average_buffers(self.agent.trainable)
 
     def state(self) -> dict[str, Tensor]:
         """Return what the next round needs besides the policy's weights."""
@@ -568,12 +483,17 @@ class Trainer:
             names = self.scaler.state_dict()
             self.scaler.load_state_dict({name: tensors[f"scaler.{name}"].item() for name in names})
 
+    def _compiled(self, module: nn.Module) -> Callable[..., Any]:
+        if not self.config.compiles(self.device):
+            return module
+        return torch.compile(module, dynamic=False, mode=self.config.compile_mode)
+
     def _own(self) -> dict[str, Tensor]:
         """Return the parameters that are not the policy's."""
         return {
             name: parameter.detach()
             for name, parameter in self.agent.named_parameters()
-            if not name.startswith(("lower.", "upper."))
+            if not name.startswith(("frozen.", "trainable."))
         }
 
 
@@ -582,9 +502,3 @@ def autocast(config: PPOConfig, device: str) -> contextlib.AbstractContextManage
     if config.amp == "off":
         return contextlib.nullcontext()
     return torch.amp.autocast(device, torch.bfloat16 if config.amp == "bf16" else torch.float16)
-
-
-def _compiled(module: nn.Module, config: PPOConfig) -> Callable[..., Any]:
-    if config.compile == "off":
-        return module
-    return torch.compile(module, dynamic=False, mode=config.compile)

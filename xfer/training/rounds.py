@@ -1,4 +1,4 @@
-"""The rounds of a run: learn, evaluate, save; then the best round is judged anew, and what it meets recorded."""
+"""The rounds of a run: learn, evaluate, save; then evaluate the best round anew, and record its observations."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from xfer.models.torch_session import runner
 from xfer.tasks import Task
 from xfer.training import distributed
 from xfer.training.learners import Bar, Learner, learner
-from xfer.training.run_folder import RoundMetrics, RunConfig, RunFolder, RunResult
+from xfer.training.run_config import RunConfig
+from xfer.training.run_folder import RoundMetrics, RunFolder, RunResult
 from xfer.training.vector_env import Vectorize
 
 ROUND_SEED = EVALUATION_SEED + 1000
 """Seeds from here on judge each round; those before them, the finished policy."""
 
 
-def train(
+def run(
     folder: RunFolder,
     config: RunConfig,
     policy: Policy,
@@ -37,7 +38,7 @@ def train(
     vectorize: Vectorize = "auto",
     until_success: float | None = None,
 ) -> None:
-    """Run the rounds that are not done yet; then judge the best one anew, and record what it meets."""
+    """Run the rounds that are not done yet; then evaluate the best one anew, and record its observations."""
     if folder.result() is not None:
         console.print(f"{folder.path} is finished already.")
         return
@@ -129,7 +130,7 @@ def _board(folder: RunFolder, done: list[RoundMetrics]) -> AbstractContextManage
 
 
 def finish(folder: RunFolder, policy: Policy, task: Task, device: str, eval_episodes: int, bar: Bar) -> None:
-    """Take the round that did best, judge it on seeds that nothing else uses, and record what it meets."""
+    """Take the best round, evaluate it on seeds that nothing else uses, and record its observations."""
     start = time.perf_counter()
     rounds = folder.rounds()
     best = max(range(len(rounds)), key=lambda index: (rounds[index].eval_return, index))

@@ -1,7 +1,7 @@
 """A training run on disk: configuration, rounds, results. It is the only thing that a killed run leaves.
 
 runs/cartpole/
-  config.json                    what was asked for; running again with another configuration is refused
+  config.json                    the configuration, and library versions; continuing with another one is refused
   progress.json                  what each finished round measured
   rounds/000-weights.safetensors        the policy after each round, and what the next one needs besides:
          000-frames.safetensors.gz      imitation: what each round collected
@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,46 +27,20 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from xfer import __version__
 from xfer.errors import RunError
 from xfer.files import from_json, to_json, write_atomically
 from xfer.models.checkpoint import load_policy, weights_bytes
-from xfer.models.policy import Policy, PolicyConfig
-from xfer.training.imitation import Frames, ImitationConfig
-from xfer.training.ppo import PPOConfig
+from xfer.models.policy import Policy
+from xfer.training.imitation import Frames
+from xfer.training.run_config import RunConfig, load_config
 from xfer.trajectories import Trajectories, load_trajectories
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+LIBRARIES = ("torch", "torchvision", "gymnasium", "numpy")
 FRAMES, TRAINER = "frames.safetensors.gz", "trainer.safetensors"
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Everything that decides the trained weights.
-
-    Attributes:
-        task: Name of the task.
-        weights: Where the trunk's weights came from.
-        policy: How the policy is built.
-        imitation: How it is trained, if by imitation.
-        ppo: How it is trained, if by PPO.
-        demonstrations: Minari dataset that imitation began with, if any.
-        processes: How many trained together.
-    """
-
-    task: str
-    weights: str
-    policy: PolicyConfig
-    imitation: ImitationConfig | None = None
-    ppo: PPOConfig | None = None
-    demonstrations: str | None = None
-    processes: int = 1
-
-    @property
-    def algorithm(self) -> str:
-        """Which of the two it is."""
-        return "imitation" if self.ppo is None else "ppo"
 
 
 @dataclass(frozen=True)
@@ -93,7 +68,7 @@ class RunResult:
 
     Attributes:
         frames: Frames of experience that training used.
-        seconds: Time it took, over all sittings.
+        seconds: Time it took, without interruptions.
         returns: Returns of the last evaluation, on seeds that nothing else uses.
     """
 
@@ -149,7 +124,7 @@ class RunFolder:
             self.check(config)
             if not file.exists():
                 self.path.mkdir(parents=True, exist_ok=True)
-                write_atomically(file, to_json(config))
+                write_atomically(file, to_json(replace(config, libraries=installed_libraries())))
             for name in ("rounds", "observations"):
                 (self.path / name).mkdir(exist_ok=True)
         except OSError as error:
@@ -158,6 +133,14 @@ class RunFolder:
     def _is_unborn(self) -> bool:
         """Whether there is nothing here but what a start that was killed at once leaves."""
         return self.path.is_dir() and all(e.name.startswith(".config.json.") for e in self.path.iterdir())
+
+    def changed_libraries(self) -> str:
+        """Return which libraries have another version than when the run began ("torch 2.13.0 then, 2.14.1 now")."""
+        then, now = self.config().libraries, installed_libraries()
+        changed = (
+            f"{name} {then[name]} then, {now.get(name, 'none')} now" for name in then if then[name] != now.get(name)
+        )
+        return "; ".join(changed)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -178,8 +161,7 @@ class RunFolder:
         Raises:
             RunError: If there is no run here.
         """
-        config: RunConfig = self._read("config.json", RunConfig)
-        return config
+        return load_config(self.path / "config.json")
 
     def rounds(self) -> list[RoundMetrics]:
         """Return what the finished rounds measured."""
@@ -254,7 +236,7 @@ class RunFolder:
         return self.path / "observations" / f"{name}.safetensors.gz"
 
     def observations(self, name: str) -> Trajectories:
-        """Return observations that the trained policy met.
+        """Return recorded observations of the trained policy.
 
         Raises:
             RunError: If the file is missing or damaged.
@@ -288,8 +270,18 @@ def frames_bytes(frames: Frames) -> bytes:
     return gzip.compress(save(frames._asdict()), compresslevel=1, mtime=0)
 
 
+def installed_libraries() -> dict[str, str]:
+    """Return the versions of xfer and of the libraries that decide what training computes."""
+    found = {"xfer": __version__}
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
 def _plain(config: RunConfig) -> dict[str, Any]:
-    return {"algorithm": config.algorithm, **msgspec.to_builtins(config)}
+    """Return what must be equal for a run to be continued."""
+    return {"algorithm": config.algorithm, **msgspec.to_builtins(replace(config, libraries={}))}
 
 
 def _first_difference(old: Any, new: Any, name: str = "") -> str:

@@ -24,7 +24,7 @@ Vectorize = Literal["auto", "sync", "async"]
 
 
 class MadeAnew(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Make the environment again when it is given a seed: what it went through before must not show.
+    """Build the environment anew when it is given a seed, so that nothing of earlier episodes remains.
 
     ``reset(seed)`` alone does not promise that: a physics engine may keep the order of its contacts, for one. A run
     that was killed goes on in fresh environments, and must see what it would have seen in the old ones.
@@ -97,10 +97,10 @@ def vector_env(task: Task, environments: int, kind: Vectorize = "auto") -> Itera
 
 
 def _end(envs: VectorEnv[Any, Any, Any]) -> None:
-    """End environments in the middle of whatever they are at.
+    """End the environments' processes at once, whatever they are doing.
 
-    An interrupt may have cut a message from a process in two, and whoever closes politely then waits for the rest. By
-    SIGKILL, because SDL, which draws for environments, makes SIGTERM an event that nobody reads here.
+    An interrupt may have cut a message from a process in two, and a regular close would wait for the rest. By SIGKILL,
+    because SDL, which draws for environments, turns SIGTERM into an event, and events are not read here.
     """
     if not isinstance(envs, AsyncVectorEnv):
         envs.close()

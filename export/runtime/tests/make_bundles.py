@@ -62,10 +62,11 @@ def main(folder: Path) -> int:
 def cartpole() -> nn.Module:
     """A small policy of xfer's own."""
     from xfer import tasks
-    from xfer.models.policy import Policy, PolicyConfig, make_spec
+    from xfer.models.config import PolicyConfig
+    from xfer.models.policy import Policy, make_spec
 
     task = tasks.load("cartpole")
-    config = PolicyConfig("resnet18", "layer1", "flatten", 8, task.image, memory=16)
+    config = PolicyConfig("resnet18", "layer1", "flatten", 8, task.image, memory="gru", memory_size=16)
     return Policy(config, make_spec(task, task.image, "values", memory=16)).eval().deploy()
 
 

@@ -14,7 +14,7 @@ from benchmarks.measure import latency
 from benchmarks.measure.protocol import Protocol
 from export import targets
 from export.commands import export, verify
-from xfer.commands import train
+from xfer import train
 
 FILE = '''
 """TorchScript as it is, under another name."""
@@ -81,7 +81,7 @@ def test_one_file_is_exported_verified_and_measured_like_all_others(found, tmp_p
     pytest.importorskip("matplotlib", reason="needs the report's libraries: pip install 'xfer-policy[bench]'")
     small = {"rounds": 1, "environments": 2, "tap": "stem", "train_from": "head", "weights": "none", "eval_episodes": 1}
     run, bundle = tmp_path / "run", tmp_path / "run.bundle"
-    train.main(train.Args(task="navigation:empty", output=run, device="cpu", frames=64, steps=4, **small))
+    train("navigation:empty", output=run, device="cpu", frames=64, steps=4, **small)
     built = export.main(export.Args(source=str(run), targets="eager,dummy"))["variants"]
     assert {row["variant"]: row["status"] for row in built} == {"eager-fp32": "built", "dummy-fp32": "built"}
     assert export.main(export.Args(source=str(run), targets="dummy-fp32"))["variants"][0]["cached"]

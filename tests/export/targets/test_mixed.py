@@ -10,7 +10,8 @@ from export.targets import expand
 from export.verification import fault_injection
 from export.verification.faults import FAULTS
 from export.verification.parity import first_gates
-from xfer.models.policy import Policy, PolicyConfig
+from xfer.models.config import PolicyConfig
+from xfer.models.policy import Policy
 from xfer.spec import ActionSpec, ImageConfig, PolicySpec, TensorSpec
 from xfer.trajectories import Trajectories
 

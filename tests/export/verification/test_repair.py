@@ -29,7 +29,8 @@ from xfer.errors import UsageError
 from xfer.models.checkpoint import save_policy
 from xfer.models.torch_session import TorchSession
 from xfer.runner import Runner
-from xfer.training.run_folder import RunConfig, RunFolder, RunResult
+from xfer.training.run_config import RunConfig
+from xfer.training.run_folder import RunFolder, RunResult
 
 BLOCK = "policy.trunk.layer1.0"
 ONNX = Variant("onnx", "int8")

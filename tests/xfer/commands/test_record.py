@@ -11,19 +11,22 @@ import numpy as np
 import pytest
 import torch
 
+import xfer
 from tests.conftest import imitation_config
 from tests.xfer.training import toys
-from xfer import tasks
+from xfer import cli, tasks
 from xfer.commands import record
 from xfer.errors import RunError, UsageError
 from xfer.models.checkpoint import save_policy
-from xfer.models.policy import Policy, PolicyConfig, make_spec
+from xfer.models.config import PolicyConfig
+from xfer.models.policy import Policy, make_spec
 from xfer.models.torch_session import runner
 from xfer.training import minari_writer
-from xfer.training.run_folder import RunConfig, RunFolder, RunResult
+from xfer.training.run_config import RunConfig
+from xfer.training.run_folder import RunFolder, RunResult
 
 minari = pytest.importorskip("minari")
-SIGNS = "tests.xfer.toys:signs"
+SIGNS = "tests.xfer.training.toys:signs"
 
 
 @pytest.fixture(autouse=True)
@@ -168,6 +171,23 @@ def test_a_task_without_an_expert_asks_for_a_run():
         record.main(record.Args(source=SIGNS, output="signs-v0"))
 
 
+def test_the_function_takes_a_task_and_gives_what_it_wrote(tmp_path):
+    seen = []
+    recorded = xfer.record(task := dial(), str(tmp_path / "set"), episodes=2, tick=lambda *now: seen.append(now[0]))
+    assert recorded.frames == seen[-1] == minari.MinariDataset(tmp_path / "set" / "data").total_steps
+    assert len(recorded.returns) == 2
+    assert recorded.actor == f"the expert of {task.name}"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"), [(["--episodes", "0"], "--episodes must be at least 1"), (["--seed", "-1"], "--seed must be")]
+)
+def test_numbers_out_of_range_are_refused_in_one_line(words, message, tmp_path, capsys):
+    assert cli.main(["record", "cartpole", "--output", str(tmp_path / "set"), *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
+
+
 def test_an_unfinished_run_is_refused(tmp_path, nothing_trusted):
     trained_run(tmp_path / "run", finished=False)
     with pytest.raises(RunError, match="not finished"):
@@ -181,7 +201,7 @@ def command(*words):
 
 
 def test_the_command_prints_one_json_object_last():
-    process = command("tests.xfer.test_record:dial", "--output", "toys/dial-v0", "--episodes", "1", "--json")
+    process = command("tests.xfer.commands.test_record:dial", "--output", "toys/dial-v0", "--episodes", "1", "--json")
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert json.loads(out.splitlines()[-1])["frames"] == 8

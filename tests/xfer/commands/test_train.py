@@ -11,9 +11,7 @@ import pytest
 import torch
 
 from xfer.cli import main
-from xfer.commands.train import DEFAULTS, Args, check, settings
-from xfer.errors import RunError, UsageError
-from xfer.models.policy import NETWORK
+from xfer.errors import RunError
 from xfer.training.rounds import held
 from xfer.training.run_folder import RoundMetrics, RunFolder
 
@@ -36,7 +34,17 @@ SMALL = [
 
 
 REINFORCE = [
-    *("tests.xfer.toys:dial", "--weights", "none", "--tap", "stem", "--train-from", "all", "--eval-episodes", "2"),
+    *(
+        "tests.xfer.training.toys:dial",
+        "--weights",
+        "none",
+        "--tap",
+        "stem",
+        "--train-from",
+        "all",
+        "--eval-episodes",
+        "2",
+    ),
     *("--total-frames", "640", "--rounds", "3", "--environments", "2", "--rollout-steps", "32"),
 ]
 
@@ -71,7 +79,7 @@ def uninterrupted(tmp_path_factory):
     return path
 
 
-def test_a_finished_run_holds_a_policy_and_what_it_met(uninterrupted):
+def test_a_finished_run_holds_a_policy_and_its_recorded_observations(uninterrupted):
     folder = RunFolder(uninterrupted)
     assert len(folder.rounds()) == 3
     assert len(folder.result().returns) == 2
@@ -106,7 +114,7 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_weights(uninterru
 
 def test_a_start_that_was_killed_at_once_is_begun_again(tmp_path):
     from tests.conftest import imitation_config, make_policy
-    from xfer.training.run_folder import RunConfig
+    from xfer.training.run_config import RunConfig
 
     path = tmp_path / "run"
     path.mkdir()
@@ -147,7 +155,7 @@ def test_weights_come_from_another_run_and_the_trunk_is_equal(uninterrupted, tmp
 def test_a_run_with_a_memory_goes_on_after_its_last_whole_round_to_the_same_weights(one_thread, tmp_path):
     small = ["--weights", "none", "--tap", "stem", "--train-from", "head", "--rounds", "2", "--frames", "40"]
     slow = ["--steps", "20", "--learning-rate", "1e-5"]  # so that it is not done after the first round
-    words = ["train", "tests.xfer.toys:cue", *small, *slow, "--memory", "gru"]
+    words = ["train", "tests.xfer.training.toys:cue", *small, *slow, "--memory", "gru"]
     whole, again = tmp_path / "whole", tmp_path / "again"
     assert main([*words, "--output", str(whole)]) == 0
     shutil.copytree(whole, again)
@@ -220,7 +228,7 @@ def test_training_ends_once_success_is_held_and_says_how_much_there_was(one_thre
 
 
 def test_a_run_is_not_continued_by_another_algorithm_or_with_other_settings(uninterrupted, reinforced):
-    words = ["tests.xfer.toys:dial", "--weights", "none", "--output"]
+    words = ["tests.xfer.training.toys:dial", "--weights", "none", "--output"]
     for changes, message in (
         (["cartpole", *SMALL, "--output", str(reinforced)], "algorithm is ppo there, imitation here"),
         ([*REINFORCE, "--output", str(reinforced), "--gamma", "0.5"], "gamma is 0.99 there, 0.5 here"),
@@ -242,35 +250,3 @@ def test_features_that_would_not_fit_into_memory_are_refused_before_anything_is_
     words = [*REINFORCE, "--output", str(tmp_path / "run"), "--memory-gib", "0.0001"]
     assert main(["train", *words]) == 2
     assert "Lower --rollout-steps or --environments, choose a later --train-from" in capsys.readouterr().err
-
-
-def test_every_option_without_a_value_of_its_own_has_a_default():
-    unset = {name for name, value in vars(Args(task="cartpole")).items() if value is None}
-    unset -= {"output", "compile", "demonstrations", "until_success"}
-    assert unset == NETWORK.keys() | DEFAULTS["imitation"].keys() | DEFAULTS["ppo"].keys()
-
-
-def test_what_is_given_comes_before_what_the_task_brings_and_that_before_the_defaults():
-    assert settings(Args(task="navigation:empty"))["loss"] == "cross-entropy"
-    assert settings(Args(task="navigation:empty", loss="mse"))["loss"] == "mse"
-    assert settings(Args(task="cartpole"))["loss"] == "mse"
-    assert settings(Args(task="cartpole"))["environments"] == 2
-    assert settings(Args(task="cartpole", algorithm="ppo"))["environments"] == 8
-
-
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        (Args(task="cartpole", total_frames=5), "--total-frames is no option of --algorithm imitation"),
-        (Args(task="cartpole", algorithm="ppo", loss="mse"), "--loss is no option of --algorithm ppo"),
-        (Args(task="tests.xfer.toys:signs", algorithm="imitation"), "has no expert to imitate. Use --algorithm ppo"),
-        (Args(task="cartpole", rounds=0), "--rounds must be at least 1"),
-        (Args(task="cartpole", algorithm="ppo", memory="gru"), "--algorithm ppo does not train --memory gru"),
-        (Args(task="cartpole", memory_size=32), "--memory-size is an option of --memory gru"),
-        (Args(task="cartpole", memory="gru", unroll=65), "--unroll 65 needs --batch-size 65"),
-        (Args(task="cartpole", until_success=0.9), "cartpole does not say what success is"),
-    ],
-)
-def test_options_that_do_not_fit_are_refused(args, message):
-    with pytest.raises(UsageError, match=message):
-        check(args)

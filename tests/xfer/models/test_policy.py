@@ -3,8 +3,9 @@ import torch
 
 from tests.conftest import make_policy
 from xfer.errors import UsageError
+from xfer.models.config import PolicyConfig
 from xfer.models.heads import Memory
-from xfer.models.policy import Policy, PolicyConfig, from_action, to_action
+from xfer.models.policy import Policy, from_action, to_action
 from xfer.spec import ActionSpec, ImageConfig, PolicySpec, TensorSpec
 
 FRAME = TensorSpec("frame", "uint8", (32, 32, 3), color_order="RGB", value_range=(0, 255))
@@ -68,17 +69,17 @@ def test_vectors_are_standardized_by_what_was_first_seen():
 
 @pytest.mark.parametrize("hidden", [(), (8, 6)])
 @pytest.mark.parametrize("head", ["average", "flatten", "spatial-softmax"])
-def test_the_upper_part_gives_what_the_readout_and_a_critic_read(hidden, head):
+def test_the_trainable_part_gives_what_the_readout_and_a_critic_read(hidden, head):
     policy, given = mixed(hidden=hidden, head=head), observed()
     seen, vector = policy.preprocess(given["frame"]), policy.vector(given)
     with torch.no_grad():
         for line in ("all", "layer1", "head"):
-            lower, upper = policy.split(line)
-            read = upper.hidden(lower(seen), vector)
+            frozen, trainable = policy.split(line)
+            read = trainable.hidden(frozen(seen), vector)
             assert read.shape == (3, policy.head_size)
             torch.testing.assert_close(read[:, -5:], vector)
-            torch.testing.assert_close(upper.readout(read), policy.scores(seen, vector))
-            torch.testing.assert_close(upper(lower(seen), vector), policy.scores(seen, vector))
+            torch.testing.assert_close(trainable.readout(read), policy.scores(seen, vector))
+            torch.testing.assert_close(trainable(frozen(seen), vector), policy.scores(seen, vector))
             assert policy.make_readout(1)(read).shape == (3, 1)
 
 
@@ -102,7 +103,10 @@ def remembering(memory=6, states=(("history", (2, 32, 32)), ("memory", (6,)))):
     specs = tuple(TensorSpec(name, "float32", shape) for name, shape in states)
     spec = PolicySpec("mixed", 10.0, (JOINTS, FRAME), specs, GRIP, "mean")
     image = ImageConfig(crop=(0, 32, 0, 32))
-    return Policy(PolicyConfig("resnet18", "stem", "average", 4, image, (), memory), spec).eval()
+    config = PolicyConfig(
+        "resnet18", "stem", "average", 4, image, memory="gru" if memory else "none", memory_size=memory or 64
+    )
+    return Policy(config, spec).eval()
 
 
 def test_a_memory_is_a_state_beside_the_history_and_a_part_of_the_head():

@@ -12,7 +12,8 @@ from xfer import tasks
 from xfer.errors import UsageError, WeightsError
 from xfer.models.backbones import BACKBONES, STAGES, build
 from xfer.models.checkpoint import save_policy
-from xfer.models.policy import Policy, PolicyConfig, make_spec
+from xfer.models.config import PolicyConfig
+from xfer.models.policy import Policy, make_spec
 from xfer.models.pretrained import load_weights
 from xfer.spec import ActionSpec, ImageConfig
 
@@ -33,7 +34,10 @@ def make_policy(backbone="resnet18", tap="layer1", head="spatial-softmax", actio
     task = tasks.load("cartpole")
     names = tuple(f"action {i}" for i in range(actions))
     spec = replace(make_spec(task, SMALL, "values", memory), action=ActionSpec("discrete", names))
-    return Policy(PolicyConfig(backbone, tap, head, keypoints, SMALL, memory=memory), spec).eval()
+    config = PolicyConfig(
+        backbone, tap, head, keypoints, SMALL, memory="gru" if memory else "none", memory_size=memory or 64
+    )
+    return Policy(config, spec).eval()
 
 
 def randomize(net, seed=3):
@@ -109,8 +113,8 @@ def test_every_policy_can_be_cut_at_every_stage_and_deployed(name):
     with torch.no_grad():
         scores = policy.scores(seen)
         for line in ("all", *STAGES[name][1:], "head"):
-            lower, upper = policy.split(line)
-            torch.testing.assert_close(upper(lower(seen)), scores)
+            frozen, trainable = policy.split(line)
+            torch.testing.assert_close(trainable(frozen(seen)), scores)
         action, deployed = policy.deploy()(frames)
         torch.testing.assert_close(deployed, policy.scores(policy.preprocess(frames)))
     assert torch.equal(action, deployed.argmax(1))
@@ -123,12 +127,12 @@ def test_training_above_the_line_does_not_write_into_the_kept_features(name):
     policy = make_policy(name, STAGES[name][-1], head="average")
     seen = torch.rand(2, 3, *SMALL.size)
     for line in STAGES[name][1:]:
-        lower, upper = policy.split(line)
+        frozen, trainable = policy.split(line)
         with torch.no_grad():
-            crossed = lower.eval()(seen)
-        before = crossed.clone()
-        upper.train()(crossed).sum().backward()
-        assert torch.equal(crossed, before), line
+            features = frozen.eval()(seen)
+        before = features.clone()
+        trainable.train()(features).sum().backward()
+        assert torch.equal(features, before), line
 
 
 @pytest.mark.parametrize("name", BACKBONES)

@@ -3,8 +3,7 @@ import pytest
 
 pytest.importorskip("Box2D")
 
-from xfer import tasks
-from xfer.commands import train
+from xfer import tasks, train
 from xfer.tasks import driving
 
 
@@ -39,7 +38,7 @@ def test_a_bend_is_braked_for_and_a_straight_is_not():
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_imitation_with_the_tasks_defaults_drives_nearly_as_the_expert_does(tmp_path):
-    trained = train.main(train.Args(task="driving", weights="none", device="cpu", output=tmp_path / "run"))
+    trained = train("driving", weights="none", device="cpu", output=tmp_path / "run")
     scale = tasks.load("driving").reward
-    assert trained["eval_episodes"] == 20
-    assert (trained["eval_return_mean"] - scale.random_return) / scale.span >= 0.8
+    assert len(trained.returns) == 20
+    assert (trained.mean - scale.random_return) / scale.span >= 0.8

@@ -3,7 +3,7 @@
 import pytest
 
 from export.commands import export, verify
-from xfer.commands import train
+from xfer import train
 from xfer.errors import UnavailableError
 from xfer.tasks import load
 
@@ -34,8 +34,8 @@ def test_a_run_of_each_family_is_exported_and_verified(name, options, pairs, tmp
     except UnavailableError as error:
         pytest.skip(str(error))
     run = tmp_path / "run"
-    trained = train.main(train.Args(task=name, output=run, device="cpu", **options))
-    assert trained["eval_episodes"] == 1
+    trained = train(name, output=run, device="cpu", **options)
+    assert len(trained.returns) == 1
     bundle = export.main(export.Args(source=str(run), targets="eager,onnx-fp32"))
     assert [row["status"] for row in bundle["variants"]] == ["built", "built"], bundle
     rows = {

@@ -3,8 +3,7 @@ import pytest
 
 pytest.importorskip("minigrid")
 
-from xfer import tasks
-from xfer.commands import train
+from xfer import tasks, train
 from xfer.tasks import navigation
 from xfer.training.run_folder import RunFolder
 
@@ -95,6 +94,6 @@ def test_ppo_with_the_tasks_defaults_finds_the_goal_of_the_empty_room_with_each_
     task = tasks.load("navigation:empty")
     for seed in range(3):
         folder = tmp_path / f"seed{seed}"
-        train.main(train.Args(task=task.name, algorithm="ppo", weights="none", seed=seed, device="cpu", output=folder))
+        train(task.name, algorithm="ppo", weights="none", seed=seed, device="cpu", output=folder)
         returns = RunFolder(folder).result().returns
         assert np.mean(np.array(returns) >= task.success) >= 0.9, seed

@@ -6,8 +6,7 @@ import pytest
 
 pytest.importorskip("mujoco")
 
-from xfer import tasks
-from xfer.commands import train
+from xfer import tasks, train
 from xfer.errors import UnavailableError
 from xfer.evaluate import EVALUATION_SEED, episode_returns
 from xfer.models.torch_session import runner
@@ -96,9 +95,9 @@ def test_a_machine_that_cannot_draw_is_told_what_to_install(monkeypatch):
 @pytest.mark.timeout(1800)
 def test_imitation_with_the_tasks_defaults_reaches_the_target_and_only_by_seeing_it(tmp_path):
     task = tasks.load("reach")
-    trained = train.main(train.Args(task="reach", weights="none", device="cpu", output=tmp_path / "run"))
-    assert trained["eval_episodes"] == 20
-    assert normalized(trained["eval_return_mean"]) >= 0.8
+    trained = train("reach", weights="none", device="cpu", output=tmp_path / "run")
+    assert len(trained.returns) == 20
+    assert normalized(trained.mean) >= 0.8
     policy = RunFolder(tmp_path / "run").policy()
     blind = dataclasses.replace(task, make=lambda: Noise(task.make()))
     seeds = range(EVALUATION_SEED, EVALUATION_SEED + 20)

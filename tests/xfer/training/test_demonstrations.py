@@ -7,12 +7,14 @@ import torch
 
 from tests.conftest import imitation_config
 from tests.xfer.training import toys
-from xfer import tasks
-from xfer.commands import record, train
+from xfer import tasks, train
+from xfer.commands import record
 from xfer.errors import RunError, UsageError
-from xfer.models.policy import Policy, PolicyConfig, make_spec
+from xfer.models.config import PolicyConfig
+from xfer.models.policy import Policy, make_spec
 from xfer.spec import ActionSpec
 from xfer.training import imitation
+from xfer.training.config import SCORE_KINDS
 from xfer.training.demonstrations import frames, open_dataset
 from xfer.training.run_folder import RunFolder
 
@@ -61,7 +63,7 @@ def datasets(tmp_path_factory):
 
 def make_policy(task, tap="stem", head="flatten", loss="mse"):
     torch.manual_seed(0)
-    spec = make_spec(task, task.image, imitation.SCORE_KINDS[loss])
+    spec = make_spec(task, task.image, SCORE_KINDS[loss])
     return Policy(PolicyConfig("resnet18", tap, head, 8, task.image), spec).eval()
 
 
@@ -75,15 +77,15 @@ def losses(name, loss, **changes):
     policy = make_policy(task, loss=loss)
     config = imitation_config(loss=loss, steps=150, batch_size=32, **changes)
     shown = demonstrated(name, policy)
-    crossed = imitation.features(policy.split("head")[0], shown.seen, "cpu")
-    policy.fit_standardize("head", crossed, shown.vector)
+    features = imitation.compute_features(policy.split("head")[0], shown.seen, "cpu")
+    policy.fit_standardize("head", features, shown.vector)
     vector = shown.vector if policy.vector_size else None
     return (
         policy,
         shown,
         [
             value
-            for _, _, value in imitation.fit(policy, crossed, shown.expert, config, 0, "cpu", vector, task.expert_kind)
+            for _, _, value in imitation.fit(policy, features, shown.expert, config, 0, "cpu", vector, task.expert_kind)
         ],
     )
 
@@ -221,15 +223,15 @@ SMALL = {"weights": "none", "tap": "stem", "train_from": "head", "head": "flatte
 
 def trained(name, output, **options):
     task = f"{__name__}:{name}"
-    return train.main(train.Args(task=task, demonstrations=f"toys/{name}-v0", output=output, **SMALL, **options))
+    return train(task, demonstrations=f"toys/{name}-v0", output=output, **SMALL, **options)
 
 
 def test_a_run_learns_from_demonstrations_alone(tmp_path):
     result = trained("signs", tmp_path / "run", steps=80, learning_rate=1e-3)
     folder = RunFolder(tmp_path / "run")
     assert len(folder.rounds()) == 1
-    assert result["frames"] == 12 * toys.LENGTH
-    assert result["eval_return_mean"] == toys.LENGTH
+    assert result.frames == 12 * toys.LENGTH
+    assert result.mean == toys.LENGTH
     assert folder.config().demonstrations == "toys/signs-v0"
     assert folder.config().imitation.loss == "cross-entropy"
     assert folder.policy().spec.score_kind == "logits"
@@ -237,7 +239,7 @@ def test_a_run_learns_from_demonstrations_alone(tmp_path):
 
 def test_a_task_without_an_expert_is_learned_from_demonstrations(tmp_path):
     options = {"demonstrations": "toys/signs-v0", "output": tmp_path / "run", **SMALL}
-    train.main(train.Args(task="tests.xfer.toys:signs", steps=20, **options))
+    train("tests.xfer.training.toys:signs", steps=20, **options)
     assert RunFolder(tmp_path / "run").result() is not None
 
 
@@ -257,9 +259,7 @@ def test_rounds_after_the_demonstrations_go_on_with_the_expert(tmp_path):
 def test_what_demonstrations_cannot_do_is_refused(tmp_path, options, message):
     task = f"{__name__}:{options['task']}"
     with pytest.raises(UsageError, match=message):
-        train.main(
-            train.Args(**{**SMALL, **options, "task": task, "demonstrations": "toys/signs-v0", "output": tmp_path})
-        )
+        train(**{**SMALL, **options, "task": task, "demonstrations": "toys/signs-v0", "output": tmp_path})
 
 
 def no_expert():

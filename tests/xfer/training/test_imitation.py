@@ -11,10 +11,13 @@ from tests.xfer.training import toys
 from xfer import tasks
 from xfer.errors import UsageError
 from xfer.evaluate import episode_returns
-from xfer.models.policy import Policy, PolicyConfig, make_spec, to_action
+from xfer.models.config import PolicyConfig
+from xfer.models.policy import Policy, make_spec, to_action
 from xfer.models.torch_session import runner
 from xfer.spec import ActionSpec, ImageConfig, PolicySpec, TensorSpec
 from xfer.training import imitation
+from xfer.training.config import ImitationConfig
+from xfer.training.train import build_policy
 
 
 def snapshot(module):
@@ -29,15 +32,15 @@ def frames():
 
 def fit(policy, frames, **changes):
     config = imitation_config(**{"steps": 6, "batch_size": 16, **changes})
-    lower, _ = policy.split(config.train_from)
-    crossed = imitation.features(lower, frames.seen, "cpu")
-    policy.fit_standardize(config.train_from, crossed)
-    return [loss for _, _, loss in imitation.fit(policy, crossed, frames.expert, config, 0, "cpu")]
+    frozen, _ = policy.split(config.train_from)
+    features = imitation.compute_features(frozen, frames.seen, "cpu")
+    policy.fit_standardize(config.train_from, features)
+    return [loss for _, _, loss in imitation.fit(policy, features, frames.expert, config, 0, "cpu")]
 
 
 @pytest.mark.parametrize("train_from", ["head", "layer1"])
 @pytest.mark.parametrize("compiled", [False, True])
-def test_what_lies_below_the_line_does_not_move(frames, train_from, compiled):
+def test_the_frozen_part_does_not_change(frames, train_from, compiled):
     policy = make_policy(tap="layer1")
     before = snapshot(policy.trunk)
     fit(policy, frames, train_from=train_from, compile=compiled)
@@ -86,8 +89,8 @@ def test_the_cut_network_computes_what_the_whole_one_does():
     seen = torch.rand(2, 3, 40, 150)
     with torch.no_grad():
         for line in ("all", "layer1", "layer2", "head"):
-            lower, upper = policy.split(line)
-            torch.testing.assert_close(upper(lower(seen)), policy.scores(seen))
+            frozen, trainable = policy.split(line)
+            torch.testing.assert_close(trainable(frozen(seen)), policy.scores(seen))
 
 
 def test_history_starts_from_zeros_after_an_episode_ends():
@@ -163,9 +166,9 @@ def test_continuous_actions_are_learned_from_a_vector_beside_the_picture():
         policy = Policy(PolicyConfig("resnet18", "stem", "average", 4, image, (32,)), spec).eval()
         seen = policy.preprocess(torch.zeros(256, 16, 16, 3, dtype=torch.uint8))
         config = imitation_config(steps=60, learning_rate=3e-2, train_from="head", weight_decay=0.0)
-        crossed = imitation.features(policy.split("head")[0], seen, "cpu")
-        policy.fit_standardize("head", crossed, shown)
-        *_, (_, _, last[name]) = imitation.fit(policy, crossed, wanted, config, 0, "cpu", shown)
+        features = imitation.compute_features(policy.split("head")[0], seen, "cpu")
+        policy.fit_standardize("head", features, shown)
+        *_, (_, _, last[name]) = imitation.fit(policy, features, wanted, config, 0, "cpu", shown)
         if name == "with":
             with torch.no_grad():
                 acted = to_action(policy.scores(seen, shown), spec)
@@ -183,7 +186,10 @@ def test_a_loss_that_is_none_for_continuous_actions_is_refused():
 def remembering(task, memory=16):
     torch.manual_seed(0)
     spec = make_spec(task, task.image, "values", memory)
-    return Policy(PolicyConfig("resnet18", "stem", "flatten", 8, task.image, (), memory), spec).eval()
+    config = PolicyConfig(
+        "resnet18", "stem", "flatten", 8, task.image, memory="gru" if memory else "none", memory_size=memory or 64
+    )
+    return Policy(config, spec).eval()
 
 
 def test_frames_are_numbered_by_their_episodes_which_are_joined_over_rounds():
@@ -204,7 +210,7 @@ def test_stretches_go_through_whole_episodes_one_after_the_other():
     episodes = [torch.arange(3), torch.tensor([10, 12, 14, 16, 18]), torch.tensor([11])]
     follows = {int(a): int(b) for rows in episodes for a, b in itertools.pairwise(rows)}
     config = imitation_config(batch_size=8, unroll=4, steps=30)
-    given = [(rows.reshape(4, 2), begins) for rows, begins in imitation.stretches(episodes, config, 0)]
+    given = [(rows.reshape(4, 2), begins) for rows, begins in imitation.sequences(episodes, config, 0)]
     rows, begins = (torch.cat(parts) for parts in zip(*given, strict=True))
     assert rows.shape == begins.shape == (120, 2)
     firsts = [int(e[0]) for e in episodes]
@@ -226,8 +232,8 @@ def test_a_memory_in_training_is_the_one_that_is_deployed():
     module, state, memory = policy.deploy(), torch.ones(2, 16), torch.ones(2, 16)
     with torch.no_grad():
         for part in (slice(0, 4), slice(4, 8)):
-            crossed = policy.split("head")[0](policy.preprocess(frames[part].flatten(0, 1)))
-            scores, memory = unrolled(crossed, None, memory, begins[part])
+            features = policy.split("head")[0](policy.preprocess(frames[part].flatten(0, 1)))
+            scores, memory = unrolled(features, None, memory, begins[part])
             for step, wanted in zip(range(part.start, part.stop), scores.unflatten(0, (4, 2)), strict=True):
                 state[begins[step]] = 0
                 _, found, state = module(frames[step], state)
@@ -267,10 +273,10 @@ def test_only_a_memory_learns_what_was_to_be_seen_earlier(one_thread, memory):
     task, config = toys.cue(), imitation_config(frames=320, steps=150, batch_size=64, unroll=8, learning_rate=1e-2)
     policy = remembering(task, memory)
     kept = [imitation.collect(task, policy, config, 0, "cpu")]
-    crossed = imitation.features(policy.split("head")[0], kept[0].seen, "cpu")
-    policy.fit_standardize("head", crossed)
+    features = imitation.compute_features(policy.split("head")[0], kept[0].seen, "cpu")
+    policy.fit_standardize("head", features)
     episodes = imitation.episodes(kept)
-    *_, (_, _, loss) = imitation.fit(policy, crossed, kept[0].expert, config, 0, "cpu", episodes=episodes)
+    *_, (_, _, loss) = imitation.fit(policy, features, kept[0].expert, config, 0, "cpu", episodes=episodes)
     returns = [value for _, value in episode_returns(task, runner(policy, "cpu", 4), range(12))]
     if memory:
         assert loss < 0.05
@@ -285,10 +291,10 @@ def test_a_memory_learns_in_every_way(one_thread, changes):
     task, config = toys.cue(), imitation_config(frames=64, steps=100, batch_size=16, unroll=8, **changes)
     policy = remembering(task)
     kept = [imitation.collect(task, policy, config, 0, "cpu")]
-    crossed = imitation.features(policy.split(config.train_from)[0], kept[0].seen, "cpu")
-    policy.fit_standardize(config.train_from, crossed)
+    features = imitation.compute_features(policy.split(config.train_from)[0], kept[0].seen, "cpu")
+    policy.fit_standardize(config.train_from, features)
     before = snapshot(policy.head)
-    found = imitation.fit(policy, crossed, kept[0].expert, config, 0, "cpu", episodes=imitation.episodes(kept))
+    found = imitation.fit(policy, features, kept[0].expert, config, 0, "cpu", episodes=imitation.episodes(kept))
     first, *_, last = [loss for _, _, loss in found]
     assert last < first
     assert not any(torch.equal(value, before[name]) for name, value in policy.head.state_dict().items())
@@ -296,13 +302,11 @@ def test_a_memory_learns_in_every_way(one_thread, changes):
 
 @pytest.mark.parametrize("name", ["navigation:crossing-n1", "reach"])
 def test_dagger_drives_every_kind_of_task(name):
-    from xfer.commands.train import Args, build
-
     task = tasks.load(name)
-    policy, config = build(Args(task=name, tap="stem", train_from="head", frames=8, environments=2), task, "cpu")
-    policy.eval()
+    config = ImitationConfig.for_task(task, train_from="head", frames=8, environments=2)
+    policy = build_policy(task, PolicyConfig.for_task(task, tap="stem"), config).eval()
     for index in (0, 1):
-        frames = imitation.collect(task, policy, config.imitation, index, "cpu")
+        frames = imitation.collect(task, policy, config, index, "cpu")
         assert frames.seen.shape == (8, 3, *task.image.size)
         assert frames.expert.shape == (8, len(task.action.elements))
         assert frames.vector.shape == (8, policy.vector_size)
@@ -314,8 +318,8 @@ def test_dagger_drives_every_kind_of_task(name):
 def test_training_on_cuda_with_compile_and_amp_learns(frames, amp):
     policy = make_policy(tap="layer1").to("cuda")
     config = imitation_config(steps=100, batch_size=16, train_from="layer1", amp=amp, compile=True)
-    lower, _ = policy.split("layer1")
-    crossed = imitation.features(lower, frames.seen, "cuda")
-    policy.fit_standardize("layer1", crossed.to("cuda"))
-    losses = [loss for _, _, loss in imitation.fit(policy, crossed, frames.expert, config, 0, "cuda")]
+    frozen, _ = policy.split("layer1")
+    features = imitation.compute_features(frozen, frames.seen, "cuda")
+    policy.fit_standardize("layer1", features.to("cuda"))
+    losses = [loss for _, _, loss in imitation.fit(policy, features, frames.expert, config, 0, "cuda")]
     assert losses[-1] < losses[0]

@@ -7,10 +7,12 @@ from gymnasium.vector import SyncVectorEnv
 
 from tests.xfer.training import toys
 from xfer.errors import ScoresError, UsageError
-from xfer.models.policy import Policy, PolicyConfig, make_spec
+from xfer.models.config import PolicyConfig
+from xfer.models.policy import Policy, make_spec
 from xfer.training import ppo
+from xfer.training.config import PPOConfig
 from xfer.training.learners import kept_bytes
-from xfer.training.run_folder import RunConfig
+from xfer.training.run_config import RunConfig
 from xfer.training.vector_env import vector_env
 
 
@@ -23,7 +25,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def ppo_config(**changes) -> ppo.PPOConfig:
+def ppo_config(**changes) -> PPOConfig:
     defaults = {
         "total_frames": 768,
         "rounds": 1,
@@ -45,10 +47,10 @@ def ppo_config(**changes) -> ppo.PPOConfig:
         "reward_scale": 1.0,
         "train_from": "head",
         "amp": "off",
-        "compile": "off",
+        "compile": False,
         "seed": 0,
     }
-    return ppo.PPOConfig(**{**defaults, **changes})
+    return PPOConfig(**{**defaults, **changes})
 
 
 def make_policy(task, seed=0, tap="stem", head="spatial-softmax", hidden=()):
@@ -148,7 +150,7 @@ def test_values_are_of_the_frames_that_came_next(kind):
             frame = torch.full((1, *toys.FRAME.shape), 20 + 50 * earlier + 5 * kind_of_episode, dtype=torch.uint8)
             seen, history = policy.see(frame, history)
         with torch.no_grad():
-            return trainer.agent(trainer.agent.lower(seen), torch.zeros(1, 0))[1].item()
+            return trainer.agent(trainer.agent.frozen(seen), torch.zeros(1, 0))[1].item()
 
     for time in range(16):
         kind_of_episode, step = (time // 3 + 1) % 2, time % 3
@@ -197,7 +199,7 @@ def test_with_compile_the_same_layers_move_and_it_learns(amp):
     task = toys.signs()
     policy = make_policy(task, tap="layer1")
     before = snapshot(policy.trunk)
-    config = ppo_config(train_from="layer1", compile="default", amp=amp, total_frames=1280, learning_rate=1e-3, gamma=0)
+    config = ppo_config(train_from="layer1", compile=True, amp=amp, total_frames=1280, learning_rate=1e-3, gamma=0)
     _, _, measures = run(task, config, policy)
     assert moved(before, policy.trunk) == {"layer1"}
     assert not any("_orig_mod" in name for name in policy.state_dict())
@@ -249,7 +251,7 @@ def test_processes_and_one_process_give_the_same_rollout():
             trainer = ppo.Trainer(make_policy(task), envs, config, "cpu")
             trainer.collector.reset([3, 4, 5, 6])
             rollouts.append(trainer.collector.collect(torch.Generator().manual_seed(0)))
-    for name in ("crossed", "vector", "actions", "log_probs", "values", "next_values", "rewards", "ended"):
+    for name in ("features", "vector", "actions", "log_probs", "values", "next_values", "rewards", "ended"):
         assert torch.equal(getattr(rollouts[0], name), getattr(rollouts[1], name)), name
 
 
@@ -320,7 +322,7 @@ def test_learning_that_diverges_says_so():
     [
         ({"num_minibatches": 7}, "do not divide into --num-minibatches 7"),
         ({"total_frames": 64}, "1 rounds need --total-frames 128 at least"),
-        ({"gamma": 1.5}, "--gamma must lie between 0 and 1"),
+        ({"gamma": 1.5}, "--gamma must be between 0 and 1"),
         ({"rounds": 12}, "12 rounds need --total-frames 832 at least"),
     ],
 )
@@ -342,7 +344,9 @@ def test_the_memory_of_kept_features_is_known_before():
         trainer.collector.reset([0, 1, 2, 3])
         rollout = trainer.collector.collect(torch.Generator())
     run_config = RunConfig(task.name, "none", policy.config, ppo=config)
-    assert kept_bytes(run_config, policy) == rollout.crossed.nbytes + rollout.vector.nbytes == 64 * (64 * 8 * 8 + 1) * 4
+    assert (
+        kept_bytes(run_config, policy) == rollout.features.nbytes + rollout.vector.nbytes == 64 * (64 * 8 * 8 + 1) * 4
+    )
 
 
 @pytest.mark.gpu
@@ -353,7 +357,14 @@ def test_training_on_cuda_learns(amp, mode):
     task = toys.signs()
     policy = make_policy(task, tap="layer1").to("cuda")
     config = ppo_config(
-        total_frames=2048, environments=8, train_from="layer1", amp=amp, compile=mode, learning_rate=1e-3, gamma=0.0
+        total_frames=2048,
+        environments=8,
+        train_from="layer1",
+        amp=amp,
+        compile=mode != "off",
+        compile_mode="default" if mode == "off" else mode,
+        learning_rate=1e-3,
+        gamma=0.0,
     )
     with vector_env(task, 8, "async") as envs:
         measures = list(ppo.Trainer(policy, envs, config, "cuda").round(0))

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 from tests.conftest import imitation_config
 from tests.xfer.training import toys
-from xfer.models.policy import Policy, PolicyConfig, make_spec
+from xfer.models.config import PolicyConfig
+from xfer.models.policy import Policy, make_spec
 from xfer.training import distributed, imitation
 
 FRAMES = 24
@@ -32,12 +33,15 @@ def fitted(seen, expert, train_from, start=0.0, memory=0):
     torch.manual_seed(0)
     task = toys.signs()
     spec = make_spec(task, task.image, "values", memory)
-    policy = Policy(PolicyConfig("resnet18", "layer1", "flatten", 8, task.image, memory=memory), spec)
+    network = PolicyConfig(
+        "resnet18", "layer1", "flatten", 8, task.image, memory="gru" if memory else "none", memory_size=memory or 64
+    )
+    policy = Policy(network, spec)
     policy.head[-1].bias.data += start
     changes = {"optimizer": "sgd", "learning_rate": 0.01, "unroll": len(seen)}
     config = imitation_config(train_from=train_from, steps=4, batch_size=len(seen), **changes)
-    crossed = imitation.features(policy.split(train_from)[0], seen, "cpu")
-    for _ in imitation.fit(policy, crossed, expert, config, 0, "cpu", episodes=[torch.arange(len(seen))]):
+    features = imitation.compute_features(policy.split(train_from)[0], seen, "cpu")
+    for _ in imitation.fit(policy, features, expert, config, 0, "cpu", episodes=[torch.arange(len(seen))]):
         pass
     return policy
 
