@@ -1,12 +1,19 @@
 """A small trained policy and its bundle, made once: real parts all the way, only small."""
 
+import os
 import shutil
 import signal
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+
+# A network this small is no faster with two threads, and much slower where another worker wants the second core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from export.build import export_policy
 from export.targets import expand
@@ -17,10 +24,72 @@ from xfer.models.torch_session import set_threads
 from xfer.training import imitation
 from xfer.trajectories import Trajectories
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 # In the background of a script pytest inherits an ignored SIGINT, and so would the commands that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+REQUIRABLE = ("browser", "ssh", "runtime")
+"""Parts that are not Python packages. ``XFER_REQUIRED=browser,ssh`` in the environment: a test that wants one fails."""
+
+
+def skip_without(part: str, reason: str) -> None:
+    """Skip a test for want of a browser, of ssh or of what the C++ runtime is built with; fail where it is required.
+
+    Args:
+        part: One of ``REQUIRABLE``.
+        reason: What is missing and the command that brings it, or empty if all is there.
+    """
+    assert part in REQUIRABLE
+    if reason and part in required():
+        pytest.fail(f"{reason} (XFER_REQUIRED asks for {part})")
+    elif reason:
+        pytest.skip(reason)
+
+
+def required() -> list[str]:
+    return [part for part in os.environ.get("XFER_REQUIRED", "").split(",") if part]
+
+
+def pytest_configure(config):
+    if unknown := set(required()) - set(REQUIRABLE):
+        raise pytest.UsageError(f"XFER_REQUIRED names {', '.join(unknown)}. Choose from {', '.join(REQUIRABLE)}.")
+
+
+@pytest.hookimpl(trylast=True)  # when they have been put in another order
+def pytest_collection_modifyitems(config, items):
+    """Run what asserts real time last, and not at all beside other workers."""
+    timed = [item for item in items if item.get_closest_marker("timing")]
+    items[:] = [item for item in items if item not in set(timed)]
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        config.hook.pytest_deselected(items=timed)
+    else:
+        items += timed
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say in one line each what was skipped, and the command that brings it."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+    if reasons:
+        terminalreporter.section("skipped")
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"{count:4}  {reason}")
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder of that name, which the first worker that asks for it makes, for all of them."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    path, building = root / "shared" / name, root / "building" / name
+    path.parent.mkdir(exist_ok=True)
+    building.parent.mkdir(exist_ok=True)
+    with FileLock(f"{building}.lock"):
+        if not path.exists():
+            make(building)
+            building.rename(path)
+    return path
 
 
 def imitation_config(**changes) -> imitation.ImitationConfig:

@@ -98,11 +98,11 @@ def crossing():
 
 
 TINY = Protocol(
-    simpler=("tests.benchmarks.test_transfer:empty",),
+    simpler=("tests.benchmarks.claims.test_transfer:empty",),
     source_rounds=1,
     source_frames=64,
     source_steps=2,
-    target="tests.benchmarks.test_transfer:crossing",
+    target="tests.benchmarks.claims.test_transfer:crossing",
     frames=32,
     steps=2,
     rounds=1,

@@ -23,7 +23,7 @@ from xfer.training import minari_writer
 from xfer.training.run_folder import RunConfig, RunFolder, RunResult
 
 minari = pytest.importorskip("minari")
-SIGNS = "tests.xfer.toys:signs"
+SIGNS = "tests.xfer.training.toys:signs"
 
 
 @pytest.fixture(autouse=True)
@@ -181,7 +181,7 @@ def command(*words):
 
 
 def test_the_command_prints_one_json_object_last():
-    process = command("tests.xfer.test_record:dial", "--output", "toys/dial-v0", "--episodes", "1", "--json")
+    process = command("tests.xfer.commands.test_record:dial", "--output", "toys/dial-v0", "--episodes", "1", "--json")
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert json.loads(out.splitlines()[-1])["frames"] == 8

@@ -36,7 +36,7 @@ SMALL = [
 
 
 REINFORCE = [
-    *("tests.xfer.toys:dial", "--weights", "none", "--tap", "stem", "--train-from", "all", "--eval-episodes", "2"),
+    *("tests.xfer.training.toys:dial", "--weights", "none", "--tap", "stem", "--train-from", "all", "--eval-episodes", "2"),
     *("--total-frames", "640", "--rounds", "3", "--environments", "2", "--rollout-steps", "32"),
 ]
 
@@ -147,7 +147,7 @@ def test_weights_come_from_another_run_and_the_trunk_is_equal(uninterrupted, tmp
 def test_a_run_with_a_memory_goes_on_after_its_last_whole_round_to_the_same_weights(one_thread, tmp_path):
     small = ["--weights", "none", "--tap", "stem", "--train-from", "head", "--rounds", "2", "--frames", "40"]
     slow = ["--steps", "20", "--learning-rate", "1e-5"]  # so that it is not done after the first round
-    words = ["train", "tests.xfer.toys:cue", *small, *slow, "--memory", "gru"]
+    words = ["train", "tests.xfer.training.toys:cue", *small, *slow, "--memory", "gru"]
     whole, again = tmp_path / "whole", tmp_path / "again"
     assert main([*words, "--output", str(whole)]) == 0
     shutil.copytree(whole, again)
@@ -220,7 +220,7 @@ def test_training_ends_once_success_is_held_and_says_how_much_there_was(one_thre
 
 
 def test_a_run_is_not_continued_by_another_algorithm_or_with_other_settings(uninterrupted, reinforced):
-    words = ["tests.xfer.toys:dial", "--weights", "none", "--output"]
+    words = ["tests.xfer.training.toys:dial", "--weights", "none", "--output"]
     for changes, message in (
         (["cartpole", *SMALL, "--output", str(reinforced)], "algorithm is ppo there, imitation here"),
         ([*REINFORCE, "--output", str(reinforced), "--gamma", "0.5"], "gamma is 0.99 there, 0.5 here"),
@@ -263,7 +263,7 @@ def test_what_is_given_comes_before_what_the_task_brings_and_that_before_the_def
     [
         (Args(task="cartpole", total_frames=5), "--total-frames is no option of --algorithm imitation"),
         (Args(task="cartpole", algorithm="ppo", loss="mse"), "--loss is no option of --algorithm ppo"),
-        (Args(task="tests.xfer.toys:signs", algorithm="imitation"), "has no expert to imitate. Use --algorithm ppo"),
+        (Args(task="tests.xfer.training.toys:signs", algorithm="imitation"), "has no expert to imitate. Use --algorithm ppo"),
         (Args(task="cartpole", rounds=0), "--rounds must be at least 1"),
         (Args(task="cartpole", algorithm="ppo", memory="gru"), "--algorithm ppo does not train --memory gru"),
         (Args(task="cartpole", memory_size=32), "--memory-size is an option of --memory gru"),

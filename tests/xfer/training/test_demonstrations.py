@@ -237,7 +237,7 @@ def test_a_run_learns_from_demonstrations_alone(tmp_path):
 
 def test_a_task_without_an_expert_is_learned_from_demonstrations(tmp_path):
     options = {"demonstrations": "toys/signs-v0", "output": tmp_path / "run", **SMALL}
-    train.main(train.Args(task="tests.xfer.toys:signs", steps=20, **options))
+    train.main(train.Args(task="tests.xfer.training.toys:signs", steps=20, **options))
     assert RunFolder(tmp_path / "run").result() is not None
 
 

@@ -61,7 +61,7 @@ def test_without_torchrun_nothing_changes():
 SMALL = "--weights none --tap layer1 --train-from layer1 --head flatten --rounds 2 --eval-episodes 2 --json"
 COMMANDS = {
     "imitation": "train tests.xfer.training.two_ranks:signs --frames 16 --steps 5 --environments 2",
-    "ppo": "train tests.xfer.toys:signs --total-frames 96 --rollout-steps 8 --environments 4",
+    "ppo": "train tests.xfer.training.toys:signs --total-frames 96 --rollout-steps 8 --environments 4",
 }
 
 

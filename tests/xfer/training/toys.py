@@ -1,4 +1,4 @@
-"""Tiny tasks for tests of training; `xfer train tests.xfer.toys:signs` finds them by name."""
+"""Tiny tasks for tests of training; `xfer train tests.xfer.training.toys:signs` finds them by name."""
 
 from dataclasses import replace
 from typing import Any
@@ -118,7 +118,7 @@ def _task(name: str, make: type[Toy], frames: int, gray: bool, span: tuple[float
         action = ActionSpec("continuous", ("first", "second"), low=(0.0, 0.0), high=(4.0, 4.0))
     offset = () if discrete else (TensorSpec("offset", "float32", (1,), ("offset",), value_range=(-1, 1)),)
     image = ImageConfig(crop=(0, SIZE, 0, SIZE), gray=gray, frames=frames)
-    return Task(f"tests.xfer.toys:{name}", 10.0, (FRAME, *offset), action, RewardScale(*span), image, make)
+    return Task(f"tests.xfer.training.toys:{name}", 10.0, (FRAME, *offset), action, RewardScale(*span), image, make)
 
 
 def signs() -> Task:
