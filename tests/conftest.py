@@ -17,11 +17,13 @@ from filelock import FileLock
 
 from export.build import export_policy
 from export.targets import expand
+from tests import small_task
 from xfer import tasks
 from xfer.evaluate import native
+from xfer.models.checkpoint import load_policy, save_policy
 from xfer.models.policy import Policy, PolicyConfig, make_spec
 from xfer.models.torch_session import set_threads
-from xfer.training import imitation
+from xfer.training import imitation, rounds
 from xfer.trajectories import Trajectories
 
 torch.set_num_threads(1)
@@ -150,6 +152,12 @@ def drive(seed: int, steps: int) -> Trajectories:
 
 
 @pytest.fixture
+def few_recordings(monkeypatch):
+    """A run that is trained in this process records a hundred observations, not a thousand."""
+    monkeypatch.setattr(rounds, "RECORDED", small_task.FEW)
+
+
+@pytest.fixture
 def one_thread():
     """A network this small is no faster with two, and on a machine that does something else much slower."""
     before = torch.get_num_threads()
@@ -159,10 +167,14 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def policy() -> Policy:
-    policy = make_policy()
-    train_briefly(policy)
-    return policy
+def policy(tmp_path_factory) -> Policy:
+    def make(folder):
+        folder.mkdir()
+        policy = make_policy()
+        train_briefly(policy)
+        save_policy(policy, folder)
+
+    return load_policy(made_once(tmp_path_factory, "policy", make))
 
 
 @pytest.fixture(scope="session")
@@ -179,11 +191,12 @@ def golden(met) -> Trajectories:
 @pytest.fixture(scope="session")
 def shared_bundle(policy, met, golden, tmp_path_factory) -> Path:
     """A bundle that no test may change: eager, torchscript, onnx-fp32 and onnx-int8."""
-    path = tmp_path_factory.mktemp("bundles") / "small.bundle"
-    export_policy(
-        policy, policy.spec, drive(6, 64), golden, expand("eager,torchscript,onnx-fp32,onnx-int8"), path, run="nowhere"
-    )
-    return path
+    variants = expand("eager,torchscript,onnx-fp32,onnx-int8")
+
+    def make(path):
+        export_policy(policy, policy.spec, drive(6, 64), golden, variants, path, run="nowhere")
+
+    return made_once(tmp_path_factory, "small.bundle", make)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class Server:
         self._process = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}
         )
+        self.folder = tempfile.TemporaryDirectory(prefix="xfer-commands-")
         self._ended: dict[int, int] = {}
         self._started: list[int] = []
         self._rest = b""
@@ -50,6 +51,7 @@ class Server:
         self._process.stdin.close()
         self._process.wait(timeout=60)
         self._process.stdout.close()
+        self.folder.cleanup()
 
     def fork(self, request: dict) -> int:
         """Start a command, and return its process id."""
@@ -92,15 +94,16 @@ class Command:
     """A command that was started, with the parts of ``subprocess.Popen`` that tests need."""
 
     pid: int
-    _folder: tempfile.TemporaryDirectory = field(repr=False)
+    folder: Path
+    """Where what it prints is kept."""
 
     @property
     def stdout(self) -> str:
-        return Path(self._folder.name, "stdout").read_text()
+        return (self.folder / "stdout").read_text()
 
     @property
     def stderr(self) -> str:
-        return Path(self._folder.name, "stderr").read_text()
+        return (self.folder / "stderr").read_text()
 
     def poll(self) -> int | None:
         return server().ended(self.pid, 0)
@@ -117,10 +120,13 @@ class Command:
 
 
 def start(*words: object, **environment: str) -> Command:
-    """Start ``xfer WORDS`` in a session of its own, as in a terminal, with more environment variables."""
-    folder = tempfile.TemporaryDirectory(prefix="xfer-command-")
+    """Start ``xfer WORDS`` in a session of its own, as in a terminal, with more environment variables.
+
+    A run that it trains records few observations.
+    """
+    folder = Path(tempfile.mkdtemp(dir=server().folder.name))
     everything = {**os.environ, **environment}
-    request = {"words": [str(word) for word in words], "folder": folder.name, "environment": everything}
+    request = {"words": [str(word) for word in words], "folder": str(folder), "environment": everything}
     return Command(server().fork(request), folder)
 
 
@@ -167,7 +173,9 @@ def _line() -> bytes:
 
 
 def _command(request: dict) -> int:
+    from tests import small_task
     from xfer import cli
+    from xfer.training import rounds
 
     os.setsid()
     os.environ.clear()
@@ -180,6 +188,7 @@ def _command(request: dict) -> int:
     # What it starts by multiprocessing must find the command as the main module, not this server.
     sys.modules["__main__"] = cli
     sys.argv = ["xfer", *request["words"]]
+    rounds.RECORDED = small_task.FEW
     return cli.main(request["words"])
 
 

@@ -75,6 +75,7 @@ print(int(session.run(["action"], {"frame": frame, "history": np.zeros(shape, np
 """
 
 
+@pytest.mark.timing
 def test_opening_a_bundle_and_acting_costs_little_over_bare_onnx_runtime(robot, shared_bundle):
     python = robot[0] / "python"
     ratios, answers = [], set()

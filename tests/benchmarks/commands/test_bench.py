@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import msgspec
@@ -15,6 +16,7 @@ from export.bundle import records
 from export.bundle.manifest import Build
 from export.bundle.reader import Bundle
 from export.bundle.writer import BundleWriter
+from tests import processes
 from xfer.errors import UsageError
 
 BENCH_KEYS = [
@@ -186,9 +188,12 @@ def test_what_is_only_printed_is_no_part_of_the_command_in_the_report():
 
 def test_a_bench_that_is_killed_leaves_what_it_measured(bundle):
     words = ["bench", str(bundle.path), "--variants", "onnx-int8", "--quick", "--stream", "--no-whole-backbone"]
-    with subprocess.Popen([sys.executable, "-m", "xfer.cli", *words], stdout=subprocess.PIPE) as process:
-        first = json.loads(process.stdout.readline())
-        process.kill()
+    process = processes.start(*words)
+    while "\n" not in process.stdout:
+        assert process.poll() is None, process.stderr
+        time.sleep(0.05)
+    first = json.loads(process.stdout.splitlines()[0])
+    process.kill()
     assert first["partial"] == f"after round 1 of {protocol.quick(1).rounds}"
     left = json.loads((bundle.path.parent / "report" / "report.json").read_bytes())
     assert left["partial"].startswith("after round")

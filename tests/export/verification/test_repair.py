@@ -225,6 +225,7 @@ def test_a_layer_alone_in_int8_drifts_and_none_in_int8_is_eager(policy, met, cal
         pass
 
 
+@pytest.mark.timing
 def test_timing_tells_a_slow_session_from_a_fast_one(policy, golden, one_thread):
     fast = TorchSession(policy.deploy(), policy.spec)
 
