@@ -84,13 +84,13 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     root = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent
-    path, building = root / "shared" / name, root / "building" / name
+    path, done = root / "shared" / name, root / f"{name}.done"
     path.parent.mkdir(exist_ok=True)
-    building.parent.mkdir(exist_ok=True)
-    with FileLock(f"{building}.lock"):
-        if not path.exists():
-            make(building)
-            building.rename(path)
+    with FileLock(f"{done}.lock"):
+        if not done.exists():
+            shutil.rmtree(path, ignore_errors=True)
+            make(path)
+            done.touch()
     return path
 
 

@@ -113,7 +113,7 @@ TINY = Protocol(
 
 
 def test_a_small_comparison_from_end_to_end(one_thread, tmp_path, capsys):
-    pytest.importorskip("minigrid")
+    pytest.importorskip("minigrid", reason="needs minigrid: pip install 'xfer-policy[navigation]'")
     found = transfer.compare(TINY, tmp_path, 0, 1)
     (row,) = found.rows
     assert row["holds"] is (row["ratio"] >= transfer.WANTED)

@@ -13,7 +13,16 @@ from benchmarks.measure.protocol import Candidate, Protocol, full, quick, strict
 from benchmarks.measure.worker import _recorded, take_turn
 from benchmarks.measure.worker_process import WorkerError, WorkerProcess
 
-SHORT = Protocol(1, rounds=5, calls=20, seconds=0.01, warmup_calls=5, warmup_seconds=0.01, pause_seconds=0.01)
+SHORT = Protocol(
+    1,
+    rounds=5,
+    calls=20,
+    seconds=0.01,
+    warmup_calls=5,
+    warmup_seconds=0.01,
+    warmup_limit_seconds=0.1,
+    pause_seconds=0.01,
+)
 
 
 def test_the_full_protocol_is_the_design_s():

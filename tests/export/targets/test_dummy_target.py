@@ -87,7 +87,7 @@ def test_one_file_is_exported_verified_and_measured_like_all_others(found, tmp_p
     assert export.main(export.Args(source=str(run), targets="dummy-fp32"))["variants"][0]["cached"]
     verified = verify.main(verify.Args(bundle=bundle, variants="dummy-fp32", pairs=0))["variants"]
     assert [row["status"] for row in verified] == ["provisional"]
-    short = Protocol(1, rounds=5, calls=70, seconds=0, quick=True, warmup_calls=5, warmup_seconds=0, pause_seconds=0.01)
+    short = Protocol(1, 5, calls=70, seconds=0, quick=True, warmup_calls=5, warmup_seconds=0, warmup_limit_seconds=0.1)
     monkeypatch.setattr(latency, "quick", lambda threads, rounds, cores: short)
     args = bench_options.Args(
         bundle=bundle, variants="dummy-fp32", quick=True, whole_backbone=False, output=tmp_path / "report"

@@ -21,7 +21,7 @@ from xfer.models.torch_session import runner
 from xfer.training import minari_writer
 from xfer.training.run_folder import RunConfig, RunFolder, RunResult
 
-minari = pytest.importorskip("minari")
+minari = pytest.importorskip("minari", reason="needs minari: pip install 'xfer-policy[demonstrations]'")
 SIGNS = "tests.xfer.training.toys:signs"
 
 

@@ -217,7 +217,7 @@ def test_success_counts_where_it_is_held_in_two_rounds(success, ends):
 
 @pytest.mark.usefixtures("few_recordings")
 def test_training_ends_once_success_is_held_and_says_how_much_there_was(one_thread, tmp_path):
-    pytest.importorskip("minigrid")
+    pytest.importorskip("minigrid", reason="needs minigrid: pip install 'xfer-policy[navigation]'")
     command = ["train", "navigation:empty", *SMALL, "--rounds", "4", "--output", str(tmp_path / "run")]
     assert main([*command, "--until-success", "0"]) == 0
     rounds = RunFolder(tmp_path / "run").rounds()
