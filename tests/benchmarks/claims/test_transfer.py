@@ -112,6 +112,7 @@ TINY = Protocol(
 )
 
 
+@pytest.mark.usefixtures("few_recordings")
 def test_a_small_comparison_from_end_to_end(one_thread, tmp_path, capsys):
     pytest.importorskip("minigrid", reason="needs minigrid: pip install 'xfer-policy[navigation]'")
     found = transfer.compare(TINY, tmp_path, 0, 1)

@@ -76,6 +76,7 @@ def test_a_file_in_a_folder_of_pythonpath_is_a_target(folder):
     assert "dummy" not in targets.names()
 
 
+@pytest.mark.usefixtures("few_recordings")
 def test_one_file_is_exported_verified_and_measured_like_all_others(found, tmp_path, monkeypatch):
     pytest.importorskip("minigrid", reason="needs a task with small frames: pip install 'xfer-policy[navigation]'")
     pytest.importorskip("matplotlib", reason="needs the report's libraries: pip install 'xfer-policy[bench]'")

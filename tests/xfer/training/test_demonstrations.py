@@ -17,6 +17,7 @@ from xfer.training.demonstrations import frames, open_dataset
 from xfer.training.run_folder import RunFolder
 
 minari = pytest.importorskip("minari", reason="needs minari: pip install 'xfer-policy[demonstrations]'")
+pytestmark = pytest.mark.usefixtures("few_recordings")
 
 
 def signs():
