@@ -10,7 +10,7 @@ import pytest
 import tyro
 
 from benchmarks.commands import bench, bench_options
-from benchmarks.measure import latency, protocol, whole_backbone
+from benchmarks.measure import protocol, whole_backbone
 from benchmarks.measure.protocol import Protocol
 from export.bundle import records
 from export.bundle.manifest import Build
@@ -58,7 +58,7 @@ def bundle(small_bundle, tmp_path):
 def test_bench_measures_saves_and_reports_and_a_damaged_build_is_a_row_with_its_reason(bundle, monkeypatch, capsys):
     # The protocol's own counts would take minutes; everything else is the real thing.
     short = Protocol(1, 5, calls=70, seconds=0, quick=True, warmup_calls=5, warmup_seconds=0, warmup_limit_seconds=0.1)
-    monkeypatch.setattr(latency, "quick", lambda threads, rounds, cores: short)
+    monkeypatch.setattr(protocol, "quick", lambda threads, rounds, cores: short)
     monkeypatch.setattr(whole_backbone, "VARIANTS", ("eager-fp32", "onnx-fp32"))
     BundleWriter(bundle.path).add(Build("tensorrt-fp16", "unavailable", "tensorrt is not installed"))
     next(bundle.path.glob("variants/torchscript-fp32-*/policy.pt")).write_bytes(b"")

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.commands import bench as bench
 from benchmarks.commands import bench_options
-from benchmarks.measure import latency
+from benchmarks.measure import protocol
 from benchmarks.measure.protocol import Protocol
 from export import targets
 from export.commands import export, verify
@@ -89,7 +89,7 @@ def test_one_file_is_exported_verified_and_measured_like_all_others(found, tmp_p
     verified = verify.main(verify.Args(bundle=bundle, variants="dummy-fp32", pairs=0))["variants"]
     assert [row["status"] for row in verified] == ["provisional"]
     short = Protocol(1, 5, calls=70, seconds=0, quick=True, warmup_calls=5, warmup_seconds=0, warmup_limit_seconds=0.1)
-    monkeypatch.setattr(latency, "quick", lambda threads, rounds, cores: short)
+    monkeypatch.setattr(protocol, "quick", lambda threads, rounds, cores: short)
     args = bench_options.Args(
         bundle=bundle, variants="dummy-fp32", quick=True, whole_backbone=False, output=tmp_path / "report"
     )
