@@ -4,7 +4,12 @@ VENV   ?= .venv
 # onnxruntime and onnxruntime-gpu own the same files: never both.
 ONNX   := $(if $(shell command -v nvidia-smi),onnx-gpu,onnx)
 
-.PHONY: demo test slow install install-dev clean
+# Processes that run tests at once, and more options: `make test OPTIONS='-p randomly'` shuffles them.
+JOBS   ?= 2
+OPTIONS ?=
+PYTEST := $(VENV)/bin/python -m pytest
+
+.PHONY: demo test slow coverage install install-dev clean
 
 demo: install
 	$(VENV)/bin/xfer demo
@@ -14,10 +19,19 @@ test: install-dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
-	$(VENV)/bin/pytest
+	$(PYTEST) -n $(JOBS) -m 'not slow and not timing' $(OPTIONS)
+	$(PYTEST) -m 'timing and not slow' $(OPTIONS)
 
 slow: install-dev
-	$(VENV)/bin/pytest -m slow
+	$(PYTEST) -m slow $(OPTIONS)
+
+# Lines that the tests of `make test` run, in all processes.
+coverage: install-dev
+	$(VENV)/bin/coverage erase
+	$(VENV)/bin/coverage run -m pytest -n $(JOBS) -m 'not slow and not timing' $(OPTIONS)
+	$(VENV)/bin/coverage run -m pytest -m 'timing and not slow' $(OPTIONS)
+	$(VENV)/bin/coverage combine
+	$(VENV)/bin/coverage report
 
 install: $(VENV)/demo.stamp
 install-dev: $(VENV)/dev.stamp
@@ -34,4 +48,4 @@ $(VENV)/dev.stamp: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) build dist .coverage .coverage.*

@@ -1,26 +1,97 @@
 """A small trained policy and its bundle, made once: real parts all the way, only small."""
 
+import os
 import shutil
 import signal
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+
+# A network this small is no faster with two threads, and much slower where another worker wants the second core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from export.build import export_policy
 from export.targets import expand
+from tests import small_task
 from xfer import tasks
 from xfer.evaluate import native
+from xfer.models.checkpoint import load_policy, save_policy
 from xfer.models.policy import Policy, PolicyConfig, make_spec
 from xfer.models.torch_session import set_threads
-from xfer.training import imitation
+from xfer.training import imitation, rounds
 from xfer.trajectories import Trajectories
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 # In the background of a script pytest inherits an ignored SIGINT, and so would the commands that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+REQUIRABLE = ("browser", "ssh", "runtime")
+"""Parts that are not Python packages. ``XFER_REQUIRED=browser,ssh`` in the environment: a test that wants one fails."""
+
+
+def skip_without(part: str, reason: str) -> None:
+    """Skip a test for want of a browser, of ssh or of what the C++ runtime is built with; fail where it is required.
+
+    Args:
+        part: One of ``REQUIRABLE``.
+        reason: What is missing and the command that brings it, or empty if all is there.
+    """
+    assert part in REQUIRABLE
+    if reason and part in required():
+        pytest.fail(f"{reason} (XFER_REQUIRED asks for {part})")
+    elif reason:
+        pytest.skip(reason)
+
+
+def required() -> list[str]:
+    return [part for part in os.environ.get("XFER_REQUIRED", "").split(",") if part]
+
+
+def pytest_configure(config):
+    if unknown := set(required()) - set(REQUIRABLE):
+        raise pytest.UsageError(f"XFER_REQUIRED names {', '.join(unknown)}. Choose from {', '.join(REQUIRABLE)}.")
+
+
+@pytest.hookimpl(trylast=True)  # when they have been put in another order
+def pytest_collection_modifyitems(config, items):
+    """Run what asserts real time last, and not at all beside other workers."""
+    timed = [item for item in items if item.get_closest_marker("timing")]
+    items[:] = [item for item in items if item not in set(timed)]
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        config.hook.pytest_deselected(items=timed)
+    else:
+        items += timed
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say in one line each what was skipped, and the command that brings it."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+    if reasons:
+        terminalreporter.section("skipped")
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"{count:4}  {reason}")
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder of that name, which the first worker that asks for it makes, for all of them."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    path, done = root / "shared" / name, root / f"{name}.done"
+    path.parent.mkdir(exist_ok=True)
+    with FileLock(f"{done}.lock"):
+        if not done.exists():
+            shutil.rmtree(path, ignore_errors=True)
+            make(path)
+            done.touch()
+    return path
 
 
 def imitation_config(**changes) -> imitation.ImitationConfig:
@@ -83,6 +154,12 @@ def drive(seed: int, steps: int) -> Trajectories:
 
 
 @pytest.fixture
+def few_recordings(monkeypatch):
+    """A run that is trained in this process records a hundred observations, not a thousand."""
+    monkeypatch.setattr(rounds, "RECORDED", small_task.FEW)
+
+
+@pytest.fixture
 def one_thread():
     """A network this small is no faster with two, and on a machine that does something else much slower."""
     before = torch.get_num_threads()
@@ -92,10 +169,14 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def policy() -> Policy:
-    policy = make_policy()
-    train_briefly(policy)
-    return policy
+def policy(tmp_path_factory) -> Policy:
+    def make(folder):
+        folder.mkdir()
+        policy = make_policy()
+        train_briefly(policy)
+        save_policy(policy, folder)
+
+    return load_policy(made_once(tmp_path_factory, "policy", make))
 
 
 @pytest.fixture(scope="session")
@@ -112,11 +193,12 @@ def golden(met) -> Trajectories:
 @pytest.fixture(scope="session")
 def shared_bundle(policy, met, golden, tmp_path_factory) -> Path:
     """A bundle that no test may change: eager, torchscript, onnx-fp32 and onnx-int8."""
-    path = tmp_path_factory.mktemp("bundles") / "small.bundle"
-    export_policy(
-        policy, policy.spec, drive(6, 64), golden, expand("eager,torchscript,onnx-fp32,onnx-int8"), path, run="nowhere"
-    )
-    return path
+    variants = expand("eager,torchscript,onnx-fp32,onnx-int8")
+
+    def make(path):
+        export_policy(policy, policy.spec, drive(6, 64), golden, variants, path, run="nowhere")
+
+    return made_once(tmp_path_factory, "small.bundle", make)
 
 
 @pytest.fixture

@@ -12,7 +12,12 @@ from collections.abc import Callable
 from benchmarks.measure.messages import Pace, Ticks
 
 
-def keep_pace(act: Callable[[], object], pace: Pace) -> Ticks:
+def keep_pace(
+    act: Callable[[], object],
+    pace: Pace,
+    clock: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], object] = time.sleep,
+) -> Ticks:
     """Act at a fixed rate, then after each idle gap.
 
     Tick k is due ``k / rate_hz`` after the first. Between ticks the process sleeps; a tick that is late already
@@ -21,23 +26,23 @@ def keep_pace(act: Callable[[], object], pace: Pace) -> Ticks:
     Args:
         act: Does all that a tick does, and returns when the action is there.
         pace: Rate, duration and gaps.
+        clock: Says what time it is, in seconds.
+        sleep: Waits for so many seconds.
     """
+
+    def act_at(due: float) -> tuple[float, float]:
+        """Act at a moment, or at once if it has passed; return how long after it the action began and was there."""
+        if (early := due - clock()) > 0:
+            sleep(early)
+        began = clock()
+        act()
+        return began - due, clock() - due
+
     latencies, starts = [], []
-    first = time.perf_counter() + 1 / pace.rate_hz
+    first = clock() + 1 / pace.rate_hz
     for tick in range(pace.ticks):
-        start, latency = _act_at(first + tick / pace.rate_hz, act)
+        start, latency = act_at(first + tick / pace.rate_hz)
         starts.append(start)
         latencies.append(latency)
-    after_idle = {
-        f"{gap:g}": tuple(_act_at(time.perf_counter() + gap, act)[1] for _ in range(count)) for gap, count in pace.gaps
-    }
+    after_idle = {f"{gap:g}": tuple(act_at(clock() + gap)[1] for _ in range(count)) for gap, count in pace.gaps}
     return Ticks(tuple(latencies), tuple(starts), after_idle)
-
-
-def _act_at(due: float, act: Callable[[], object]) -> tuple[float, float]:
-    """Act at a moment, or at once if it has passed; return how long after it the action began and was there."""
-    if (early := due - time.perf_counter()) > 0:
-        time.sleep(early)
-    began = time.perf_counter()
-    act()
-    return began - due, time.perf_counter() - due

@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -75,24 +75,26 @@ def _zeros(bundle: Bundle, batch: int) -> Steps:
         yield np.zeros(batch, bool), blank
 
 
-def step(runner: Runner, steps: Steps) -> int:
-    """Act on the next observations, and return how long the action took, in nanoseconds."""
+def step(runner: Runner, steps: Steps, clock: Callable[[], int] = time.perf_counter_ns) -> int:
+    """Act on the next observations, and return how long the action took, in nanoseconds of the clock."""
     begins, observations = next(steps)
     if begins.any():
         runner.reset(begins)
-    start = time.perf_counter_ns()
+    start = clock()
     runner.act(observations)
-    return time.perf_counter_ns() - start
+    return clock() - start
 
 
-def take_turn(runner: Runner, steps: Steps, turn: Turn) -> tuple[float, ...]:
+def take_turn(
+    runner: Runner, steps: Steps, turn: Turn, clock: Callable[[], int] = time.perf_counter_ns
+) -> tuple[float, ...]:
     """Act on the coming observations, and return how long each timed call took, in seconds."""
     samples: list[int] = []
     spent, enough = 0, int(turn.seconds * 1e9)
     for _ in range(turn.lead_in):
-        step(runner, steps)
+        step(runner, steps, clock)
     while len(samples) < turn.calls or spent < enough:
-        samples.append(step(runner, steps))
+        samples.append(step(runner, steps, clock))
         spent += samples[-1]
     return tuple(sample / 1e9 for sample in samples)
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from export.bundle.reader import Bundle
+from tests.conftest import made_once
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +26,9 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     frames = np.random.default_rng(0).integers(0, 256, (6, 400, 600, 3), dtype=np.uint8)
     seen = Trajectories({"frame": frames}, np.array([True, False, False, True, False, False]))
     variants = [Variant.parse(v) for v in ("eager-fp32", "torchscript-fp32", "onnx-fp32", "onnx-int8")]
-    path = tmp_path_factory.mktemp("bundles") / "small.bundle"
-    for build, _ in export_policy(policy, spec, seen, seen, variants, path, run="runs/<small>"):
-        assert build.status == "built", build.reason
-    return Bundle(path)
+
+    def make(path):
+        for build, _ in export_policy(policy, spec, seen, seen, variants, path, run="runs/<small>"):
+            assert build.status == "built", build.reason
+
+    return Bundle(made_once(tmp_path_factory, "random.bundle", make))

@@ -75,14 +75,16 @@ print(int(session.run(["action"], {"frame": frame, "history": np.zeros(shape, np
 """
 
 
-def test_opening_a_bundle_and_acting_costs_little_over_bare_onnx_runtime(robot, shared_bundle):
-    python = robot[0] / "python"
+@pytest.mark.timing
+def test_opening_a_bundle_and_acting_costs_little_over_bare_onnx_runtime(shared_bundle):
     ratios, answers = [], set()
     for _ in range(8):
         seconds = []
         for code in (OURS, BARE):
             start = time.perf_counter()
-            done = subprocess.run([python, "-c", code, shared_bundle], capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                [sys.executable, "-c", code, shared_bundle], capture_output=True, text=True, check=True
+            )
             seconds.append(time.perf_counter() - start)
             answers.add(done.stdout)
         ratios.append(seconds[0] / seconds[1])

@@ -34,6 +34,7 @@ def test_importing_the_three_packages_brings_in_no_heavy_library():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.timing
 def test_help_answers_within_half_a_second():
     seconds = []
     for _ in range(5):
@@ -228,11 +229,12 @@ class Busy:
         signal.raise_signal(signal.SIGTERM)
 def run(command, words):
     Busy()
-    time.sleep(20)
+    for _ in range(2000):
+        time.sleep(0.01)
     return 0
 cli.run = run
 sys.exit(cli.main(["doctor"]))
 """
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert answer.returncode == 130
     assert answer.stderr == "xfer: interrupted; nothing was left half-written\n"

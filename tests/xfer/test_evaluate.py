@@ -72,7 +72,7 @@ def test_a_variant_whose_scores_are_not_finite_ends_its_own_episode_only(task, p
 
 def test_a_fork_is_right_where_the_environment_is_more_than_drawn():
     """Atari's wrapper repeats actions: replaying past it would be another game."""
-    pytest.importorskip("ale_py")
+    pytest.importorskip("ale_py", reason="needs ale_py: pip install 'xfer-policy[atari]'")
     game = tasks.load("atari:breakout")
     spec = make_spec(game, game.image, "logits")
     reference, variant = [1, 2, 3, 0, 2] * 1000, [1, 2, 3, 0, 2, 1, 2, 2, *[1, 3, 3, 2] * 1000]
@@ -177,7 +177,7 @@ class Habits:
 
 
 def test_an_episode_in_circles_ends_early_with_the_return_that_it_would_have():
-    pytest.importorskip("minigrid")
+    pytest.importorskip("minigrid", reason="needs minigrid: pip install 'xfer-policy[navigation]'")
     task = tasks.load("navigation:crossing-n1")
     env, learned, over = task.make(), {}, False
     observations, _ = env.reset(seed=1)

@@ -26,6 +26,9 @@ from xfer.training.vector_env import Vectorize
 ROUND_SEED = EVALUATION_SEED + 1000
 """Seeds from here on judge each round; those before them, the finished policy."""
 
+RECORDED = {"calibration": (CALIBRATION_SEED, 256, 64), "held-out": (HELD_OUT_SEED, 1000, 250)}
+"""What is recorded of the finished policy: first seed, how many observations, at most how many of one episode."""
+
 
 def run(
     folder: RunFolder,
@@ -138,10 +141,7 @@ def finish(folder: RunFolder, policy: Policy, task: Task, device: str, eval_epis
     seeds = range(EVALUATION_SEED, EVALUATION_SEED + eval_episodes)
     returns = judge(policy, task, device, seeds, bar, f"final evaluation (of round {best + 1})")
     # Value ranges want several episodes; regret wants ones that go far.
-    for name, first, length, stretch in (
-        ("calibration", CALIBRATION_SEED, 256, 64),
-        ("held-out", HELD_OUT_SEED, 1000, 250),
-    ):
+    for name, (first, length, stretch) in RECORDED.items():
         bar.begin(f"recording {name} observations", None)
         record(task, runner(policy, device), first, length, stretch).save(folder.observations_file(name))
     save_policy(policy, folder.path)

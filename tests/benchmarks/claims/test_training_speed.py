@@ -5,8 +5,8 @@ import torch
 
 from benchmarks.claims import training_speed
 
-pytest.importorskip("stable_baselines3")
-pytest.importorskip("minigrid")
+pytest.importorskip("stable_baselines3", reason="needs stable_baselines3: pip install 'xfer-policy[sb3]'")
+pytest.importorskip("minigrid", reason="needs minigrid: pip install 'xfer-policy[navigation]'")
 
 
 def test_the_picture_shows_the_whole_world():

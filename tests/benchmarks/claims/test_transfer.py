@@ -98,11 +98,11 @@ def crossing():
 
 
 TINY = Protocol(
-    simpler=("tests.benchmarks.test_transfer:empty",),
+    simpler=("tests.benchmarks.claims.test_transfer:empty",),
     source_rounds=1,
     source_frames=64,
     source_steps=2,
-    target="tests.benchmarks.test_transfer:crossing",
+    target="tests.benchmarks.claims.test_transfer:crossing",
     frames=32,
     steps=2,
     rounds=1,
@@ -112,8 +112,9 @@ TINY = Protocol(
 )
 
 
+@pytest.mark.usefixtures("few_recordings")
 def test_a_small_comparison_from_end_to_end(one_thread, tmp_path, capsys):
-    pytest.importorskip("minigrid")
+    pytest.importorskip("minigrid", reason="needs minigrid: pip install 'xfer-policy[navigation]'")
     found = transfer.compare(TINY, tmp_path, 0, 1)
     (row,) = found.rows
     assert row["holds"] is (row["ratio"] >= transfer.WANTED)

@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import msgspec
@@ -9,12 +10,13 @@ import pytest
 import tyro
 
 from benchmarks.commands import bench, bench_options
-from benchmarks.measure import latency, protocol, whole_backbone
+from benchmarks.measure import protocol, whole_backbone
 from benchmarks.measure.protocol import Protocol
 from export.bundle import records
 from export.bundle.manifest import Build
 from export.bundle.reader import Bundle
 from export.bundle.writer import BundleWriter
+from tests import processes
 from xfer.errors import UsageError
 
 BENCH_KEYS = [
@@ -55,8 +57,8 @@ def bundle(small_bundle, tmp_path):
 
 def test_bench_measures_saves_and_reports_and_a_damaged_build_is_a_row_with_its_reason(bundle, monkeypatch, capsys):
     # The protocol's own counts would take minutes; everything else is the real thing.
-    short = Protocol(1, rounds=5, calls=70, seconds=0, quick=True, warmup_calls=5, warmup_seconds=0, pause_seconds=0.01)
-    monkeypatch.setattr(latency, "quick", lambda threads, rounds, cores: short)
+    short = Protocol(1, 5, calls=70, seconds=0, quick=True, warmup_calls=5, warmup_seconds=0, warmup_limit_seconds=0.1)
+    monkeypatch.setattr(protocol, "quick", lambda threads, rounds, cores: short)
     monkeypatch.setattr(whole_backbone, "VARIANTS", ("eager-fp32", "onnx-fp32"))
     BundleWriter(bundle.path).add(Build("tensorrt-fp16", "unavailable", "tensorrt is not installed"))
     next(bundle.path.glob("variants/torchscript-fp32-*/policy.pt")).write_bytes(b"")
@@ -186,9 +188,12 @@ def test_what_is_only_printed_is_no_part_of_the_command_in_the_report():
 
 def test_a_bench_that_is_killed_leaves_what_it_measured(bundle):
     words = ["bench", str(bundle.path), "--variants", "onnx-int8", "--quick", "--stream", "--no-whole-backbone"]
-    with subprocess.Popen([sys.executable, "-m", "xfer.cli", *words], stdout=subprocess.PIPE) as process:
-        first = json.loads(process.stdout.readline())
-        process.kill()
+    process = processes.start(*words)
+    while "\n" not in process.stdout:
+        assert process.poll() is None, process.stderr
+        time.sleep(0.05)
+    first = json.loads(process.stdout.splitlines()[0])
+    process.kill()
     assert first["partial"] == f"after round 1 of {protocol.quick(1).rounds}"
     left = json.loads((bundle.path.parent / "report" / "report.json").read_bytes())
     assert left["partial"].startswith("after round")
@@ -198,7 +203,7 @@ def test_a_bench_that_is_killed_leaves_what_it_measured(bundle):
 
 def test_importing_the_commands_imports_no_heavy_library():
     code = (
-        "import sys, benchmarks, benchmarks.command, benchmarks.recommend;"
+        "import sys, benchmarks, benchmarks.commands.bench, benchmarks.commands.recommend;"
         "print(sorted({'torch', 'onnxruntime', 'matplotlib', 'scipy', 'jinja2'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -25,6 +25,7 @@ from export.bundle import records
 from export.bundle.machine import this_machine
 from export.bundle.reader import Bundle
 from export.bundle.records import Latency, MachineRecords, Record, Verification
+from tests.conftest import skip_without
 from xfer.errors import UnavailableError, UsageError, XferError
 from xfer.files import to_json
 
@@ -34,9 +35,7 @@ MISSING = [
     for tool, path in {"sshd": SSHD, "ssh": shutil.which("ssh"), "rsync": shutil.which("rsync")}.items()
     if not path
 ]
-with_sshd = pytest.mark.skipif(
-    bool(MISSING), reason=f"needs {', '.join(MISSING)}: apt-get install openssh-client openssh-server rsync"
-)
+with_sshd = pytest.mark.usefixtures("sshd")
 
 XFER = str(Path(sys.executable).with_name("xfer"))
 SHORT = {"variants": "onnx-fp32", "threads": 1, "quick": True, "rounds": 5, "whole_backbone": False}
@@ -58,6 +57,8 @@ class Robot:
 
 @pytest.fixture(scope="module")
 def sshd(tmp_path_factory):
+    if MISSING:
+        skip_without("ssh", f"needs {', '.join(MISSING)}: apt-get install openssh-client openssh-server rsync")
     folder = tmp_path_factory.mktemp("sshd")
     home = folder / "home with a space"
     home.mkdir()

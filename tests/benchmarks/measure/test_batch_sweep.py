@@ -3,6 +3,7 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from benchmarks.measure.batch_sweep import run, short, steps
 from benchmarks.measure.protocol import Candidate, Protocol
@@ -11,6 +12,7 @@ from export.bundle.reader import Bundle
 from export.bundle.writer import BundleWriter
 
 
+@pytest.mark.timing
 def test_each_variant_is_measured_at_each_batch_that_it_takes(small_bundle, tmp_path):
     path = tmp_path / "copy.bundle"
     shutil.copytree(small_bundle.path, path)

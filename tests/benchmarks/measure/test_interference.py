@@ -68,6 +68,7 @@ def test_daemons_do_not_disturb_and_a_busy_process_or_a_greedy_neighbor_does():
     assert Interference(others=0.0, steal=0.1).disturbed
 
 
+@pytest.mark.timing
 def test_the_worker_s_own_work_is_not_others(small_bundle):
     with WorkerProcess(Assignment(str(small_bundle.path), "onnx-fp32", THREADS)) as worker:
         worker.turn(Turn(20, 0.2))
@@ -91,6 +92,7 @@ def test_the_worker_s_own_work_is_not_others(small_bundle):
     assert loaded.gpu_clock_mhz is None
 
 
+@pytest.mark.timing
 def test_with_half_of_the_cores_loaded_every_round_of_every_variant_is_marked_and_none_is_dropped(small_bundle):
     candidates = [Candidate(name, small_bundle.path, name) for name in ("eager-fp32", "onnx-int8")]
     # The shortest turns that a bench has, after less of a warm-up.

@@ -1,3 +1,4 @@
+import itertools
 import shutil
 from dataclasses import replace
 from itertools import groupby
@@ -9,9 +10,19 @@ import pytest
 from benchmarks.measure.latency import measure, steps_per_candidate
 from benchmarks.measure.messages import Assignment, Turn
 from benchmarks.measure.protocol import Candidate, Protocol, full, quick, strict, usable_cores
+from benchmarks.measure.worker import _recorded, take_turn
 from benchmarks.measure.worker_process import WorkerError, WorkerProcess
 
-SHORT = Protocol(1, rounds=5, calls=20, seconds=0.01, warmup_calls=5, warmup_seconds=0.01, pause_seconds=0.01)
+SHORT = Protocol(
+    1,
+    rounds=5,
+    calls=20,
+    seconds=0.01,
+    warmup_calls=5,
+    warmup_seconds=0.01,
+    warmup_limit_seconds=0.1,
+    pause_seconds=0.01,
+)
 
 
 def test_the_full_protocol_is_the_design_s():
@@ -87,6 +98,14 @@ def test_variants_take_turns_in_rounds_and_a_dead_one_leaves_the_others_their_sa
     assert found["truncated"].rounds == ()
     assert "truncated or exchanged" in found["truncated"].error
     assert set(psutil.Process().children()) == before
+
+
+def test_a_turn_lasts_until_both_floors_are_reached(small_bundle):
+    readings = itertools.count(0, 10_000_000)  # ns: each call takes 10 ms
+    with small_bundle.runner("onnx-int8") as runner:
+        for turn, calls in ((Turn(calls=3, seconds=0.05), 5), (Turn(calls=7, seconds=0.05, lead_in=2), 7)):
+            taken = take_turn(runner, _recorded(small_bundle, 1), turn, lambda: next(readings))
+            assert taken == (0.01,) * calls
 
 
 def test_a_worker_calls_until_both_floors_are_reached(small_bundle):

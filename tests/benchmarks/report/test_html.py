@@ -7,8 +7,13 @@ import pytest
 from benchmarks.report.html import to_html
 from tests.benchmarks.report.chromium import Chromium, executable
 from tests.benchmarks.report.sample_report import sample_report
+from tests.conftest import skip_without
 
-with_chromium = pytest.mark.skipif(executable() is None, reason="needs a browser: apt-get install chromium")
+
+@pytest.fixture
+def browser():
+    if executable() is None:
+        skip_without("browser", "needs a browser: apt-get install chromium")
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +117,7 @@ def page(tmp_path_factory):
     return path
 
 
-@with_chromium
+@pytest.mark.usefixtures("browser")
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_the_page_opens_without_a_request_or_an_error_and_fits_the_window(page, width, dark):
@@ -125,7 +130,7 @@ def test_the_page_opens_without_a_request_or_an_error_and_fits_the_window(page, 
         assert browser.evaluate("document.querySelector('img').naturalWidth") == 600
 
 
-@with_chromium
+@pytest.mark.usefixtures("browser")
 def test_dark_and_light_are_not_the_same(page):
     background = "getComputedStyle(document.body).backgroundColor"
     seen = []
@@ -136,7 +141,7 @@ def test_dark_and_light_are_not_the_same(page):
     assert seen[0] != seen[1]
 
 
-@with_chromium
+@pytest.mark.usefixtures("browser")
 @pytest.mark.parametrize(
     ("damage", "noticed"),
     [

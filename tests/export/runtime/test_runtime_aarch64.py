@@ -18,7 +18,8 @@ from export.bundle import records
 from export.bundle.machine import Machine, this_machine
 from export.bundle.reader import Bundle
 from export.bundle.records import MachineRecords, Record, Verification
-from tests.export.runtime.conftest import RUNTIME, header_options, run
+from tests.conftest import skip_without
+from tests.export.runtime.conftest import RUNTIME, build_project, header_options, run
 from xfer.files import to_json
 from xfer.trajectories import Trajectories
 
@@ -29,16 +30,13 @@ NEEDED = ("XFER_AARCH64_SYSROOT", "XFER_AARCH64_QEMU", "XFER_AARCH64_ONNXRUNTIME
 def programs(tmp_path_factory) -> Path:
     missing = [name for name in NEEDED if name not in os.environ]
     if missing or not shutil.which("aarch64-linux-gnu-g++"):
-        pytest.skip(
-            f"needs {', '.join(missing) or 'g++-aarch64-linux-gnu'}: .ci/runtime-tools installs and prints them"
-        )
+        what = ", ".join(missing) or "g++-aarch64-linux-gnu"
+        skip_without("runtime", f"needs {what}: .ci/runtime-tools installs and prints them")
     folder = tmp_path_factory.mktemp("aarch64")
     toolchain = RUNTIME / "cmake" / "aarch64-linux-gnu.cmake"
     options = [o for o in header_options() if "ONNX" in o]
     options += [f"-DXFER_SYSROOT={os.environ[NEEDED[0]]}", "-DXFER_TESTS=OFF"]
-    run("cmake", "-S", RUNTIME, "-B", folder, "--toolchain", toolchain, *options)
-    run("cmake", "--build", folder, "--parallel", "1")
-    return folder
+    return build_project(RUNTIME, folder, "--toolchain", toolchain, *options)
 
 
 def emulate(program: Path, *words: object, **options) -> bytes:

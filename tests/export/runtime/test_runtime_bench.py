@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from benchmarks.commands import bench, bench_options
-from benchmarks.measure import latency
+from benchmarks.measure import protocol
 from benchmarks.measure.messages import Assignment, Pace, Reply, Request, Turn
 from benchmarks.measure.protocol import Measurement, Protocol, quick
 from benchmarks.report.rows import summarize
@@ -76,7 +76,7 @@ def test_its_file_holds_what_a_report_is_drawn_from(build, bundles, environment,
 
 def test_xfer_bench_measures_it_beside_python_in_the_same_rounds(build, bundle_path, monkeypatch):
     short = Protocol(1, rounds=5, calls=70, seconds=0, quick=True, warmup_calls=5, warmup_seconds=0, pause_seconds=0.01)
-    monkeypatch.setattr(latency, "quick", lambda threads, rounds, cores: short)
+    monkeypatch.setattr(protocol, "quick", lambda threads, rounds, cores: short)
     monkeypatch.setattr(bench_options, "QUICK_GAPS", ((0.01, 2),))
     monkeypatch.delenv("XFER_ONNXRUNTIME_LIBRARY", raising=False)
     args = bench_options.Args(

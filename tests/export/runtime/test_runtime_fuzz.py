@@ -8,18 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.export.runtime.conftest import RUNTIME, require, run
+from tests.conftest import skip_without
+from tests.export.runtime.conftest import RUNTIME, build_project, require
 
 
 @pytest.fixture(scope="module")
 def fuzzer(tmp_path_factory) -> Path:
     require()
     if not shutil.which("clang++"):
-        pytest.skip("needs libFuzzer: apt-get install clang libclang-rt-14-dev")
+        skip_without("runtime", "needs libFuzzer: apt-get install clang libclang-rt-14-dev")
     folder = tmp_path_factory.mktemp("fuzz")
     off = [f"-DXFER_{name}=OFF" for name in ("ONNX", "OPENVINO", "TORCH", "TENSORRT", "PROGRAMS")]
-    run("cmake", "-S", RUNTIME, "-B", folder, "-DCMAKE_CXX_COMPILER=clang++", "-DXFER_FUZZ=ON", *off)
-    run("cmake", "--build", folder, "--parallel", "1", "--target", "fuzz_manifest")
+    options = ("-DCMAKE_CXX_COMPILER=clang++", "-DXFER_FUZZ=ON", *off)
+    build_project(RUNTIME, folder, *options, targets=("fuzz_manifest",))
     return folder / "tests" / "fuzz_manifest"
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from export.bundle.reader import Bundle
-from tests.export.runtime.conftest import require, run
+from tests.export.runtime.conftest import build_project, require, run
 
 ROOT = Path(__file__).parents[3]
 PROJECT = """
@@ -45,9 +45,7 @@ def robot(installed, tmp_path_factory) -> Path:
     options = [f"-Dxfer_DIR={found}", "-DXFER_ONNX=ON", "-DCMAKE_BUILD_TYPE=Debug"]
     if include := os.environ.get("ONNXRUNTIME_INCLUDE_DIR"):
         options.append(f"-DONNXRUNTIME_INCLUDE_DIR={include}")
-    run("cmake", "-S", source, "-B", source / "build", *options)
-    run("cmake", "--build", source / "build", "--parallel", "1")
-    return source / "build" / "robot"
+    return build_project(source, source / "build", *options) / "robot"
 
 
 def test_a_project_outside_acts_with_the_installed_runtime(robot, bundles, onnxruntime_library):

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.commands import bench as bench
 from benchmarks.commands import bench_options
-from benchmarks.measure import latency
+from benchmarks.measure import protocol
 from benchmarks.measure.protocol import Protocol
 from export import targets
 from export.commands import export, verify
@@ -22,7 +22,7 @@ FILE = '''
 from contextlib import contextmanager
 
 from export.targets import Exported
-from export.torch_library import available, libraries, load_trace, save_trace, trace
+from export.libraries.pytorch import available, libraries, load_trace, save_trace, trace
 from xfer.errors import UnavailableError
 
 PRECISIONS, PLACES = ("fp32",), ()
@@ -41,7 +41,7 @@ def export(request, folder, precision):
 def load(folder, spec, place):
     if (reason := runnable(place.name)) is not None:
         raise UnavailableError(reason)
-    from xfer.torch_session import TorchSession, set_threads
+    from xfer.models.torch_session import TorchSession, set_threads
 
     set_threads(place.threads)
     yield TorchSession(load_trace(folder / "dummy.pt"), spec)
@@ -69,13 +69,14 @@ def found(folder, monkeypatch):
 
 def test_a_file_in_a_folder_of_pythonpath_is_a_target(folder):
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-c", "from export import target; print(*target.names())"]
+    command = [sys.executable, "-c", "from export import targets; print(*targets.names())"]
     environment = {**os.environ, "PYTHONPATH": path}
     said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split()
     assert set(said) == {*targets.names(), "dummy"}
     assert "dummy" not in targets.names()
 
 
+@pytest.mark.usefixtures("few_recordings")
 def test_one_file_is_exported_verified_and_measured_like_all_others(found, tmp_path, monkeypatch):
     pytest.importorskip("minigrid", reason="needs a task with small frames: pip install 'xfer-policy[navigation]'")
     pytest.importorskip("matplotlib", reason="needs the report's libraries: pip install 'xfer-policy[bench]'")
@@ -87,8 +88,8 @@ def test_one_file_is_exported_verified_and_measured_like_all_others(found, tmp_p
     assert export.main(export.Args(source=str(run), targets="dummy-fp32"))["variants"][0]["cached"]
     verified = verify.main(verify.Args(bundle=bundle, variants="dummy-fp32", pairs=0))["variants"]
     assert [row["status"] for row in verified] == ["provisional"]
-    short = Protocol(1, rounds=5, calls=70, seconds=0, quick=True, warmup_calls=5, warmup_seconds=0, pause_seconds=0.01)
-    monkeypatch.setattr(latency, "quick", lambda threads, rounds, cores: short)
+    short = Protocol(1, 5, calls=70, seconds=0, quick=True, warmup_calls=5, warmup_seconds=0, warmup_limit_seconds=0.1)
+    monkeypatch.setattr(protocol, "quick", lambda threads, rounds, cores: short)
     args = bench_options.Args(
         bundle=bundle, variants="dummy-fp32", quick=True, whole_backbone=False, output=tmp_path / "report"
     )

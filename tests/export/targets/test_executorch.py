@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 from export import targets
-from export.targets import ExportOptions, ExportRequest, Place
+from export.targets import ExportOptions, ExportRequest, Place, Variant
 from export.verification.parity import actions, centered, numbers
 from tests.conftest import drive
 from xfer.errors import BundleError, UnavailableError, UsageError
@@ -27,17 +27,13 @@ def request_(policy, met):
 
 
 @pytest.fixture(scope="module")
-def fp32(request_, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("executorch-fp32")
-    executorch.export(request_, folder, "fp32")
-    return folder
+def fp32(exported):
+    return exported(Variant("executorch", "fp32"))[0]
 
 
 @pytest.fixture(scope="module")
-def int8(request_, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("executorch-int8")
-    executorch.export(request_, folder, "int8")
-    return folder
+def int8(exported):
+    return exported(Variant("executorch", "int8"))[0]
 
 
 def zeros(spec, batch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from export import targets
-from export.targets import ExportOptions, ExportRequest, Place
+from export.targets import Place, Variant
 from xfer.errors import BundleError
 
 openvino = targets.load("openvino")
@@ -15,10 +15,8 @@ if (reason := openvino.available()) is not None:
 
 
 @pytest.fixture(scope="module")
-def folder(policy, met, tmp_path_factory):
-    path = tmp_path_factory.mktemp("openvino")
-    openvino.export(ExportRequest(policy, policy.spec, met, ExportOptions()), path, "fp32")
-    return path
+def folder(exported):
+    return exported(Variant("openvino", "fp32"))[0]
 
 
 def test_the_files_are_the_graph_and_its_weights_in_full_precision(folder):
@@ -38,10 +36,10 @@ def test_it_runs_with_the_threads_the_device_and_the_precision_that_were_asked_f
             assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
 
 
-def test_int8_runs_the_convolutions_of_the_trunk_in_int8(policy, met, tmp_path):
-    openvino.export(ExportRequest(policy, policy.spec, met, ExportOptions()), tmp_path, "int8")
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["policy.bin", "policy.xml"]
-    with openvino.load(tmp_path, policy.spec, Place()) as session:
+def test_int8_runs_the_convolutions_of_the_trunk_in_int8(exported, policy):
+    folder, _ = exported(Variant("openvino", "int8"))
+    assert sorted(file.name for file in folder.iterdir()) == ["policy.bin", "policy.xml"]
+    with openvino.load(folder, policy.spec, Place()) as session:
         running = session.request(1).get_compiled_model().get_runtime_model().get_ops()
     facts = [op.get_rt_info() for op in running]
     layers = [(str(f["layerType"].astype(str)), str(f["runtimePrecision"].astype(str))) for f in facts]

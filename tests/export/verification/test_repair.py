@@ -19,6 +19,7 @@ from export.build import Builder
 from export.bundle import records
 from export.bundle.reader import Bundle
 from export.bundle.records import Verification
+from export.commands import export as export_command
 from export.commands.export_repair import not_repairable, repair_bundle
 from export.importers import run
 from export.targets import ExportOptions, ExportRequest, Variant
@@ -91,7 +92,8 @@ def test_a_policy_that_is_hard_to_quantize_is_repaired_with_as_few_layers_as_can
     path = tmp_path / "hard.bundle"
 
     def export(repair):
-        result = export.main(export.Args(source=str(hard_run.path), targets=name, output=path, repair=repair))
+        args = export_command.Args(source=str(hard_run.path), targets=name, output=path, repair=repair)
+        result = export_command.main(args)
         (exported,) = result["variants"]
         assert exported["status"] == "built"
         return exported["cached"], result.get("repairs")
@@ -226,6 +228,7 @@ def test_a_layer_alone_in_int8_drifts_and_none_in_int8_is_eager(policy, met, cal
         pass
 
 
+@pytest.mark.timing
 def test_timing_tells_a_slow_session_from_a_fast_one(policy, golden, one_thread):
     fast = TorchSession(policy.deploy(), policy.spec)
 

@@ -1,8 +1,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
@@ -12,6 +10,7 @@ import pytest
 import torch
 
 import xfer
+from tests import processes
 from tests.conftest import imitation_config
 from tests.xfer.training import toys
 from xfer import cli, tasks
@@ -25,7 +24,7 @@ from xfer.training import minari_writer
 from xfer.training.run_config import RunConfig
 from xfer.training.run_folder import RunFolder, RunResult
 
-minari = pytest.importorskip("minari")
+minari = pytest.importorskip("minari", reason="needs minari: pip install 'xfer-policy[demonstrations]'")
 SIGNS = "tests.xfer.training.toys:signs"
 
 
@@ -195,16 +194,13 @@ def test_an_unfinished_run_is_refused(tmp_path, nothing_trusted):
 
 
 def command(*words):
-    return subprocess.Popen(
-        [sys.executable, "-m", "xfer.cli", "record", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return processes.start("record", *words)
 
 
 def test_the_command_prints_one_json_object_last():
     process = command("tests.xfer.commands.test_record:dial", "--output", "toys/dial-v0", "--episodes", "1", "--json")
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert json.loads(out.splitlines()[-1])["frames"] == 8
+    assert process.wait(120) == 0, process.stderr
+    assert json.loads(process.stdout.splitlines()[-1])["frames"] == 8
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
@@ -216,7 +212,6 @@ def test_an_interrupted_recording_leaves_nothing(datasets, how):
     time.sleep(0.5)
     assert process.poll() is None
     os.kill(process.pid, how)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "nothing was left half-written" in err
+    assert process.wait(120) == 130
+    assert "nothing was left half-written" in process.stderr
     assert list(datasets.iterdir()) == []

@@ -1,15 +1,12 @@
 import contextlib
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
 
+from tests import processes, small_task
 from xfer.cli import main
 from xfer.errors import RunError
 from xfer.training.rounds import held
@@ -50,13 +47,11 @@ REINFORCE = [
 
 
 def start(output, *more):
-    return begin("cartpole", *SMALL, "--output", str(output), *more)
+    return begin("tests.small_task:task", *SMALL, "--output", str(output), *more)
 
 
 def begin(*words):
-    return subprocess.Popen(
-        [sys.executable, "-m", "xfer.cli", "train", *words], start_new_session=True, stdout=subprocess.DEVNULL
-    )
+    return processes.start("train", *words)
 
 
 def kill(process, moment):
@@ -68,8 +63,7 @@ def kill(process, moment):
                 break
         time.sleep(0.002)
     assert process.poll() is None, "the run ended before it could be killed"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +78,8 @@ def test_a_finished_run_holds_a_policy_and_its_recorded_observations(uninterrupt
     assert len(folder.rounds()) == 3
     assert len(folder.result().returns) == 2
     held_out = folder.observations("held-out")
-    assert len(held_out) == 1000
-    assert held_out.observations["frame"].shape[1:] == (400, 600, 3)
+    assert len(held_out) == small_task.FEW["held-out"][1]
+    assert held_out.observations["frame"].shape[1:] == small_task.FRAME.shape
     assert len(held_out.episodes()) >= 4
     assert folder.policy().config.tap == "stem"
     assert list((uninterrupted / "tensorboard").iterdir())
@@ -152,6 +146,7 @@ def test_weights_come_from_another_run_and_the_trunk_is_equal(uninterrupted, tmp
     assert not torch.equal(source.head[1].weight, policy.head[1].weight)
 
 
+@pytest.mark.usefixtures("few_recordings")
 def test_a_run_with_a_memory_goes_on_after_its_last_whole_round_to_the_same_weights(one_thread, tmp_path):
     small = ["--weights", "none", "--tap", "stem", "--train-from", "head", "--rounds", "2", "--frames", "40"]
     slow = ["--steps", "20", "--learning-rate", "1e-5"]  # so that it is not done after the first round
@@ -218,8 +213,9 @@ def test_success_counts_where_it_is_held_in_two_rounds(success, ends):
     assert held([RoundMetrics(100, 0.0, 0.0, 1.0, share) for share in success], 0.9) is ends
 
 
+@pytest.mark.usefixtures("few_recordings")
 def test_training_ends_once_success_is_held_and_says_how_much_there_was(one_thread, tmp_path):
-    pytest.importorskip("minigrid")
+    pytest.importorskip("minigrid", reason="needs minigrid: pip install 'xfer-policy[navigation]'")
     command = ["train", "navigation:empty", *SMALL, "--rounds", "4", "--output", str(tmp_path / "run")]
     assert main([*command, "--until-success", "0"]) == 0
     rounds = RunFolder(tmp_path / "run").rounds()

@@ -137,7 +137,7 @@ def test_training_above_the_line_does_not_write_into_the_kept_features(name):
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_goes_through_onnx(name, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'xfer-policy[onnx]'")
     from export.onnx_graph import export_onnx
 
     policy = make_policy(name, STAGES[name][2])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("ale_py")
+pytest.importorskip("ale_py", reason="needs ale_py: pip install 'xfer-policy[atari]'")
 
 from xfer import tasks
 from xfer.tasks import atari

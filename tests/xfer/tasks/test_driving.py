@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("Box2D")
+pytest.importorskip("Box2D", reason="needs Box2D: pip install 'xfer-policy[driving]'")
 
 from xfer import tasks, train
 from xfer.tasks import driving

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("minigrid")
+pytest.importorskip("minigrid", reason="needs minigrid: pip install 'xfer-policy[navigation]'")
 
 from xfer import tasks, train
 from xfer.tasks import navigation

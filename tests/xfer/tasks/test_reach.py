@@ -4,7 +4,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-pytest.importorskip("mujoco")
+pytest.importorskip("mujoco", reason="needs mujoco: pip install 'xfer-policy[reach]'")
 
 from xfer import tasks, train
 from xfer.errors import UnavailableError

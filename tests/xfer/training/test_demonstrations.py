@@ -18,7 +18,8 @@ from xfer.training.config import SCORE_KINDS
 from xfer.training.demonstrations import frames, open_dataset
 from xfer.training.run_folder import RunFolder
 
-minari = pytest.importorskip("minari")
+minari = pytest.importorskip("minari", reason="needs minari: pip install 'xfer-policy[demonstrations]'")
+pytestmark = pytest.mark.usefixtures("few_recordings")
 
 
 def signs():
@@ -180,7 +181,7 @@ def test_damaged_files_are_refused_by_name(tmp_path):
 def test_datasets_that_others_recorded_are_read(data_format):
     """With a picture that has no name, kept as JPEG, and actions that count from 1."""
     if data_format == "arrow":
-        pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow", reason="needs pyarrow: pip install pyarrow")
     from minari.data_collector import EpisodeBuffer
 
     rng = np.random.default_rng(0)

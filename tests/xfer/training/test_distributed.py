@@ -1,5 +1,6 @@
 import gzip
 import json
+import socket
 import subprocess
 import sys
 
@@ -7,7 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests import processes
 from tests.xfer.training.two_ranks import fitted, joint_frames
+from xfer.cli import main
 from xfer.training import distributed
 from xfer.training.run_folder import RunFolder
 
@@ -65,19 +68,23 @@ COMMANDS = {
 }
 
 
+def run_as_two(*words):
+    """Run a command in two processes, each told what ``torchrun`` would tell it; return what they printed."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+    together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [processes.start(*words, RANK=rank, LOCAL_RANK=rank, **together) for rank in "01"]
+    assert [rank.wait(200) for rank in ranks] == [0, 0], ranks[0].stderr + ranks[1].stderr
+    return [rank.stdout for rank in ranks]
+
+
 @pytest.mark.parametrize("algorithm", COMMANDS)
-def test_a_run_of_two_processes_is_one_run_that_can_be_continued(algorithm, tmp_path):
+def test_a_run_of_two_processes_is_one_run_that_can_be_continued(algorithm, tmp_path, capsys):
     words = [*f"{COMMANDS[algorithm]} {SMALL}".split(), "--output", str(tmp_path / "run")]
-
-    def start(*launcher):
-        command = [sys.executable, "-m", *launcher, "xfer.cli", *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-
-    done = start(*TORCHRUN[2:], "-m")
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    result = json.loads(lines[-1])
-    assert sum(line.startswith('{"run"') for line in lines) == 1
+    said, nothing = run_as_two(*words)
+    result = json.loads(said.splitlines()[-1])
+    assert '{"run"' not in nothing
     folder = RunFolder(tmp_path / "run")
     assert folder.config().processes == 2
     assert result["frames"] == folder.rounds()[-1].frames == (64 if algorithm == "imitation" else 192)
@@ -89,9 +96,7 @@ def test_a_run_of_two_processes_is_one_run_that_can_be_continued(algorithm, tmp_
         progress = json.loads((folder.path / "progress.json").read_text())
         (folder.path / "progress.json").write_text(json.dumps({"rounds": progress["rounds"][:1]}))
         (folder.path / "result.json").unlink()
-        done = start(*TORCHRUN[2:], "-m")
-        assert done.returncode == 0, done.stderr
+        run_as_two(*words)
         assert weights == ((folder.path / "policy.safetensors").read_bytes(), folder.weights_file(1).read_bytes())
-    alone = start()
-    assert alone.returncode == 1
-    assert "processes is 2 there, 1 here" in alone.stderr
+    assert main(words) == 1
+    assert "processes is 2 there, 1 here" in capsys.readouterr().err

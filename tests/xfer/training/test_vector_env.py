@@ -82,7 +82,7 @@ def test_an_error_does_not_wait_for_environments_that_do_not_answer():
 ENDLESS = """
 import sys
 from tests.xfer.training import toys
-from xfer.vector_env import vector_env
+from xfer.training.vector_env import vector_env
 if __name__ == "__main__":
     with vector_env(toys.signs(), 2, "async") as envs:
         envs.reset(seed=[0, 1])
