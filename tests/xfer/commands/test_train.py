@@ -162,7 +162,7 @@ def test_a_run_with_a_memory_goes_on_after_its_last_whole_round_to_the_same_weig
     assert (again / "policy.safetensors").read_bytes() == (whole / "policy.safetensors").read_bytes()
     policy = RunFolder(whole).policy()
     assert [state.name for state in policy.spec.states] == ["memory"]
-    assert policy.config.memory == 64
+    assert policy.config.memory_units == 64
 
 
 @pytest.fixture(scope="module")
