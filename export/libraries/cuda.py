@@ -25,7 +25,7 @@ def compute_capability() -> str:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError as error:
         raise UnavailableError(
-            "no NVIDIA GPU with a driver (libcuda.so.1): apt-get install nvidia-driver, or JetPack on a Jetson"
+            "no NVIDIA GPU with a driver (libcuda.so.1, on a Jetson part of JetPack): apt-get install nvidia-driver"
         ) from error
     device, major, minor = (ctypes.c_int() for _ in range(3))
     if failed := driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
