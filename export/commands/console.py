@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import re
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from export.bundle.manifest import Build
@@ -91,7 +91,7 @@ def advice(reason: str) -> list[Advice]:
         [Advice(what='X is not installed', command='pip install x'), Advice(what='Y needs a GPU', command='')]
     """
     found: list[Advice] = []
-    for part in reason.split("; "):
+    for part in filter(None, reason.split("; ")):
         if (match := _COMMAND.search(part)) is not None:
             found.append(Advice(part[: match.start()], match[1]))
         elif found and not found[-1].command:
@@ -130,17 +130,21 @@ def verdict_lines(found: Mapping[str, Verification]) -> list[str]:
         figures = (_number(v.max_abs_diff), _percent(v.agreement), _number(v.regret), _reward(v))
         rows.append((v.status, name, *figures, str(v.pairs) if v.pairs else ""))
     columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
-    if sum(max(map(len, column)) + 2 for column in columns) - 2 > WIDTH:
+    if len(_row([max(column, key=len) for column in columns], columns, " ")) > WIDTH:
         columns = [column for column in columns if column[0] != "score Δ"]
-    widths = [max(map(len, column)) for column in columns]
-    lines = []
-    for row in zip(*columns, strict=True):
-        cells = [
-            cell.ljust(width) if i < 2 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines += wrapped_row("  ".join(cells).rstrip())
-    return lines + reason_lines((name, v.reason) for name, v in found.items())
+    gap = "  " if len(_row([max(column, key=len) for column in columns], columns, "  ")) <= WIDTH else " "
+    lines = [line for row in zip(*columns, strict=True) for line in wrapped_row(_row(row, columns, gap))]
+    reasons = reason_lines((name, v.reason) for name, v in found.items())
+    return [*lines, "", *reasons] if reasons else lines
+
+
+def _row(cells: Sequence[str], columns: Sequence[Sequence[str]], gap: str) -> str:
+    """Return cells under one another: status and variant to the left, figures to the right, ``gap`` between them."""
+    padded = [
+        cell.ljust(max(map(len, column))) if column in columns[:2] else cell.rjust(max(map(len, column)))
+        for cell, column in zip(cells, columns, strict=True)
+    ]
+    return "  ".join([*padded[:2], gap.join(padded[2:])]).rstrip()
 
 
 def wrapped_row(row: str) -> list[str]:
@@ -148,7 +152,7 @@ def wrapped_row(row: str) -> list[str]:
     if len(row) <= WIDTH:
         return [row]
     cut = row.rindex("  ", 0, WIDTH)
-    return [row[:cut].rstrip(), *wrapped_row("    " + row[cut:].strip())]
+    return [row[:cut].rstrip(), *wrapped(row[cut:].strip(), "    ")]
 
 
 def _number(value: float | None) -> str:

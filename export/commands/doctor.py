@@ -18,8 +18,7 @@ from xfer.commands import Common
 class Args(Common):
     """Say which targets can be exported and run here, and what others need.
 
-    An execution provider or device other than the target's default is written
-    behind an @, as in onnx@cuda.
+    Behind an @ stands an execution provider or a device, as in onnx@cuda.
 
     Example commands:
       xfer doctor
@@ -75,9 +74,9 @@ def doctor_lines(machine: Machine, states: Sequence[State]) -> list[str]:
     """Return a table of yes and no, and below it each missing thing once, with its command."""
     lines = [*wrapped(f"{machine.processor}, {machine.cores} cores, {machine.gpu or 'no GPU'}"), ""]
     width = max(len("target"), *(len(state.target) for state in states))
-    lines.append(f"{'target':<{width}}  export  run  run @")
+    lines.append(f"{'target':<{width}}  export  run  run with")
     for state in states:
-        others = ", ".join(f"{place} {_mark(why_not)}" for place, why_not in state.run.items() if place)
+        others = ", ".join(f"@{place} {_mark(why_not)}" for place, why_not in state.run.items() if place)
         row = f"{state.target:<{width}}  {_mark(state.export):<6}  {_mark(state.run['']):<3}  {others}"
         lines += wrapped_row(row.rstrip())
     needed = missing(states)
@@ -91,15 +90,21 @@ def doctor_lines(machine: Machine, states: Sequence[State]) -> list[str]:
 
 
 def missing(states: Sequence[State]) -> dict[Advice, str]:
-    """Return each missing thing, and what it is needed for: "export tensorrt, run onnx@cuda"."""
-    needed: dict[Advice, list[str]] = {}
+    """Return each missing thing, and what it is needed for: "export tensorrt, and to run onnx@cuda"."""
+    exports: dict[Advice, list[str]] = {}
+    runs: dict[Advice, list[str]] = {}
     for state in states:
-        uses = [(f"export {state.target}", state.export)]
-        uses += [(f"run {state.target}{place and '@' + place}", why_not) for place, why_not in state.run.items()]
-        for use, why_not in uses:
-            for thing in advice(why_not) if why_not else ():
-                needed.setdefault(thing, []).append(use)
-    return {thing: ", ".join(uses) for thing, uses in needed.items()}
+        for thing in advice(state.export or ""):
+            exports.setdefault(thing, []).append(state.target)
+        for place, why_not in state.run.items():
+            for thing in advice(why_not or ""):
+                runs.setdefault(thing, []).append(f"{state.target}@{place}" if place else state.target)
+    return {
+        thing: ", and to ".join(
+            f"{verb} {', '.join(uses[thing])}" for verb, uses in (("export", exports), ("run", runs)) if thing in uses
+        )
+        for thing in dict.fromkeys([*exports, *runs])
+    }
 
 
 def _mark(why_not: str | None) -> str:

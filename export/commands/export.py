@@ -32,8 +32,9 @@ from xfer.errors import UsageError
 class Args(Common):
     r"""Make a bundle of a policy: a folder with all of its variants.
 
-    What has not changed since the last export is skipped. A variant that fails
-    does not stop the others.
+    What has not changed since the last export is skipped.
+
+    A variant that fails does not stop the others.
 
     Example commands:
       xfer export runs/cartpole

@@ -22,9 +22,11 @@ else:
 class Args(Common):
     """Make the smallest bundle that ships one variant.
 
-    It holds the variant's files, the spec, and the golden trajectories. The robot
-    reads, verifies (numbers and actions) and runs it like the whole one. Records
-    are left out: they belong to the machine that they were made on.
+    It holds the variant's files, the spec, and the golden trajectories.
+
+    The robot reads, verifies (numbers and actions) and runs it like the whole one.
+
+    Records are left out: they belong to the machine that they were made on.
 
     Example commands:
       xfer pack runs/cartpole.bundle --variant onnx-int8

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 class Args(Common):
     """Prove that each variant acts as the policy does: numbers, actions, reward.
 
-    A few pairs of episodes give `provisional` at best; --full goes on until
-    every verdict is clear.
+    A few pairs of episodes give `provisional` at best.
+
+    With --full it goes on until every verdict is clear.
 
     Example commands:
       xfer verify runs/cartpole.bundle

@@ -68,21 +68,21 @@ def weights_of(folder: Path) -> str | None:
 class ImportOptions:
     """For a policy that was trained elsewhere."""
 
-    observations: Path | None = None
+    observations: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """Observations recorded while the policy acted (.safetensors or .safetensors.gz: resets, bool [T], and
     observations.NAME, [T, ...]). By default they are recorded in its task."""
-    task: str | None = None
+    task: Annotated[str | None, tyro.conf.arg(metavar="TASK")] = None
     """Where the policy acts: env:ENV_ID is a Gymnasium environment's own observations; any other task, your own
     module:function too."""
     importer: Annotated[Literal["sb3"] | None, tyro.conf.arg(name="from", metavar="{sb3}")] = None
     """What wrote the file: sb3 is Stable-Baselines3's PPO, DQN or SAC."""
     trust: bool = False
     """The file's author may run code here: it holds pickles."""
-    vecnormalize: Path | None = None
+    vecnormalize: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """SB3: the file that VecNormalize.save wrote."""
     frame_stack: int = 1
     """SB3: what VecFrameStack was given."""
-    control_hz: float | None = None
+    control_hz: Annotated[float | None, tyro.conf.arg(metavar="HZ")] = None
     """Rate at which an SB3 policy acts, in Hz (default: its task's, or 30)."""
 
 

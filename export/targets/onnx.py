@@ -58,7 +58,7 @@ def runnable(place: str) -> str | None:
         return f"onnxruntime is not installed: pip install 'xfer-policy[{provider.extra}]'"
     if provider.name not in onnxruntime().get_available_providers():
         present = " ".join(installed_versions(*WHEELS)) or "onnxruntime"
-        why = f"this wheel of ONNX Runtime has no {provider.name}, and only one wheel can be installed"
+        why = f"this wheel of onnxruntime has no {provider.name}"
         return f"{why}: pip uninstall {present} && pip install 'xfer-policy[{provider.extra}]'"
     return None
 
