@@ -82,7 +82,7 @@ def export(
         repair: Verify int8 variants (numbers and actions); where one is rejected, leave as few of its layers in float
             as it takes.
         command: What would build this again, for the manifest.
-        on_step: Called with what is being done.
+        on_step: Called with the name of each step.
         on_build: Called after each build, with whether the bundle had it already.
         on_repair: Called for each int8 variant, where repair was asked for.
 

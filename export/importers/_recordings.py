@@ -94,12 +94,12 @@ def environment(spec: PolicySpec) -> tuple[Task | None, str]:
         return None, str(error)
     except UsageError:
         return None, f"there is no environment for its task '{spec.task}' here"
-    shown = {o.name: (o.dtype, o.shape) for o in task.observations}
+    given = {o.name: (o.dtype, o.shape) for o in task.observations}
     seen = {o.name: (o.dtype, o.shape) for o in spec.observations}
-    if shown != seen:
-        raise UsageError(f"Task {task.name} gives {_listed(shown)}; the policy sees {_listed(seen)}.")
-    taken, given = ((a.kind, len(a.elements), a.low, a.high) for a in (task.action, spec.action))
-    if taken != given:
+    if given != seen:
+        raise UsageError(f"Task {task.name} gives {_listed(given)}; the policy sees {_listed(seen)}.")
+    taken, chosen = ((a.kind, len(a.elements), a.low, a.high) for a in (task.action, spec.action))
+    if taken != chosen:
         raise UsageError(f"Task {task.name} takes {task.action}; the policy gives {spec.action}.")
     return task, ""
 

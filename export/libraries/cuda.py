@@ -1,4 +1,4 @@
-"""The NVIDIA GPU at hand, without torch: the driver's own library says what it is, cuda-bindings holds memory on it."""
+"""This machine's NVIDIA GPU, without torch: the driver's library describes it, cuda-bindings allocates its memory."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def runtime() -> Any:
 
 
 def checked(answer: tuple[Any, ...]) -> Any:
-    """Return what a function of cuda-bindings gave beside its error code.
+    """Return the result of a function of cuda-bindings, without its error code.
 
     Raises:
         UnavailableError: If it failed.

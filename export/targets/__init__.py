@@ -80,12 +80,12 @@ class ExportRequest:
 
 @dataclass(frozen=True)
 class Exported:
-    """Facts about what ``export`` wrote.
+    """Facts about the files that ``export`` wrote.
 
     Attributes:
         max_batch: Largest batch that the files accept, None where there is no limit.
         compute_capabilities: GPUs that they run on, where they name any.
-        notes: Anything a reader of the manifest should know.
+        notes: Anything else that a reader of the manifest should know.
     """
 
     max_batch: int | None = None

@@ -159,7 +159,7 @@ def read_timing_cache(config: Any, path: Path) -> None:
 
 
 def write_timing_cache(config: Any, path: Path) -> None:
-    """Keep what a build learnt."""
+    """Write the kernel timings of a build."""
     if (cache := config.get_timing_cache()) is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, bytes(cache.serialize()))
@@ -224,7 +224,7 @@ class TensorRTSession:
         return Step(action, scores, dict(zip(names, next_states, strict=True)))
 
     def close(self) -> None:
-        """Give back what it holds of the GPU."""
+        """Free its memory on the GPU."""
         self._free_buffers()
         self._runtime.cudaStreamDestroy(self._stream)
 

@@ -100,7 +100,7 @@ def inject_faults(
         run: The run, for its held-out observations. Default: the one that the bundle was made from, if it is here.
         held_out: Held-out observations, where the caller has them already.
         faults: What to inject. Default: all of ``faults.py``.
-        on_step: Called with what is being done.
+        on_step: Called with the name of each step.
         on_finding: Called after each fault.
 
     Raises:

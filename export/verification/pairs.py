@@ -1,4 +1,4 @@
-"""Pairs of episodes in parallel processes: what runs them, and what is kept of each.
+"""Pairs of episodes in parallel processes.
 
 Processes take pairs as they become free, some ahead of the one that is waited for, but outcomes are given in the order
 of their seeds. So figures depend on the seeds alone: not on how many processes there are, on which is faster,

@@ -58,7 +58,7 @@ def repair_bundle(
         variants: Those to look at; other precisions than int8 are passed over.
         held_out: Observations to judge on, of episodes kept out of training and calibration.
         rebuild: Builds a variant into the bundle anew, with these layers in float.
-        on_step: Called with what is being done.
+        on_step: Called with the name of each step.
         on_repair: Called for each int8 variant.
 
     Returns:

@@ -33,7 +33,7 @@ def run_gate(
 
     Args:
         bundle: The bundle.
-        found: What the first two gates found.
+        found: The verdicts of the first two gates.
         most_pairs: Where to stop at the latest.
         workers: Processes, each with one thread.
         on_pairs: Called after each look, with the number of pairs and the verdicts.

@@ -18,6 +18,7 @@ from export.build import Builder
 from export.bundle import records
 from export.bundle.reader import Bundle
 from export.bundle.records import Verification
+from export.commands import export as export_command
 from export.commands.console import repair_row
 from export.importers import run
 from export.targets import ExportOptions, ExportRequest, Variant
@@ -90,7 +91,8 @@ def test_a_policy_that_is_hard_to_quantize_is_repaired_with_as_few_layers_as_can
     path = tmp_path / "hard.bundle"
 
     def export(repair):
-        result = export.main(export.Args(source=str(hard_run.path), targets=name, output=path, repair=repair))
+        args = export_command.Args(source=str(hard_run.path), targets=name, output=path, repair=repair)
+        result = export_command.main(args)
         (exported,) = result["variants"]
         assert exported["status"] == "built"
         return exported["cached"], result.get("repairs")
