@@ -225,7 +225,7 @@ def test_statistics_of_another_model_are_refused(folder):
 
 def test_half_precision_leaves_normalization_exact(folder):
     own = trained("dict with VecNormalize", folder)
-    options = {name: value for name, value in own.options.items() if name != "format"}
+    options = {name: value for name, value in own.options.items() if name != "importer"}
     policy = sb3.load(own.file, **options)
     inputs = {tensor.name: torch.from_numpy(tensor.zeros(1)) for tensor in policy.spec.inputs}
     inputs["joints"] += torch.tensor([[500.03, 480.0, 0.1, -0.2]])
