@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,15 +17,125 @@ from export.bundle.machine import this_machine
 from export.bundle.manifest import Build, Provenance
 from export.bundle.reader import Bundle
 from export.bundle.writer import BundleWriter, content_key
-from export.targets import ExportOptions, ExportRequest, Variant
-from xfer import __version__
-from xfer.errors import XferError
+from export.importers import ImportOptions
+from export.importers._choose import import_policy
+from export.importers.module import Deployable
+from export.libraries import pytorch
+from export.targets import ExportOptions, ExportRequest, Variant, expand
+from xfer import __version__, tasks
+from xfer.errors import UsageError, XferError
 from xfer.runner import Runner
 from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
 
 if TYPE_CHECKING:
+    from export.verification.repair_bundle import Repaired
     from xfer.models.policy import Exportable
+
+DEFAULT_TARGETS = "eager,torchscript,onnx-fp32,onnx-int8,tensorrt"
+EAGER = "eager-fp32"
+"""The reference of a policy that is made of PyTorch."""
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What ``export`` did.
+
+    Attributes:
+        path: The bundle's folder.
+        builds: For each variant its entry in the manifest, and whether the bundle had it already.
+        repairs: What became of each int8 variant, where repair was asked for.
+    """
+
+    path: Path
+    builds: tuple[tuple[Build, bool], ...]
+    repairs: tuple[Repaired, ...] = ()
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle, opened."""
+        return Bundle(self.path)
+
+
+def export(
+    source: str | Path | Deployable,
+    targets: str | Sequence[str] = DEFAULT_TARGETS,
+    output: str | Path | None = None,
+    *,
+    importing: ImportOptions | None = None,
+    options: ExportOptions | None = None,
+    repair: bool = False,
+    command: str = "",
+    on_step: Callable[[str], None] = lambda text: None,
+    on_build: Callable[[Build, bool], None] = lambda build, cached: None,
+    on_repair: Callable[[Repaired], None] = lambda repaired: None,
+) -> ExportResult:
+    """Make a bundle of a policy, or add variants to it. A variant that fails does not stop the others.
+
+    Args:
+        source: The policy: a folder of a finished `xfer train`; module:function, which returns a ``Deployable``; a
+            file; or a ``Deployable`` itself.
+        targets: Targets or variants, as a sequence or with commas between them.
+        output: The bundle's folder. Default: the source's name with .bundle.
+        importing: How to import a policy that was trained elsewhere.
+        options: What targets are told.
+        repair: Verify int8 variants (numbers and actions); where one is rejected, leave as few of its layers in float
+            as it takes.
+        command: What would build this again, for the manifest.
+        on_step: Called with the name of each step.
+        on_build: Called after each build, with whether the bundle had it already.
+        on_repair: Called for each int8 variant, where repair was asked for.
+
+    Raises:
+        UsageError: If a name does not exist, an option does not fit, or PyTorch is not installed.
+        BundleError: If ``output`` is something else, holds another policy, or cannot be written to.
+        XferError: If the policy cannot be read.
+
+    Example::
+
+        result = export("runs/cartpole", "eager,onnx-int8")
+        with result.bundle.runner("onnx-int8") as runner: ...
+    """
+    variants = buildable(targets)
+    if missing := pytorch.available():
+        raise UsageError(f"A policy is exported where PyTorch is: {missing}")
+    importing = importing or ImportOptions()
+    tasks.trust(importing.task)
+    on_step("reading the policy")
+    imported, path = import_policy(source, importing, Path(output) if output is not None else None)
+    policy = imported.policy
+    request = ExportRequest(policy, policy.spec, imported.calibration, options or ExportOptions())
+    run = str(imported.folder.resolve())
+    builder = Builder(request, imported.golden, path, run=run, command=command, reference=imported.reference)
+    built: dict[Variant, tuple[Build, bool]] = {}
+
+    def build(variant: Variant, float_layers: tuple[str, ...] | None = None) -> None:
+        on_step(f"exporting {variant}")
+        built[variant] = builder.build(variant, float_layers)
+        on_build(*built[variant])
+
+    for variant in variants:
+        build(variant)
+    repairs: list[Repaired] = []
+    if repair:
+        from export.verification.repair_bundle import repair_bundle
+
+        repairs = repair_bundle(path, request, variants, imported.held_out, build, on_step, on_repair)
+    return ExportResult(path, tuple(built.values()), tuple(repairs))
+
+
+def buildable(names: str | Sequence[str]) -> list[Variant]:
+    """Return the variants that a list names, none of which says where to run.
+
+    Raises:
+        UsageError: If there is none, one does not exist, or one has an @.
+    """
+    variants = expand(names if isinstance(names, str) else ",".join(names))
+    if not variants:
+        raise UsageError(f"--targets names nothing. Choose from: {', '.join(targets.names())}.")
+    if placed := [str(variant) for variant in variants if variant.place]:
+        raise UsageError(f"{placed[0]} says where to run; leave out the @ to export.")
+    return variants
 
 
 def export_policy(
@@ -47,7 +157,7 @@ def export_policy(
     Args:
         policy: See ``Builder``, as for all that is not named here.
         spec: Its contract.
-        calibration: Observations it met, for int8.
+        calibration: Observations recorded while the policy acted, for int8.
         golden: Observations for the golden trajectories.
         variants: What to build.
         path: The bundle's folder.
@@ -85,13 +195,21 @@ class Builder:
         path: The bundle's folder; made if it is not there.
         run: Where the policy came from, for the manifest.
         command: What would build this again, for the manifest.
+        reference: The variant that all others are compared with, for the manifest.
 
     Raises:
         BundleError: If ``path`` is something else, holds another policy, or cannot be written to.
     """
 
     def __init__(
-        self, request: ExportRequest, golden: Callable[[], Trajectories], path: Path, *, run: str, command: str = ""
+        self,
+        request: ExportRequest,
+        golden: Callable[[], Trajectories],
+        path: Path,
+        *,
+        run: str,
+        command: str = "",
+        reference: str = EAGER,
     ) -> None:
         self._request, self._command = request, command
         provenance = describe(request.policy, run)
@@ -102,7 +220,7 @@ class Builder:
             "instruction_set": this_machine().instruction_set,
         }
         self._writer = BundleWriter(path)
-        self._writer.begin(request.spec, provenance, lambda: golden().replay(_eager(request)))
+        self._writer.begin(request.spec, provenance, lambda: golden().replay(_eager(request)), reference)
         self._writer.sweep()
 
     @cached_property

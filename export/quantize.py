@@ -1,4 +1,4 @@
-"""int8 as Q/DQ in the ONNX graph, calibrated on observations that the policy itself met."""
+"""int8 as Q/DQ in the ONNX graph, calibrated on observations recorded while the policy acted."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What `xfer export --into BUNDLE` does: engines for the GPU at hand, from the ONNX in the bundle, without torch.
+"""Rebuild on the device: engines for its GPU, from the ONNX in the bundle, without torch (`xfer export --into BUNDLE`).
 
-A new engine takes the place of the one that the bundle had of that variant, since a variant is one build: give every
-kind of robot a copy of the bundle of its own. Records follow files, so it is verified and measured here before
-``xfer recommend`` takes it. Asked for the same again, nothing is built.
+A new engine takes the place of the one that the bundle had of that variant, since a variant is one build: give each
+kind of robot its own copy of the bundle. Records follow files, so it is verified and measured here before
+``xfer recommend`` takes it. If nothing has changed, nothing is built.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from export.targets import ExportOptions, Variant, tensorrt
 from xfer.errors import UnavailableError, UsageError
 
 
-def build_into(
+def rebuild(
     path: Path,
     variants: list[Variant],
     *,
@@ -32,7 +32,7 @@ def build_into(
     command: str = "",
     on_build: Callable[[Build, bool], None] | None = None,
 ) -> list[tuple[Build, bool]]:
-    """Build engines into the bundle at ``path``.
+    """Rebuild engines of the bundle at ``path`` on this device.
 
     Args:
         path: The bundle's folder.
@@ -56,7 +56,7 @@ def build_into(
     for variant in variants:
         if variant.target != "tensorrt":
             raise UsageError(
-                f"--into builds TensorRT engines, and {variant} is none: write --targets tensorrt, or tensorrt-fp16."
+                f"--into rebuilds TensorRT engines, and {variant} is none: write --targets tensorrt, or tensorrt-fp16."
             )
         bundle.build(variant.build)
     library = tensorrt.library_name()

@@ -12,9 +12,9 @@ from functools import partial
 import numpy as np
 
 from benchmarks.claims import Args, Outcome
-from export.commands.verify import FULL_PAIRS
 from export.verification.non_inferiority import CONFIDENCE, MARGIN, judge, log_wealth
 from export.verification.reward import LOOK_EVERY, is_clear
+from export.verification.verify import FULL_PAIRS
 
 COMPARISONS, ALLOWED = 2000, 0.06
 CLAIM = (

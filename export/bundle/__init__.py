@@ -1,1 +1,1 @@
-"""The bundle: what it says of itself, reading it, writing it, and what is known of each variant on each machine."""
+"""The bundle: its manifest, reading it, writing it, and the records of each variant on each machine."""

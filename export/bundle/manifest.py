@@ -1,4 +1,4 @@
-"""``manifest.json``: what a bundle says of itself, as frozen plain values."""
+"""``manifest.json``: the description of a bundle, as frozen plain values."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Manifest:
         golden: The file of golden trajectories.
         builds: One entry a variant.
         reference: The variant that recorded golden and that all others are compared with. It need not be among the
-            builds: a packed bundle holds one variant. Bundles of version 0.2.0 do not say it; theirs is eager PyTorch.
+            builds: a packed bundle holds one variant. Bundles of version 0.2.0 name none; theirs is eager PyTorch.
     """
 
     schema: tuple[int, int]

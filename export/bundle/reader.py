@@ -1,8 +1,8 @@
-"""The bundle: a folder that holds a policy in every form that was built, and what is known of each.
+"""The bundle: a folder that holds all built variants of a policy, and the records of each.
 
     cartpole.bundle/
       manifest.json              schema version, spec, provenance, one build entry a variant, a digest over itself
-      golden.safetensors.gz      trajectories: raw observations, resets, eager's actions and scores
+      golden.safetensors.gz      trajectories: raw observations, resets, the reference's actions and scores
       variants/onnx-fp32-3f9a1c/ one folder a build, named by its content key, never changed once written
       records/MACHINE.json       what was verified and measured, where (``records.py``)
 

@@ -1,8 +1,8 @@
-"""Records: what was verified and measured, on which machine. They live beside the builds, and may change.
+"""Records: what was verified and measured, on which machine. They lie beside the builds, and may change.
 
-The same int8 file can act differently on a processor without VNNI, so a figure counts only on the machine, with
-the library versions and at the place where it was taken. A bundle that is copied brings its records along; on
-another machine they are *inherited*, and ``xfer recommend`` does not believe them.
+The same int8 file can act differently on a processor without VNNI, so a figure counts only on the machine, and with
+the library versions, execution provider and device, that it was measured on. A bundle that is copied brings its records
+along; on another machine they are *inherited*, and ``xfer recommend`` ignores them.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ PROVEN = ("verified", "provisional")
 
 @dataclass(frozen=True)
 class Divergence:
-    """Where a variant first chose another action than eager: the first such pair in the order of seeds.
+    """Where a variant first chose another action than the reference: the first such pair in the order of seeds.
 
     Attributes:
         seed: Seed of the pair.
         step: Step of the episode, counted from 0.
-        reference_action: What eager chose there, in the environment's units.
-        variant_action: What the variant chose.
-        margin: Regret of the variant's action in eager's own eyes, as the actions gate counts it.
-        picture: What both were shown at that moment, as PNG in base64; empty where the task has no image.
+        reference_action: The reference's action there, in the environment's units.
+        variant_action: The variant's.
+        margin: Regret of the variant's action by the reference's scores, as the actions gate counts it.
+        picture: The observation of both at that moment, as PNG in base64; empty where the task has no image.
     """
 
     seed: int
@@ -52,7 +52,7 @@ class Divergence:
 
 @dataclass(frozen=True)
 class Verification:
-    """The verdict on one variant: see ``export/verify.py``.
+    """The verdict on one variant: see ``export/verification/``.
 
     Attributes:
         status: ``verified``, ``provisional``, ``rejected``, or ``built`` if it could not be run here.
@@ -60,18 +60,18 @@ class Verification:
         reason: Which gate and which figure, or what is missing.
         max_abs_diff: Largest difference of a score from golden, after centering.
         tolerance: What that may be, or None where it is not judged.
-        agreement: Share of observations on which variant and eager choose the same action.
-        regret: Mean regret of the variant's actions in eager's eyes.
+        agreement: Share of observations on which variant and reference choose the same action.
+        regret: Mean regret of the variant's actions by the reference's scores.
         observations: How many observations the actions gate looked at.
         pairs: Pairs of episodes with the same seeds.
         pairs_needed: How many more pairs, all clean, a provisional variant needs.
         forked: Pairs in which the actions differed at some step.
         reward_mean: The variant's mean return.
-        reward_delta: Its mean return minus eager's, in the task's own units.
+        reward_delta: Its mean return minus the reference's, in the task's own units.
         reward_interval: One-sided 95 % bounds below and above of that difference.
         worst: The worst disagreements, as sentences.
-        returns: (seed, eager's return, the variant's return) of each pair, in the order of seeds.
-        divergence: Where the variant first chose another action than eager, or None if it never did.
+        returns: (seed, the reference's return, the variant's return) of each pair, in the order of seeds.
+        divergence: Where the variant first chose another action than the reference, or None if it never did.
     """
 
     status: Status
@@ -100,7 +100,7 @@ class Latency:
     Attributes:
         p50_ms: Median, and likewise the other percentiles; None below the sample floor of a percentile.
         p99_upper_ms: 99 % confidence bound above p99, or None below its floor.
-        speedup: Median over rounds of eager's median divided by this variant's, in the same round.
+        speedup: Median over rounds of the reference's median divided by this variant's, in the same round.
         speedup_spread: Smallest and largest of those ratios.
         samples: Number of timed calls.
         stable: Whether five stretches of the run agree on the speed-up within 5 %; on the times, if there is none.
@@ -111,7 +111,7 @@ class Latency:
         p50_upper_ms: 99 % confidence bound above p50, and likewise p90_upper_ms and p95_upper_ms.
         p999_ms: p99.9, with p999_upper_ms above it.
         rounds: How many rounds the samples come from.
-        disturbed_rounds: In how many of them something else took time; see ``benchmarks/disturbance.py``.
+        disturbed_rounds: In how many of them something else took time; see ``benchmarks/measure/interference.py``.
     """
 
     p50_ms: float | None
@@ -181,7 +181,7 @@ def load(bundle: Bundle, machine: Machine | None = None) -> dict[str, Record]:
 
 
 def inherited(bundle: Bundle) -> list[MachineRecords]:
-    """Return what other machines left in the bundle."""
+    """Return the records of other machines."""
     found = []
     for path in sorted((bundle.path / RECORDS).glob("*.json")):
         if path.stem != this_machine().id:

@@ -79,13 +79,16 @@ class BundleWriter:
         except PermissionError as error:
             raise BundleError(f"{self.path} cannot be written to: {error.strerror}.") from error
 
-    def begin(self, spec: PolicySpec, provenance: Provenance, golden: Callable[[], Trajectories]) -> None:
+    def begin(
+        self, spec: PolicySpec, provenance: Provenance, golden: Callable[[], Trajectories], reference: str
+    ) -> None:
         """Write golden trajectories and a manifest without builds, unless the bundle is of this policy already.
 
         Args:
             spec: The policy's contract.
             provenance: Which policy it is.
             golden: Returns the golden trajectories; called if there is no bundle yet.
+            reference: The variant that recorded them and that all others are compared with.
 
         Raises:
             BundleError: If the bundle holds another policy.
@@ -102,7 +105,7 @@ class BundleWriter:
             golden().save(self.path / GOLDEN)
             path = self.path / GOLDEN
             fact = FileFact(path.stat().st_size, sha256(path))
-            self._write(Manifest(SCHEMA, "", spec, provenance, fact))
+            self._write(Manifest(SCHEMA, "", spec, provenance, fact, reference=reference))
 
     @contextmanager
     def temporary_folder(self) -> Iterator[Path]:
@@ -137,7 +140,7 @@ class BundleWriter:
                 folder.replace(final)
                 build = replace(build, folder=relative, files=file_facts(final))
             others = tuple(b for b in manifest.builds if b.variant != build.variant)
-            builds = tuple(sorted((*others, build), key=lambda b: (not b.variant.startswith("eager"), b.variant)))
+            builds = tuple(sorted((*others, build), key=lambda b: (b.variant != manifest.reference, b.variant)))
             self._write(replace(manifest, builds=builds))
             return build
 

@@ -11,7 +11,9 @@ from xfer.commands import Common
 
 @dataclass(kw_only=True)
 class Args(Common):
-    """Print the folder that CMake needs to find the C++ runtime, whose sources are part of this installation.
+    """Print the folder that CMake needs to find the C++ runtime.
+
+    Its sources are part of this installation.
 
     Example commands:
       cmake -S . -B build -Dxfer_DIR="$(xfer cmake-dir)"

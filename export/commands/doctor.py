@@ -2,61 +2,110 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from export import targets
-from export.bundle.machine import this_machine
+from export.bundle.machine import Machine, this_machine
+from export.commands.console import Advice, advice, command_lines, show, wrapped, wrapped_row
 from xfer.commands import Common
 
 
 @dataclass(kw_only=True)
 class Args(Common):
-    """Say, for each target, whether it can be built and run on this machine, and what to install if not.
+    """Say which targets can be exported and run here, and what others need.
 
-    A target that runs at several places, as onnx@cuda, has a line for each.
+    Behind an @ stands an execution provider or a device, as in onnx@cuda.
 
     Example commands:
       xfer doctor
     """
 
 
+@dataclass(frozen=True)
+class State:
+    """What one target can do on this machine.
+
+    Attributes:
+        target: Its name.
+        export: None if it can be exported here, else why not.
+        run: The same for running it: by the name behind the @, empty for its default.
+    """
+
+    target: str
+    export: str | None
+    run: dict[str, str | None]
+
+
 def main(args: Args) -> dict[str, Any]:
     """Look, and return the object that ``--json`` prints."""
-    from rich.console import Console
-    from rich.table import Table
+    machine, states = this_machine(), look()
+    show(doctor_lines(machine, states))
+    return {"targets": [as_row(state) for state in states], "machine": msgspec.to_builtins(machine)}
 
-    machine = this_machine()
-    table = Table(title=f"{machine.processor}, {machine.cores} cores, {machine.gpu or 'no GPU'}")
-    for column in ("target", "precisions", "export", "run here"):
-        table.add_column(column)
-    rows = []
-    for name in targets.names():
-        module = targets.load(name)
-        cannot_export = module.available()
-        places = {place: module.runnable(place) for place in ("", *module.PLACES)}
-        reason = "; ".join(dict.fromkeys(filter(None, (cannot_export, places[""]))))
-        _, _, install = reason.partition("pip install ")
-        table.add_row(name, ", ".join(module.PRECISIONS), _mark(cannot_export), _mark(places[""]))
-        for place in module.PLACES:
-            table.add_row(f"  @{place}", "", "", _mark(places[place]))
-        rows.append(
-            {
-                "target": name,
-                "available": cannot_export is None,
-                "runnable": places[""] is None,
-                "reason": reason,
-                "install": f"pip install {install.split(';')[0]}" if install else "",
-                "run": {place: why_not or "" for place, why_not in places.items()},
-            }
+
+def look() -> list[State]:
+    """Ask every target."""
+    modules = {name: targets.load(name) for name in targets.names()}
+    return [
+        State(name, module.available(), {place: module.runnable(place) for place in ("", *module.PLACES)})
+        for name, module in modules.items()
+    ]
+
+
+def as_row(state: State) -> dict[str, Any]:
+    """Return one target as ``--json`` prints it."""
+    reason = "; ".join(dict.fromkeys(filter(None, (state.export, state.run[""]))))
+    install = [one.command for one in dict.fromkeys(advice(reason)) if one.command.startswith("pip ")]
+    return {
+        "target": state.target,
+        "available": state.export is None,
+        "runnable": state.run[""] is None,
+        "reason": reason,
+        "install": " && ".join(install),
+        "run": {place: reason or "" for place, reason in state.run.items()},
+    }
+
+
+def doctor_lines(machine: Machine, states: Sequence[State]) -> list[str]:
+    """Return a table of yes and no, and below it each missing thing once, with its command."""
+    lines = [*wrapped(f"{machine.processor}, {machine.cores} cores, {machine.gpu or 'no GPU'}"), ""]
+    width = max(len("target"), *(len(state.target) for state in states))
+    lines.append(f"{'target':<{width}}  export  run  run with")
+    for state in states:
+        others = ", ".join(f"@{place} {_mark(why_not)}" for place, why_not in state.run.items() if place)
+        row = f"{state.target:<{width}}  {_mark(state.export):<6}  {_mark(state.run['']):<3}  {others}"
+        lines += wrapped_row(row.rstrip())
+    needed = missing(states)
+    if needed:
+        lines += ["", "Missing here:"]
+    for thing, what_for in needed.items():
+        lines += wrapped(thing.what, "  ", "    ")
+        lines += wrapped(f"needed to {what_for}", "    ", "      ")
+        lines += command_lines(thing.command, "      ") if thing.command else []
+    return lines
+
+
+def missing(states: Sequence[State]) -> dict[Advice, str]:
+    """Return each missing thing, and what it is needed for: "export tensorrt, and to run onnx@cuda"."""
+    exports: dict[Advice, list[str]] = {}
+    runs: dict[Advice, list[str]] = {}
+    for state in states:
+        for thing in advice(state.export or ""):
+            exports.setdefault(thing, []).append(state.target)
+        for place, why_not in state.run.items():
+            for thing in advice(why_not or ""):
+                runs.setdefault(thing, []).append(f"{state.target}@{place}" if place else state.target)
+    return {
+        thing: ", and to ".join(
+            f"{verb} {', '.join(uses[thing])}" for verb, uses in (("export", exports), ("run", runs)) if thing in uses
         )
-    Console().print(table)
-    return {"targets": rows, "machine": msgspec.to_builtins(machine)}
+        for thing in dict.fromkeys([*exports, *runs])
+    }
 
 
-def _mark(reason: str | None) -> str:
-    from rich.markup import escape
-
-    return "[green]yes[/]" if reason is None else f"[yellow]no:[/] {escape(reason)}"
+def _mark(why_not: str | None) -> str:
+    return "yes" if why_not is None else "no"

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from export.bundle.manifest import Build
+from export import formats
 from export.bundle.reader import Bundle
-from export.bundle.writer import BundleWriter
-from export.formats.leapp import write_leapp
-from export.targets import Variant, onnx
 from xfer.commands import Common
-from xfer.errors import UsageError
+
+if TYPE_CHECKING:
+    FormatName = str
+else:
+    FormatName = tyro.extras.literal_type_from_choices(formats.names())
 
 
 @dataclass(kw_only=True)
 class Args(Common):
-    """Make the smallest bundle that ships one variant: its files, the spec, and the golden trajectories.
+    """Make the smallest bundle that ships one variant.
 
-    The robot reads, verifies (numbers and actions) and runs it as it does the whole one. What this machine found out
-    about the variant stays here: a record is of the machine that it was made on.
+    It holds the variant's files, the spec, and the golden trajectories.
+
+    The robot reads, verifies (numbers and actions) and runs it like the whole one.
+
+    Records are left out: they belong to the machine that they were made on.
 
     Example commands:
       xfer pack runs/cartpole.bundle --variant onnx-int8
@@ -35,46 +38,21 @@ class Args(Common):
     """The bundle."""
     variant: str
     """TARGET-PRECISION."""
-    output: Path | None = None
+    output: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """The new bundle (default: BUNDLE-VARIANT.bundle or .leapp, beside the old one)."""
-    format: Literal["xfer", "leapp"] = "xfer"
+    format: FormatName = "xfer"
     """leapp: for NVIDIA's Isaac ROS Deploy; of an onnx variant, and only the policy itself."""
 
 
 def main(args: Args) -> dict[str, Any]:
-    """Pack, and return the object that ``--json`` prints.
-
-    Raises:
-        UsageError: If the variant says where to run, is not in the bundle or not of the format, or the output is the
-            bundle itself.
-        BundleError: If the bundle is damaged, or the output is something else.
-    """
-    from rich.console import Console
-
-    variant = Variant.parse(args.variant)
-    if variant.place:
-        raise UsageError(f"{variant} says where to run; leave out the @ to pack.")
-    if args.format == "leapp" and variant.target != "onnx":
-        raise UsageError(f"--format leapp packs ONNX graphs, and {variant} is none: use onnx-fp32 or onnx-int8.")
+    """Pack, and return the object that ``--json`` prints."""
     bundle = Bundle(args.bundle)
-    build = bundle.build(variant.build)
-    folder = bundle.check(build)
-    suffix = "bundle" if args.format == "xfer" else args.format
-    output = args.output or bundle.path.with_name(f"{bundle.path.stem}-{variant.build}.{suffix}")
-    if output.resolve() == bundle.path.resolve():
-        raise UsageError(f"--output {output} is the bundle itself. Choose another one.")
-    if args.format == "leapp":
-        write_leapp(output, (folder / onnx.FILE).read_bytes(), bundle.spec)
-    else:
-        _write_bundle(output, bundle, build)
-    sizes = [sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in (output, bundle.path)]
-    Console().print(f"{output}: {variant.build}, {sizes[0] / 1e6:.1f} MB of {sizes[1] / 1e6:.1f} MB", markup=False)
-    return {"bundle": str(output), "variant": variant.build, "size_bytes": sizes[0]}
+    output = formats.pack(bundle, args.variant, args.output, args.format)
+    packed, whole = _size(output), _size(bundle.path)
+    print(f"{output}: {args.variant}, {packed / 1e6:.1f} MB of {whole / 1e6:.1f} MB")
+    return {"bundle": str(output), "variant": args.variant, "size_bytes": packed}
 
 
-def _write_bundle(output: Path, bundle: Bundle, build: Build) -> None:
-    writer = BundleWriter(output)
-    writer.begin(bundle.spec, bundle.manifest.provenance, bundle.golden)
-    with writer.temporary_folder() as folder:
-        shutil.copytree(bundle.path / build.folder, folder, dirs_exist_ok=True)
-        writer.add(replace(build, folder="", files={}), folder)
+def _size(folder: Path) -> int:
+    """Return the size of all files in a folder, in bytes."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

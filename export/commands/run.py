@@ -39,9 +39,9 @@ class Args(Common):
     """Seed of the first; the next ones count up."""
     threads: int = 0
     """Threads inside an operation (default: all cores)."""
-    video: Path | None = None
-    """Write what the policy saw: .mp4 or .gif."""
-    task: str | None = None
+    video: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """Write the policy's images: .mp4 or .gif."""
+    task: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
     """The bundle's task, where that is somebody's own module:function: it is imported only if you name it here."""
 
 
@@ -75,7 +75,7 @@ def main(args: Args) -> dict[str, Any]:
         _check_video(args.video)
     bundle = Bundle(args.bundle)
     if args.video and not any(o.dtype == "uint8" and len(o.shape) == 3 for o in bundle.spec.observations):
-        raise UsageError("--video: this policy sees no picture.")
+        raise UsageError("--video: this policy has no image observation.")
     tasks.trust(args.task)
     task = tasks.load_recorded(bundle.spec.task)
     from xfer.evaluate import episode_returns

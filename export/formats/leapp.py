@@ -18,10 +18,16 @@ from typing import Any
 
 from safetensors.numpy import save
 
+from export.bundle.manifest import Build
+from export.bundle.reader import Bundle
+from export.targets import onnx
 from xfer import __version__
 from xfer.errors import BundleError
 from xfer.files import to_json, write_atomically
 from xfer.spec import STATE_SUFFIX, PolicySpec, TensorSpec
+
+SUFFIX = ".leapp"
+TARGETS = ("onnx",)
 
 NODE = "policy"
 """Name of the one node of the graph; ``policy/frame`` is its input ``frame``."""
@@ -29,17 +35,19 @@ YAML, ONNX, INITIAL = f"{NODE}.yaml", f"{NODE}.onnx", f"{NODE}_initial_values.sa
 CONFIG_VERSION = "1.3"
 
 
-def write_leapp(folder: Path, graph: bytes, spec: PolicySpec) -> None:
+def write(output: Path, bundle: Bundle, build: Build) -> None:
     """Write a LEAPP bundle for batch 1. What is there already is replaced file by file, the description last.
 
     Args:
-        folder: Where to; made if it is not there.
-        graph: An ONNX file whose inputs and outputs are those of ``spec``, in its order.
-        spec: The policy's contract.
+        output: The folder to write; made if it is not there.
+        bundle: Where the variant is.
+        build: An ONNX variant's entry.
 
     Raises:
-        BundleError: If the folder holds something else, or cannot be written to.
+        BundleError: If the variant's files are damaged, the folder holds something else, or it cannot be written to.
     """
+    folder, spec = output, bundle.spec
+    graph = (bundle.check(build) / onnx.FILE).read_bytes()
     if folder.exists() and not (folder.is_dir() and ((folder / YAML).exists() or not any(folder.iterdir()))):
         raise BundleError(f"{folder} exists and is not a LEAPP bundle. Choose another --output, or delete it.")
     try:

@@ -1,9 +1,11 @@
-"""Where policies come from: one file a kind of source. Each gives a ``Source``, which is what a bundle is made of.
+"""Importers: one file each. An importer turns somebody's policy into an ``ImportedPolicy``, which a bundle is made of.
 
-run.py           a folder that `xfer train` wrote
-module.py        somebody's own nn.Module: `xfer export module:function`
-sb3.py           a file that Stable-Baselines3 saved: `xfer export model.zip --from sb3`
-observations.py  what a policy met, for those that come without a run folder
+run.py     a folder that `xfer train` wrote
+module.py  somebody's own nn.Module: `xfer export module:function`
+sb3.py     a file that Stable-Baselines3 saved: `xfer export model.zip --from sb3`
+
+Helpers are in files whose names begin with an underscore: ``_choose`` picks the importer, ``_recordings`` records the
+observations of a policy that comes without any.
 """
 
 from __future__ import annotations
@@ -11,9 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
+import tyro
 
 from xfer.files import from_json, sha256
 from xfer.spec import PolicySpec
@@ -34,7 +37,7 @@ class Facts:
     """``source.json``: whose policy it is that a folder keeps observations of, where that was trained elsewhere.
 
     Attributes:
-        source: What it was loaded from.
+        source: What it was imported from.
         weights: Its digest, as in the bundle's provenance.
         spec: Its contract, with the reward scale if there is one.
     """
@@ -61,9 +64,31 @@ def weights_of(folder: Path) -> str | None:
     return None if facts is None else facts.weights
 
 
+@dataclass(kw_only=True)
+class ImportOptions:
+    """For a policy that was trained elsewhere."""
+
+    observations: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """Observations recorded while the policy acted (.safetensors or .safetensors.gz: resets, bool [T], and
+    observations.NAME, [T, ...]). By default they are recorded in its task."""
+    task: Annotated[str | None, tyro.conf.arg(metavar="TASK")] = None
+    """Where the policy acts: env:ENV_ID is a Gymnasium environment's own observations; any other task, your own
+    module:function too."""
+    importer: Annotated[Literal["sb3"] | None, tyro.conf.arg(name="from", metavar="{sb3}")] = None
+    """What wrote the file: sb3 is Stable-Baselines3's PPO, DQN or SAC."""
+    trust: bool = False
+    """The file's author may run code here: it holds pickles."""
+    vecnormalize: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """SB3: the file that VecNormalize.save wrote."""
+    frame_stack: int = 1
+    """SB3: what VecFrameStack was given."""
+    control_hz: Annotated[float | None, tyro.conf.arg(metavar="HZ")] = None
+    """Rate at which an SB3 policy acts, in Hz (default: its task's, or 30)."""
+
+
 @dataclass(frozen=True)
-class Source:
-    """A policy, and what it met.
+class ImportedPolicy:
+    """A policy and its recorded observations.
 
     Observations are read when they are first asked for: frames of a thousand steps take a second, which an export that
     finds everything unchanged need not spend.
@@ -71,6 +96,7 @@ class Source:
     Attributes:
         policy: The policy, in eval mode.
         folder: Where its observations are kept, apart from the bundle: a run folder, or one that looks like it.
+        reference: The variant that records golden and that all others are compared with.
 
     Raises:
         RunError: By the properties, if their file is missing or damaged.
@@ -78,18 +104,19 @@ class Source:
 
     policy: Exportable
     folder: Path
+    reference: str = "eager-fp32"
 
     @cached_property
     def calibration(self) -> Trajectories:
-        """Observations it met, for int8."""
-        return self._met("calibration")
+        """Observations that were recorded while the policy acted, for int8."""
+        return self._recorded("calibration")
 
     @cached_property
     def held_out(self) -> Trajectories:
-        """Others, from other episodes, that judge."""
-        return self._met("held-out")
+        """Others, from other episodes, on which variants are judged."""
+        return self._recorded("held-out")
 
-    def _met(self, name: str) -> Trajectories:
+    def _recorded(self, name: str) -> Trajectories:
         from xfer.training.run_folder import RunFolder  # which needs torch
 
         return RunFolder(self.folder).observations(name)

@@ -1,4 +1,4 @@
-"""What a policy met that was trained elsewhere, kept beside its bundle in a folder that looks like a run's.
+"""Recorded observations of a policy that was trained elsewhere, kept beside its bundle in a folder like a run's.
 
     model.run/
       source.json                                 whose policy it is, and the spec that it was exported with
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export.importers import FACTS, Facts, Source, read_facts
+from export.importers import FACTS, Facts, ImportedPolicy, read_facts
 from export.importers._deployed import digest
 from export.importers.module import Deployable
 from xfer import tasks
@@ -29,18 +29,18 @@ from xfer.tasks import Task
 from xfer.training.run_folder import RunFolder
 from xfer.trajectories import Trajectories, load_trajectories
 
-FEWEST = 64
-"""Fewest observations in a file: half of them judge."""
+MIN_OBSERVATIONS = 64
+"""Fewest observations in a file: half of them are held out."""
 SCALE_EPISODES = 10
 """Episodes of random actions, and of the policy, that the reward scale is measured in."""
 
 
-def gather(policy: Deployable, source: str, folder: Path, file: Path | None) -> Source:
-    """Return the policy with what it met; what ``folder`` keeps of this very policy is not recorded again.
+def gather(policy: Deployable, source: str, folder: Path, file: Path | None) -> ImportedPolicy:
+    """Return the policy with its recorded observations; those that ``folder`` keeps of this very policy are used again.
 
     Args:
         policy: The policy.
-        source: What it was loaded from.
+        source: What it was imported from.
         folder: Where its observations are kept from now on.
         file: Recorded observations, or None for the environment.
 
@@ -53,17 +53,17 @@ def gather(policy: Deployable, source: str, folder: Path, file: Path | None) -> 
     if known is not None and (known.weights, _unscaled(known.spec)) != (weights, _unscaled(policy.spec)):
         known = None
     task, why = environment(policy.spec)
-    met: dict[str, Trajectories] = {}
+    recorded: dict[str, Trajectories] = {}
     if file is not None:
         given = _checked(load_trajectories(file), policy.spec, str(file))
-        met["calibration"], met["held-out"] = split(given, str(file))
+        recorded["calibration"], recorded["held-out"] = split(given, str(file))
     elif task is not None and known is None:
-        # Value ranges want several episodes; regret wants ones that go far.
+        # Value ranges need several episodes, regret needs long ones.
         actor = _runner(policy)
-        met["calibration"] = record(task, actor, CALIBRATION_SEED, 256, 64)
-        met["held-out"] = record(task, actor, HELD_OUT_SEED, 1000, 250)
+        recorded["calibration"] = record(task, actor, CALIBRATION_SEED, 256, 64)
+        recorded["held-out"] = record(task, actor, HELD_OUT_SEED, 1000, 250)
     elif known is None:
-        raise UsageError(f"{source}: {why}. Give observations that the policy met: --observations FILE.")
+        raise UsageError(f"{source}: {why}. Give observations recorded while the policy acted: --observations FILE.")
     reward = policy.spec.reward
     if reward is None and known is not None:
         reward = known.spec.reward
@@ -72,12 +72,12 @@ def gather(policy: Deployable, source: str, folder: Path, file: Path | None) -> 
     spec = replace(policy.spec, reward=reward)
     try:
         (folder / "observations").mkdir(parents=True, exist_ok=True)
-        for name, observations in met.items():
+        for name, observations in recorded.items():
             observations.save(run.observations_file(name))
         write_atomically(folder / FACTS, to_json(Facts(source, weights, spec)))
     except OSError as error:
         raise RunError(f"{folder} cannot be written to: {error.strerror}.") from error
-    return Source(replace(policy, spec=spec), folder)
+    return ImportedPolicy(replace(policy, spec=spec), folder)
 
 
 def environment(spec: PolicySpec) -> tuple[Task | None, str]:
@@ -94,34 +94,36 @@ def environment(spec: PolicySpec) -> tuple[Task | None, str]:
         return None, str(error)
     except UsageError:
         return None, f"there is no environment for its task '{spec.task}' here"
-    shown = {o.name: (o.dtype, o.shape) for o in task.observations}
+    given = {o.name: (o.dtype, o.shape) for o in task.observations}
     seen = {o.name: (o.dtype, o.shape) for o in spec.observations}
-    if shown != seen:
-        raise UsageError(f"Task {task.name} gives {_listed(shown)}; the policy sees {_listed(seen)}.")
-    taken, given = ((a.kind, len(a.elements), a.low, a.high) for a in (task.action, spec.action))
-    if taken != given:
+    if given != seen:
+        raise UsageError(f"Task {task.name} gives {_listed(given)}; the policy sees {_listed(seen)}.")
+    taken, chosen = ((a.kind, len(a.elements), a.low, a.high) for a in (task.action, spec.action))
+    if taken != chosen:
         raise UsageError(f"Task {task.name} takes {task.action}; the policy gives {spec.action}.")
     return task, ""
 
 
-def split(met: Trajectories, name: str) -> tuple[Trajectories, Trajectories]:
-    """Cut observations into those that calibrate and those that judge.
+def split(recorded: Trajectories, name: str) -> tuple[Trajectories, Trajectories]:
+    """Cut observations into those for calibration and those that are held out.
 
-    The cut lies where an episode begins, if one does in the middle half; else in the middle, where states then begin
-    anew.
+    The cut is where an episode begins, if one does in the middle half; else in the middle, where states are then
+    reset.
 
     Raises:
         UsageError: If there are too few.
     """
-    total = len(met)
-    if total < FEWEST:
-        raise UsageError(f"{name} holds {total} observations; at least {FEWEST} are needed, half of them to judge.")
-    begins = np.flatnonzero(met.resets)
+    total = len(recorded)
+    if total < MIN_OBSERVATIONS:
+        raise UsageError(
+            f"{name} holds {total} observations; at least {MIN_OBSERVATIONS} are needed, half of them held out."
+        )
+    begins = np.flatnonzero(recorded.resets)
     begins = begins[(begins >= total // 4) & (begins <= total - total // 4)]
     cut = int(begins[np.abs(begins - total // 2).argmin()]) if len(begins) else total // 2
-    resets = met.resets.copy()
+    resets = recorded.resets.copy()
     resets[[0, cut]] = True
-    whole = Trajectories(met.observations, resets)
+    whole = Trajectories(recorded.observations, resets)
     return whole.take([slice(0, cut)]), whole.take([slice(cut, total)])
 
 
@@ -156,14 +158,14 @@ def _unscaled(spec: PolicySpec) -> PolicySpec:
     return replace(spec, reward=None)
 
 
-def _checked(met: Trajectories, spec: PolicySpec, name: str) -> Trajectories:
+def _checked(recorded: Trajectories, spec: PolicySpec, name: str) -> Trajectories:
     """Return the observations that the spec names, if they are of its types."""
-    found = {key: (str(array.dtype), array.shape[1:]) for key, array in met.observations.items()}
+    found = {key: (str(array.dtype), array.shape[1:]) for key, array in recorded.observations.items()}
     due = {o.name: (o.dtype, o.shape) for o in spec.observations}
-    lengths = {len(met), *(len(array) for array in met.observations.values())}
+    lengths = {len(recorded), *(len(array) for array in recorded.observations.values())}
     if any(found.get(key) != wanted for key, wanted in due.items()) or len(lengths) > 1:
         raise UsageError(f"{name} holds {_listed(found)}; the policy sees {_listed(due)}, one row a step.")
-    return Trajectories({key: met.observations[key] for key in due}, met.resets.astype(bool))
+    return Trajectories({key: recorded.observations[key] for key in due}, recorded.resets.astype(bool))
 
 
 def _listed(tensors: dict[str, tuple[str, tuple[int, ...]]]) -> str:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from export.importers import Source
+from export.importers import ImportedPolicy
 from xfer.training.run_folder import RunFolder
 
 
-def load(path: Path) -> Source:
-    """Return the trained policy and what it met.
+def load(path: Path) -> ImportedPolicy:
+    """Return the trained policy with its recorded observations.
 
     Raises:
         RunError: If there is no run here, or it is not finished.
         WeightsError: If its files are damaged.
     """
-    return Source(RunFolder(path).policy(), path)
+    return ImportedPolicy(RunFolder(path).policy(), path)

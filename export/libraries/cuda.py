@@ -1,4 +1,4 @@
-"""The NVIDIA GPU at hand, without torch: the driver's own library says what it is, cuda-bindings holds memory on it."""
+"""This machine's NVIDIA GPU, without torch: the driver's library describes it, cuda-bindings allocates its memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def compute_capability() -> str:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError as error:
         raise UnavailableError(
-            "no NVIDIA GPU with a driver (libcuda.so.1): apt-get install nvidia-driver, or JetPack on a Jetson"
+            "no NVIDIA GPU with a driver (libcuda.so.1, on a Jetson part of JetPack): apt-get install nvidia-driver"
         ) from error
     device, major, minor = (ctypes.c_int() for _ in range(3))
     if failed := driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
@@ -53,7 +53,7 @@ def runtime() -> Any:
 
 
 def checked(answer: tuple[Any, ...]) -> Any:
-    """Return what a function of cuda-bindings gave beside its error code.
+    """Return the result of a function of cuda-bindings, without its error code.
 
     Raises:
         UnavailableError: If it failed.

@@ -32,7 +32,7 @@ def available() -> str | None:
 def no_compiler() -> str | None:
     """None if there is a C++ compiler, which Inductor needs, else what to install."""
     found = any(map(shutil.which, ("g++", "clang++", "c++")))
-    return None if found else "Inductor needs a C++ compiler: install g++ or clang++"
+    return None if found else "Inductor needs a C++ compiler, g++ or clang++: apt-get install g++"
 
 
 def on_cuda() -> str | None:

@@ -1,8 +1,8 @@
 """Targets: one file each, with the names of the ``Target`` protocol below. The folder's listing is the list of targets.
 
-A *variant* is a file that was built: TARGET-PRECISION, as ``onnx-int8``. Where it runs is a second thing,
-written behind an @: ``onnx-fp32@cuda``. A new target is one file here and one extra in ``pyproject.toml``; the
-command line, the contract test and the benchmark rows follow from the listing.
+A *variant* is a file that was built: TARGET-PRECISION, as ``onnx-int8``. The execution provider or device that runs it
+is written behind an @: ``onnx-fp32@cuda``; code calls it a place. A new target is one file here and one extra in
+``pyproject.toml``; the command line, the contract test and the benchmark rows follow from the listing.
 
 A target need not lie here: ``export/targets/NAME.py`` in any other folder of ``sys.path`` (of PYTHONPATH, say) is one
 too. Of two files of one name, the one here counts.
@@ -32,12 +32,12 @@ _elsewhere = (Path(entry, *__name__.split(".")) for entry in sys.path)
 __path__ += [str(folder) for folder in _elsewhere if folder.is_dir() and not folder.samefile(__path__[0])]
 
 BASELINE = "eager-fp32"
-"""The variant that all others are compared with, in how they act and in how fast they are."""
+"""The reference of bundles that do not name one (``Bundle.reference``)."""
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What a build may be told. All of it is part of the build's key.
+    """Options of a build. All of them are part of the build's key.
 
     Attributes:
         max_batch: Largest batch of a TensorRT optimization profile, and of an ExecuTorch program.
@@ -51,13 +51,13 @@ class ExportOptions:
     float_layers: tuple[str, ...] = ()
 
     def plain(self) -> dict[str, Any]:
-        """Return plain values, without what was added later and is not used: older builds keep their content keys."""
+        """Return plain values, without newer options that are not used: older builds keep their content keys."""
         values: dict[str, Any] = msgspec.to_builtins(self)
         return {name: value for name, value in values.items() if name != "float_layers" or value}
 
     @property
     def note(self) -> str:
-        """What a reader of the manifest should know of an int8 build."""
+        """What a reader of the manifest should know about an int8 build."""
         return f"kept in float: {', '.join(self.float_layers)}" if self.float_layers else ""
 
 
@@ -68,7 +68,7 @@ class ExportRequest:
     Attributes:
         policy: The policy; ``policy.deploy(precision)`` is the module to export.
         spec: Its contract.
-        calibration: Observations that the policy itself met, for int8.
+        calibration: Observations recorded while the policy acted, for int8.
         options: See ``ExportOptions``.
     """
 
@@ -80,12 +80,12 @@ class ExportRequest:
 
 @dataclass(frozen=True)
 class Exported:
-    """Facts about what ``export`` wrote.
+    """Facts about the files that ``export`` wrote.
 
     Attributes:
         max_batch: Largest batch that the files accept, None where there is no limit.
         compute_capabilities: GPUs that they run on, where they name any.
-        notes: Anything a reader of the manifest should know.
+        notes: Anything else that a reader of the manifest should know.
     """
 
     max_batch: int | None = None
@@ -95,12 +95,12 @@ class Exported:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a session runs.
+    """The execution provider or device that runs a session, and its threads.
 
     Attributes:
-        name: What stands behind the @ of a variant, or empty for the target's default.
+        name: The name behind the @ of a variant, or empty for the target's default.
         threads: Threads inside an operation.
-        spin: Whether idle threads spin between two calls (faster; rude to other processes).
+        spin: Whether idle threads spin between two calls (faster, but takes time from other processes).
     """
 
     name: str = ""
@@ -115,10 +115,13 @@ class Target(Protocol):
     PLACES: tuple[str, ...]
 
     def available(self) -> str | None:
-        """None if policies can be exported to this target here, else what is missing and how to get it."""
+        """None if policies can be exported to this target here, else what is missing and how to get it.
+
+        One sentence a missing thing, as ``X is not installed: pip install X``; several are joined by ``; ``.
+        """
 
     def runnable(self, place: str) -> str | None:
-        """None if its variants can be run here at ``place``, else why not."""
+        """None if its variants can be run here on this execution provider or device, else why not, as above."""
 
     def libraries(self) -> dict[str, str]:
         """Versions of the libraries that build and run it; part of a build's key."""
@@ -186,7 +189,7 @@ class Variant:
 
 
 def names() -> list[str]:
-    """Return the names of all targets, the baseline first."""
+    """Return the names of all targets, eager first."""
     found = [module.name for module in pkgutil.iter_modules(__path__)]
     return sorted(found, key=lambda name: (name != "eager", name))
 

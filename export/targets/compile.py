@@ -1,4 +1,4 @@
-"""``torch.compile`` in the process that acts: what one would gain without exporting, at the price of a slow start."""
+"""``torch.compile`` in the process that acts: the speed-up without exporting, at the price of a slow start."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
     from xfer.models.policy import Policy
 
     if not isinstance(request.policy, Policy):
-        raise UsageError("torch.compile needs the policy's own Python, and a bundle holds none of somebody else's")
+        raise UsageError("torch.compile needs the policy's own Python, and a bundle holds no Python of somebody else's")
     save_policy(request.policy, folder)
     if precision != "fp32":
         (folder / PRECISION).write_text(precision)

@@ -1,4 +1,4 @@
-"""The baseline: the deployed module in PyTorch, through the same harness as everything else."""
+"""Eager PyTorch: the deployed module as it is, through the same harness as everything else."""
 
 from __future__ import annotations
 

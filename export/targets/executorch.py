@@ -88,7 +88,7 @@ def _capture(module: nn.Module, request: ExportRequest) -> ExportedProgram:
 
 
 def _quantized(program: ExportedProgram, request: ExportRequest) -> nn.Module:
-    """Quantize the trunk's convolutions: weights per channel, activations by the extremes that calibration met.
+    """Quantize the trunk's convolutions: weights per channel, activations by the extremes seen in calibration.
 
     The rest stays in float as in ``export.quantize``. On a trained cartpole policy that cost no time, and quantizing
     all that XNNPACK can made a quarter of the actions different. Histograms in the place of extremes gave the same mean

@@ -38,7 +38,7 @@ PROVIDERS = {
     "tensorrt": Provider("TensorrtExecutionProvider", "onnx-gpu"),
     "openvino": Provider("OpenVINOExecutionProvider", "onnx-openvino"),
 }
-"""The execution provider of each place."""
+"""The execution provider behind each @; empty for the default."""
 PLACES = tuple(filter(None, PROVIDERS))
 WHEELS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")
 FILE = "policy.onnx"
@@ -52,14 +52,14 @@ def available() -> str | None:
 
 
 def runnable(place: str) -> str | None:
-    """ONNX Runtime with the execution provider of ``place``; else which wheel has it, and which one is in its way."""
+    """ONNX Runtime with the execution provider of ``place``; else which wheel has it, and which one has to go."""
     provider = PROVIDERS[place]
     if not importlib.util.find_spec("onnxruntime"):
         return f"onnxruntime is not installed: pip install 'xfer-policy[{provider.extra}]'"
     if provider.name not in onnxruntime().get_available_providers():
         present = " ".join(installed_versions(*WHEELS)) or "onnxruntime"
-        remove = f"pip uninstall {present}; pip install 'xfer-policy[{provider.extra}]'"
-        return f"onnxruntime has no {provider.name}: {remove} (one wheel of {', '.join(WHEELS)} at a time)"
+        why = f"this wheel of onnxruntime has no {provider.name}"
+        return f"{why}: pip uninstall {present} && pip install 'xfer-policy[{provider.extra}]'"
     return None
 
 

@@ -3,7 +3,7 @@
 ``tensorrt`` (servers, Jetson) builds an engine on the GPU that will run it. ``tensorrt_rtx`` builds ahead of time on
 any machine, also without a GPU, for named compute capabilities, and finishes on the device. Where a GPU and
 ``tensorrt`` are there, that one is used; else ``tensorrt_rtx``. Networks are strongly typed: precision comes with
-the ONNX, which stays beside the engine so that a robot can build its own (``export/into.py``). Neither building from
+the ONNX, which stays beside the engine so that a robot can build its own (``export/rebuild.py``). Neither building from
 it nor running needs torch.
 """
 
@@ -27,7 +27,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 PLACES = ()
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
 ENGINE, ONNX = "policy.engine", "policy.onnx"
-INSTALL = "pip install 'xfer-policy[tensorrt]' (servers, Jetson) or 'xfer-policy[tensorrt-rtx]'"
+INSTALL = "pip install 'xfer-policy[tensorrt-rtx]'"
 NO_FP32 = ("75",)
 """Compute capabilities without fp32 matrix kernels in TensorRT for RTX."""
 
@@ -72,8 +72,8 @@ def library_name() -> str | None:
 def no_library() -> str:
     """Say which library is missing."""
     if importlib.util.find_spec("tensorrt"):
-        return "TensorRT builds on a GPU; without one: pip install 'xfer-policy[tensorrt-rtx]'"
-    return f"TensorRT is not installed: {INSTALL}"
+        return f"TensorRT builds on a GPU, TensorRT for RTX also without one: {INSTALL}"
+    return f"TensorRT is not installed (on a server or a Jetson, take the extra tensorrt instead): {INSTALL}"
 
 
 def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
@@ -111,7 +111,7 @@ def build_engine(
         spec: The policy's contract.
         precision: That of the graph.
         options: Its ``max_batch``, and the GPUs of a TensorRT for RTX engine.
-        timing_cache: What TensorRT learned about kernels in earlier builds; read if it is there, and written. TensorRT
+        timing_cache: Kernel timings of earlier builds; read if it is there, and written. TensorRT
             itself refuses one of another GPU or version. TensorRT for RTX times nothing while it builds, and has none.
 
     Raises:
@@ -159,7 +159,7 @@ def read_timing_cache(config: Any, path: Path) -> None:
 
 
 def write_timing_cache(config: Any, path: Path) -> None:
-    """Keep what a build learned."""
+    """Write the kernel timings of a build."""
     if (cache := config.get_timing_cache()) is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, bytes(cache.serialize()))
@@ -224,7 +224,7 @@ class TensorRTSession:
         return Step(action, scores, dict(zip(names, next_states, strict=True)))
 
     def close(self) -> None:
-        """Give back what it holds of the GPU."""
+        """Free its memory on the GPU."""
         self._free_buffers()
         self._runtime.cudaStreamDestroy(self._stream)
 

@@ -1,6 +1,6 @@
-"""Mistakes that happen between training and the robot; ``xfer verify --self-test`` plants them into copies of a bundle.
+"""Mistakes that happen between training and the robot. `xfer verify --inject-faults` makes them in copies of a bundle.
 
-Most are a graph of ``export/faulty_graphs.py``, exported the ordinary way, hashes and all. Some are a way of
+Most are a graph of ``faulty_graphs.py``, exported as usual, with correct hashes. Some are a way of
 quantizing. The rest damage files after their hashes were taken. A new fault is a class there or a function here,
 and its line in ``FAULTS``.
 """
@@ -21,7 +21,7 @@ from export.bundle.manifest import GOLDEN, MANIFEST, Build, FileFact
 from export.bundle.reader import Bundle
 from export.bundle.writer import BundleWriter, content_key
 from export.quantize import quantize_int8
-from export.targets import BASELINE, ExportOptions, ExportRequest
+from export.targets import ExportOptions, ExportRequest
 from export.targets.onnx import FILE as ONNX_FILE
 from export.verification import faulty_graphs as graphs
 from xfer.files import sha256, write_atomically
@@ -30,6 +30,8 @@ from xfer.models.policy import Deployed, Policy
 from xfer.models.torch_session import runner
 from xfer.trajectories import Trajectories
 
+REFERENCE = ""
+"""The bundle's reference is what the fault damages."""
 HISTORY = ("history",)
 """What a fault in the history needs."""
 FLOAT = ("onnx-fp32",)
@@ -43,9 +45,9 @@ class Fault:
     Attributes:
         name: What went wrong, in a few words.
         what: How that happens, as a sentence.
-        damage: Plants it into a copy of a bundle that holds eager and what the fault needs.
-        variant: The variant that is damaged.
-        needs: What the bundle must have besides eager: variants that it starts from, or a state.
+        damage: Makes it in a copy of a bundle that holds the reference and what the fault needs.
+        variant: The variant that is damaged; empty for the reference.
+        needs: What the bundle must have besides the reference: variants that it starts from, or a state.
     """
 
     name: str
@@ -66,11 +68,11 @@ def put(path: Path, variant: str, write: Callable[[Path], Any]) -> None:
 def policy_of(path: Path) -> Policy:
     """Return the policy that the bundle was made from."""
     bundle = Bundle(path)
-    return load_policy(bundle.check(bundle.build(BASELINE)))
+    return load_policy(bundle.check(bundle.build(bundle.reference)))
 
 
 def in_graph(kind: type[Deployed]) -> Callable[[Path], None]:
-    """Return what exports ``kind`` in the place of the deployed policy."""
+    """Return a function that exports ``kind`` in place of the deployed policy."""
 
     class Faulty(Policy):
         def deploy(self, precision: str = "fp32") -> Deployed:
@@ -86,11 +88,11 @@ def in_graph(kind: type[Deployed]) -> Callable[[Path], None]:
     return damage
 
 
-# int8: its scores are not judged, so what it does must be.
+# int8: its scores are not judged, so its actions must be.
 
 
 def calibrated_on(draw: Callable[[tuple[int, ...]], np.ndarray]) -> Callable[[Path], None]:
-    """Return what takes int8's value ranges from eight frames that ``draw`` makes up, given their shape."""
+    """Return a function that calibrates int8 on eight made-up frames; ``draw`` makes them, given their shape."""
 
     def damage(path: Path) -> None:
         bundle = Bundle(path)
@@ -130,9 +132,9 @@ def scales_of_half_the_range(path: Path) -> None:
 
 
 def weights_file(path: Path) -> Path:
-    """Return the file that eager's weights are in."""
+    """Return the file that the reference's weights are in."""
     bundle = Bundle(path)
-    return bundle.check(bundle.build(BASELINE)) / WEIGHTS
+    return bundle.check(bundle.build(bundle.reference)) / WEIGHTS
 
 
 def truncated(path: Path) -> None:
@@ -165,13 +167,15 @@ FAULTS = (
     Fault("red and blue swapped", "The camera's BGR was taken for RGB.", in_graph(graphs.RedAndBlueSwapped)),
     Fault("picture upside down", "OpenGL's first row is the lowest one.", in_graph(graphs.UpsideDown)),
     Fault("axes transposed", "The frame's bytes were read as [3, H, W].", in_graph(graphs.AxesTransposed)),
-    Fault("crop shifted", "The crop begins three pixels beside its place.", in_graph(graphs.CropShifted)),
+    Fault("crop shifted", "The crop begins three pixels off.", in_graph(graphs.CropShifted)),
     Fault("another resize", "Bilinear as OpenCV does it, where areas were averaged.", in_graph(graphs.AnotherResize)),
-    Fault("normalization left out", "Mean and deviation are not taken out.", in_graph(graphs.NotNormalized)),
+    Fault(
+        "normalization left out", "Mean and deviation are not subtracted and divided.", in_graph(graphs.NotNormalized)
+    ),
     Fault("wrong value range", "The frame comes as 0..1 and is divided by 255 again.", in_graph(graphs.ValueRange)),
     Fault(
         "history never updated",
-        "The policy gets the first history for ever.",
+        "The policy gets the first history forever.",
         in_graph(graphs.HistoryStale),
         needs=HISTORY,
     ),
@@ -189,13 +193,13 @@ FAULTS = (
     ),
     Fault(
         "history not reset",
-        "An episode begins with the last one's history.",
+        "An episode begins with the previous one's history.",
         in_graph(graphs.HistoryKept),
         needs=HISTORY,
     ),
     Fault(
         "batch rows mixed up",
-        "A row of a batch goes on with another's history.",
+        "A row of a batch continues with another's history.",
         in_graph(graphs.RowsMixed),
         needs=HISTORY,
     ),
@@ -222,8 +226,8 @@ FAULTS = (
         "onnx-int8",
         ("onnx-int8",),
     ),
-    Fault("golden of another policy", "Golden was recorded with other weights.", golden_of_another, BASELINE),
-    Fault("file truncated", "A copy over the network stopped early.", truncated, BASELINE),
-    Fault("file exchanged", "Other weights were copied over a build's.", exchanged, BASELINE),
-    Fault("manifest edited", "The control rate was changed by hand.", edited, BASELINE),
+    Fault("golden of another policy", "Golden was recorded with other weights.", golden_of_another, REFERENCE),
+    Fault("file truncated", "A copy over the network stopped early.", truncated, REFERENCE),
+    Fault("file exchanged", "Other weights were copied over a build's.", exchanged, REFERENCE),
+    Fault("manifest edited", "The control rate was changed by hand.", edited, REFERENCE),
 )

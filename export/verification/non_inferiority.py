@@ -22,10 +22,10 @@ CONFIDENCE = 0.95
 MARGIN = 0.02
 """The mean paired loss that is still "not worse", as a share of (reference return - random return)."""
 
-CAUTION = 0.95
+MAX_STAKE = 0.95
 """Largest share of the stake that one pair may cost. Below 1, so that one total loss does not end the game."""
 
-MOST_PAIRS = 100_000
+MAX_PAIRS = 100_000
 """Where the search for the number of pairs still needed gives up."""
 
 
@@ -76,7 +76,7 @@ def log_wealth(losses: np.ndarray, mean: float) -> np.ndarray:
 
     Returns:
         float [n]. Each bet depends on earlier pairs only: the nearly growth-optimal one for their mean and
-        variance (the paper's "aGRAPA"), no larger than ``CAUTION`` allows.
+        variance (the paper's "aGRAPA"), no larger than ``MAX_STAKE`` allows.
     """
     n = len(losses)
     past = np.arange(n)
@@ -84,7 +84,7 @@ def log_wealth(losses: np.ndarray, mean: float) -> np.ndarray:
     past_square = (np.concatenate([[0.0], np.cumsum(losses**2)[:-1]])) / np.maximum(past, 1)
     gap = mean - past_mean
     spread = np.maximum(past_square - past_mean**2, 0.0) + gap**2
-    most = CAUTION / (1.0 - mean) if mean < 1.0 else CAUTION / 1e-9
+    most = MAX_STAKE / (1.0 - mean) if mean < 1.0 else MAX_STAKE / 1e-9
     bet = np.clip(gap / np.maximum(spread, 1e-12), 0.0, most)
     return np.cumsum(np.log1p(bet * (mean - losses)))
 
@@ -111,10 +111,10 @@ def pairs_needed(losses: np.ndarray, margin: float = MARGIN) -> int:
     """Return how many more pairs, all of loss 0, would bring the upper bound below the margin."""
     needed = math.log(1.0 / (1.0 - CONFIDENCE))
     more = 64
-    while more <= MOST_PAIRS:
+    while more <= MAX_PAIRS:
         wealth = log_wealth(np.concatenate([losses, np.zeros(more)]), margin)[len(losses) :]
         enough = np.flatnonzero(wealth >= needed)
         if len(enough):
             return int(enough[0]) + 1
         more *= 2
-    return MOST_PAIRS
+    return MAX_PAIRS

@@ -1,4 +1,4 @@
-"""Pairs of episodes in parallel processes: what runs them, and what is kept of each.
+"""Pairs of episodes in parallel processes.
 
 Processes take pairs as they become free, some ahead of the one that is waited for, but outcomes are given in the order
 of their seeds. So figures depend on the seeds alone: not on how many processes there are, on which is faster,
@@ -26,7 +26,6 @@ import numpy as np
 
 from export.bundle.reader import Bundle
 from export.bundle.records import Divergence
-from export.targets import BASELINE
 from export.verification.parity import difference, regret
 from xfer import tasks
 from xfer.errors import XferError
@@ -37,7 +36,7 @@ from xfer.spec import PolicySpec
 AHEAD = 2
 """How many pairs for each process are handed out at once, so that none waits for a slower one."""
 
-MOST_DEATHS = 3
+MAX_DEATHS = 3
 """How often dead processes are replaced before that is called an error."""
 
 
@@ -53,7 +52,7 @@ class Outcome:
 
 
 class PairProcesses:
-    """Processes that run pairs of episodes, one thread each; if one dies, new ones run what it left undone.
+    """Processes that run pairs of episodes, one thread each; if one dies, new ones run its pairs again.
 
     Args:
         bundle: Whose variants they run.
@@ -78,7 +77,7 @@ class PairProcesses:
 
         Args:
             seeds: One for each pair.
-            variants: Gives the variants that pairs are still wanted of, when a pair is handed out.
+            variants: Returns the variants that still need pairs, when a pair is handed out.
 
         Raises:
             XferError: If a pair fails, or processes keep dying.
@@ -96,9 +95,9 @@ class PairProcesses:
                     break
                 except BrokenProcessPool as error:
                     deaths += 1
-                    if deaths > MOST_DEATHS:
+                    if deaths > MAX_DEATHS:
                         raise XferError(
-                            f"Processes that run pairs of episodes died {deaths} times, perhaps for want of memory."
+                            f"Processes that run pairs of episodes died {deaths} times, perhaps because memory ran out."
                             f" Use fewer --workers than {self.count}, or fewer --variants at once."
                         ) from error
                     self._end()
@@ -112,9 +111,9 @@ class PairProcesses:
         return ProcessPoolExecutor(self.count, context, initializer=_begin_process)
 
     def _end(self) -> None:
-        """End the processes at once: nobody waits for the pairs that they are at.
+        """End the processes at once: the pairs that they are running are not needed.
 
-        By SIGKILL, because SDL, which draws for environments, makes SIGTERM an event that nobody reads here.
+        By SIGKILL, because SDL, which draws for environments, turns SIGTERM into an event that is not read here.
         """
         for process in multiprocessing.active_children():
             if process not in self._others:
@@ -150,15 +149,20 @@ _open_variants = ExitStack()
 
 
 @cache
+def _reference(path: Path) -> str:
+    return Bundle(path).reference
+
+
+@cache
 def _runner(path: Path, variant: str) -> Runner:
     """Open a variant once in each process."""
     return _open_variants.enter_context(Bundle(path).runner(variant))
 
 
 def _run_pair(path: Path, variants: tuple[str, ...], golden_scores: np.ndarray, seed: int) -> dict[str, Outcome]:
-    """Run in a worker process: eager and the variants from one seed."""
+    """Run in a worker process: the reference and the variants from one seed."""
     try:
-        reference = _runner(path, BASELINE)
+        reference = _runner(path, _reference(path))
         task = tasks.load_recorded(reference.spec.task)
         pairs = paired_episode(task, reference, {name: _runner(path, name) for name in variants}, seed)
         return {
@@ -192,11 +196,12 @@ def _divergence(seed: int, fork: Fork, golden_scores: np.ndarray, spec: PolicySp
 
 
 def margin(fork: Fork, golden_scores: np.ndarray, spec: PolicySpec) -> float:
-    """Return by how much eager likes the variant's action less than its own, as the actions gate counts it.
+    """Return the regret of the variant's action by the reference's scores, as the actions gate counts it.
 
     Args:
-        fork: Where they parted.
-        golden_scores: Eager's scores on the golden trajectories, [T, A]: one frame alone has no spread of scores.
+        fork: Where their actions first differed.
+        golden_scores: The reference's scores on the golden trajectories, [T, A], since one frame has no spread of
+            scores.
         spec: Says how to count.
     """
     if spec.action.kind == "continuous":

@@ -1,8 +1,8 @@
-"""The first two gates: does a variant act as eager PyTorch does? Numbers, then actions; ``reward.py`` is the third.
+"""The first two gates: does a variant act as the reference does? Numbers, then actions; ``reward.py`` is the third.
 
 Each gate is a function that returns figures and, if the variant fails, a sentence. A variant goes through them until
-one fails or cannot be run here. ``eager-fp32`` does so too: golden is what it said when the bundle was made, so
-if it fails the first gate, golden (or the weights) is of another policy.
+one fails or cannot be run here. The reference does so too: golden holds its own answers from when the bundle was made,
+so if it fails the first gate, golden (or the weights) is of another policy.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from export import targets
 from export.bundle.reader import Bundle
 from export.bundle.records import Verification
-from export.targets import BASELINE, Variant
+from export.targets import Variant
 from xfer.errors import UnavailableError
 from xfer.runner import Runner, Session
 from xfer.spec import PolicySpec
@@ -36,7 +36,7 @@ WORST = 5
 
 @dataclass(frozen=True)
 class Numbers:
-    """The first gate's figures, for the worst of the batches: difference, spread, and the failure if there is one."""
+    """The first gate's figures for the worst batch: difference, tolerance, and the failure if there is one."""
 
     max_abs_diff: float
     tolerance: float | None
@@ -107,10 +107,10 @@ class Actions:
 
 
 def actions(reference: Trajectories, variant: Trajectories, spec: PolicySpec, precision: str) -> Actions:
-    """Compare what eager and a variant did when they were shown the same observations.
+    """Compare the actions of the reference and of a variant on the same observations.
 
     Args:
-        reference: Eager's actions and scores.
+        reference: The reference's actions and scores.
         variant: The variant's.
         spec: The contract.
         precision: The variant's precision.
@@ -127,7 +127,7 @@ def actions(reference: Trajectories, variant: Trajectories, spec: PolicySpec, pr
         allowed, what = ACTION_TOLERANCE.get(precision, 0.02), "mean difference (share of the action range)"
         same = loss <= allowed
     worst = tuple(
-        f"step {t}: eager {np.asarray(reference.actions[t]).tolist()}, variant"
+        f"step {t}: reference {np.asarray(reference.actions[t]).tolist()}, variant"
         f" {np.asarray(variant.actions[t]).tolist()}, {what.split()[1]} {loss[t]:.3g}"
         for t in np.argsort(-loss)[:WORST]
         if loss[t] > 0
@@ -145,27 +145,27 @@ def difference(reference: np.ndarray, variant: np.ndarray, spec: PolicySpec) -> 
 
 
 def regret(scores: np.ndarray, chosen: np.ndarray, spec: PolicySpec) -> np.ndarray:
-    """Return how much less eager likes each chosen action than its own choice; a flip at a tie costs nothing.
+    """Return the regret of each chosen action by the reference's scores; a flip at a tie costs nothing.
 
     Args:
-        scores: Eager's, [T, A].
+        scores: The reference's, [T, A].
         chosen: The variant's actions, int [T].
         spec: Says whether scores are logits (regret in softmax probability) or values (in units of their spread).
     """
     if spec.score_kind == "logits":
-        liking = np.exp(scores - scores.max(axis=1, keepdims=True))
-        liking /= liking.sum(axis=1, keepdims=True)
+        preference = np.exp(scores - scores.max(axis=1, keepdims=True))
+        preference /= preference.sum(axis=1, keepdims=True)
     else:
-        liking = scores / max(float(centered(scores, spec).std()), 1e-12)
+        preference = scores / max(float(centered(scores, spec).std()), 1e-12)
     rows = np.arange(len(chosen))
-    result: np.ndarray = liking.max(axis=1) - liking[rows, chosen]
+    result: np.ndarray = preference.max(axis=1) - preference[rows, chosen]
     return result
 
 
 def first_gates(
     bundle: Bundle, variants: list[str], held_out: Trajectories | None, on_start: Callable[[str], None]
 ) -> dict[str, Verification]:
-    """Take every variant up the first two gates.
+    """Run the first two gates on each variant.
 
     Args:
         bundle: The bundle.
@@ -174,11 +174,11 @@ def first_gates(
         on_start: Called with the name of each variant.
 
     Returns:
-        What is known of each so far; ``provisional`` stands for "nothing against it yet".
+        The verdict on each so far; ``provisional`` means that it passed both.
     """
     golden = bundle.golden()
     judged = golden if held_out is None else held_out
-    eager = _reference(bundle, judged)
+    reference = _reference(bundle, judged)
     found: dict[str, Verification] = {}
     for name in variants:
         build = bundle.builds[name.partition("@")[0]]
@@ -192,7 +192,7 @@ def first_gates(
         try:
             on_start(name)
             with bundle.session(name) as session:
-                found[name] = run_gates(bundle, session, parsed, golden, eager, judged)
+                found[name] = run_gates(bundle, session, parsed, golden, reference, judged)
         except UnavailableError as error:
             found[name] = Verification("built", reason=build.not_run(str(error)))
         except Exception as error:  # whatever a runtime raises on files that it cannot read or run
@@ -201,10 +201,10 @@ def first_gates(
 
 
 def _reference(bundle: Bundle, judged: Trajectories) -> Trajectories:
-    """Return what eager does on the judged observations; golden holds its own answers, torch gives the others."""
+    """Return the reference's actions on the judged observations: recorded with them, as in golden, or made now."""
     if judged.actions is not None:
         return judged
-    with bundle.runner(BASELINE) as runner:
+    with bundle.runner(bundle.reference) as runner:
         return judged.replay(runner)
 
 
@@ -213,17 +213,17 @@ def run_gates(
     session: Session,
     variant: Variant,
     golden: Trajectories,
-    eager: Trajectories,
+    reference: Trajectories,
     judged: Trajectories,
 ) -> Verification:
-    """Take one session up the first two gates.
+    """Run the first two gates on one session.
 
     Args:
         bundle: The bundle.
         session: The variant, opened.
         variant: Its name.
         golden: The golden trajectories.
-        eager: What eager does on the judged observations.
+        reference: The reference's actions and scores on the judged observations.
         judged: The observations of the actions gate.
     """
     spec, build = bundle.spec, bundle.builds[variant.build]
@@ -231,11 +231,11 @@ def run_gates(
     so_far = Verification("provisional", rung="numbers", max_abs_diff=first.max_abs_diff, tolerance=first.tolerance)
     if first.failure:
         blame = ""
-        if variant.target == "eager":
+        if variant.build == bundle.reference:
             blame = ". Golden is not from this policy's weights: golden, or the weights, were exchanged"
         return replace(so_far, status="rejected", reason=first.failure + blame)
     runner = Runner(session, spec)
-    second = actions(eager, judged.replay(runner), spec, variant.precision)
+    second = actions(reference, judged.replay(runner), spec, variant.precision)
     so_far = replace(
         so_far,
         rung="actions",

@@ -2,15 +2,16 @@
 
 Two kinds of observations are kept apart:
 
-- What the search goes by are those that int8 was calibrated on. Each layer alone is put into int8, and the drift of
-  the scores from eager's says how much it hurts. Alone, rather than alone in float: the rounding of a tensor between
-  two layers hurts through either, so freeing one of them would change nothing.
-- What judges are those of ``xfer verify``: golden and the held-out observations, with its own function. It is asked
-  for the shortest beginning of that order that passes, and then whether each layer of it can go back to int8.
+- The search is guided by those that int8 was calibrated on. Each layer alone is put into int8, and the drift of the
+  scores from eager's says how much it hurts. Alone in int8, rather than alone in float: the rounding of a tensor
+  between two layers hurts through either, so putting one of them into float would change nothing.
+- The verdict comes from those of ``xfer verify``: golden and the held-out observations, with its own function. With the
+  layers in the order of their drift, it finds the fewest first ones that pass in float, and then whether each of them
+  can go back to int8.
 
-So held-out observations say yes or no a few times for each layer that stays in float, and the last answers were
-chosen among several. The reward gate (``xfer verify --full``) has the last word: its episodes were met by nobody here.
-A variant that it rejected is repaired until it has less than half the regret that it had.
+So held-out observations give a verdict a few times for each layer that stays in float, and the result is a choice among
+several. The reward gate (``xfer verify --full``) decides in the end: its episodes were not used here. A variant that it
+rejected is repaired until it has less than half the regret that it had.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class Trials:
 
         Args:
             layer: One of ``layers``.
-            eager: Observations, and what eager does when it is shown them.
+            eager: Observations with eager's actions and scores.
 
         Returns:
             A share of the scores' spread.
@@ -113,8 +114,8 @@ def fewest(worst_first: Sequence[str], passes: Callable[[frozenset[str]], bool])
     """Return layers that are enough, none of which can be left out.
 
     Args:
-        worst_first: All layers, that which hurts most first.
-        passes: Whether it is enough to leave these layers in float. Each set is asked about once.
+        worst_first: All layers, the one with the largest drift first.
+        passes: Whether it is enough to leave these layers in float. It is called once for each set.
 
     Returns:
         The set, or None if not even all of them are enough.
@@ -141,7 +142,7 @@ def fewest(worst_first: Sequence[str], passes: Callable[[frozenset[str]], bool])
         too_few, enough = (too_few, middle) if ask(frozenset(worst_first[:middle])) else (middle, enough)
     kept = frozenset(worst_first[:enough])
     before: frozenset[str] = frozenset()
-    while before != kept:  # what could not go back into int8 from a larger set might from a smaller one
+    while before != kept:  # a layer that could not go back into int8 from a larger set might from a smaller one
         before = kept
         for layer in reversed(worst_first):
             if layer in kept and ask(kept - {layer}):
@@ -165,18 +166,18 @@ def repair(
         variant: A variant whose target is a ``FromGraph``.
         held_out: Observations to judge on, with eager's actions and scores.
         regret_below: What the mean regret must stay below, besides what the gates allow.
-        on_step: Called with what is being done, how many layers have been tried alone, and how many there are.
+        on_step: Called with the current step, how many layers have been tried alone, and how many there are.
     """
     from xfer.models.torch_session import TorchSession
 
     golden, spec = bundle.golden(), request.spec
     on_step("measuring value ranges", 0, 1)
     trials = Trials(request, cast(FromGraph, targets.load(variant.target)))
-    met = request.calibration.replay(Runner(TorchSession(request.policy.deploy(), spec), spec))
+    calibration = request.calibration.replay(Runner(TorchSession(request.policy.deploy(), spec), spec))
     drift = {}
     for done, layer in enumerate(trials.layers):
         on_step(f"{layer} alone in int8", done, len(trials.layers))
-        drift[layer] = trials.drift(layer, met)
+        drift[layer] = trials.drift(layer, calibration)
     verdicts: dict[frozenset[str], Verification] = {}
 
     def in_order(kept: frozenset[str]) -> tuple[str, ...]:
@@ -201,7 +202,7 @@ def repair(
 def alternating_p50_ms(sessions: Sequence[Session], spec: PolicySpec, golden: Trajectories) -> list[float]:
     """Return each session's median time of a call, raw observation to action, in milliseconds.
 
-    They take turns on the golden trajectories, so that what else the machine does meets them alike. It is an estimate:
+    They take turns on the golden trajectories, so that other load on the machine affects all alike. It is an estimate:
     ``xfer bench`` measures.
     """
     runners = [Runner(session, spec) for session in sessions]

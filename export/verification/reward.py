@@ -1,4 +1,4 @@
-"""The third gate: pairs of episodes from the same seeds, variant against eager, until each verdict is clear."""
+"""The third gate: pairs of episodes from the same seeds, variant against reference, until each verdict is clear."""
 
 from __future__ import annotations
 
@@ -7,38 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from export import targets
 from export.bundle.reader import Bundle
 from export.bundle.records import Verification
-from export.targets import BASELINE
 from export.verification.non_inferiority import MARGIN, Verdict, judge
 from export.verification.pair_cache import PairCache
 from export.verification.pairs import Outcome, PairProcesses
-from xfer import tasks
-from xfer.errors import UnavailableError, UsageError
+from xfer.errors import UsageError
 from xfer.evaluate import PAIR_SEED
 
 LOOK_EVERY = 10
 """Verdicts are looked at after so many pairs; the bound stays valid however often that is."""
-
-
-def unavailable(bundle: Bundle) -> str | None:
-    """None if pairs can be run here, else why not."""
-    if not bundle.spec.task:
-        return "the spec names no task, so there is no environment"
-    try:
-        tasks.load_recorded(bundle.spec.task)
-    except UsageError:
-        return f"no environment for task '{bundle.spec.task}' here"
-    except UnavailableError as error:
-        return str(error)
-    if bundle.spec.reward is None:
-        return "the spec has no reward scale"
-    if BASELINE not in bundle.builds or bundle.builds[BASELINE].status != "built":
-        return f"the bundle has no {BASELINE} to compare with"
-    if (reason := targets.load("eager").runnable("")) is not None:
-        return reason
-    return None
 
 
 def run_gate(
@@ -49,30 +27,30 @@ def run_gate(
     on_pairs: Callable[[int, dict[str, Verdict]], None],
     cache: PairCache | None = None,
 ) -> dict[str, Verification]:
-    """Take the variants that nothing speaks against up the last gate, until each verdict is clear.
+    """Run the reward gate on the variants that passed the first two, until each verdict is clear.
 
     A variant whose verdict is clear at a look runs no more pairs; the bound allows for all the looks before.
 
     Args:
         bundle: The bundle.
-        found: What the first two gates found.
+        found: The verdicts of the first two gates.
         most_pairs: Where to stop at the latest.
         workers: Processes, each with one thread.
         on_pairs: Called after each look, with the number of pairs and the verdicts.
-        cache: Where pairs are kept at each look, and from where a gate that was interrupted goes on.
+        cache: Where pairs are kept at each look, so that an interrupted gate continues.
 
     Returns:
         ``found`` with verdicts. The result depends on the seeds only, not on the number of workers.
 
     Raises:
-        UsageError: If there is nothing to run, or nobody to run it.
+        UsageError: If there are no pairs to run, or no processes to run them.
         XferError: If a pair fails, or processes keep dying.
     """
     if most_pairs < 1 or workers < 1:
         raise UsageError(f"--pairs {most_pairs} and --workers {workers}: both must be at least 1.")
     assert bundle.spec.reward is not None
-    scale = bundle.spec.reward.span
-    names = [name for name, v in found.items() if v.status == "provisional" and name != BASELINE]
+    scale, reference = bundle.spec.reward.span, bundle.reference
+    names = [name for name, v in found.items() if v.status == "provisional" and name != reference]
     outcomes: dict[str, list[Outcome]] = cache.load(names) if cache else {name: [] for name in names}
     verdicts: dict[str, Verdict] = {}
 
@@ -83,7 +61,7 @@ def run_gate(
     def look() -> None:
         verdicts.update({name: judge(losses(outcomes[name], scale)) for name in unclear() if outcomes[name]})
 
-    # Of an interrupted gate: whose verdict is clear stays as it is, the others go on from where the last of them is.
+    # Where a gate was interrupted: verdicts that are clear stay; the others continue from the one with fewest pairs.
     outcomes = {name: pairs[:most_pairs] for name, pairs in outcomes.items()}
     look()
     begun = min((len(outcomes[name]) for name in unclear()), default=0)
@@ -111,11 +89,11 @@ def run_gate(
             result[name] = replace(found[name], status="rejected", rung="reward", reason=reason, pairs=len(pairs))
         else:
             result[name] = conclude(found[name], pairs, verdicts[name], scale)
-    if BASELINE in found and found[BASELINE].status == "provisional":
+    if reference in found and found[reference].status == "provisional":
         # Variants whose verdict was clear early have fewer pairs, the first ones of the same seeds.
         longest = max(outcomes.values(), key=len, default=[])
-        result[BASELINE] = replace(
-            found[BASELINE],
+        result[reference] = replace(
+            found[reference],
             status="verified",
             rung="reward",
             pairs=len(longest),
@@ -134,12 +112,12 @@ def losses(pairs: Sequence[Outcome], scale: float) -> np.ndarray:
 
 
 def is_clear(verdict: Verdict) -> bool:
-    """Whether more pairs would change nothing: verified, or surely worse."""
+    """Whether more pairs would not change the verdict: verified, or certainly worse."""
     return verdict.status == "verified" or verdict.lower > MARGIN
 
 
 def conclude(so_far: Verification, pairs: Sequence[Outcome], verdict: Verdict, scale: float) -> Verification:
-    """Write a verdict down in the task's own units."""
+    """Return a verification with a verdict in the task's own units."""
     variant = float(np.mean([pair.variant for pair in pairs]))
     reason = {
         "verified": "",

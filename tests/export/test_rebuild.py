@@ -119,15 +119,15 @@ def test_other_targets_and_other_bundles_are_refused_and_a_gpu_it_does_not_know_
     path, shared_bundle
 ):
     with pytest.raises(UsageError, match="onnx-int8 is none: write --targets tensorrt"):
-        rebuild.build_into(path, expand("tensorrt-fp16,onnx-int8"))
+        rebuild.rebuild(path, expand("tensorrt-fp16,onnx-int8"))
     with pytest.raises(UsageError, match="Unknown variant 'tensorrt-fp16'"):
-        rebuild.build_into(shared_bundle, expand("tensorrt-fp16"))
+        rebuild.rebuild(shared_bundle, expand("tensorrt-fp16"))
     with pytest.raises(BundleError, match="is not a bundle"):
-        rebuild.build_into(path / "nothing", expand("tensorrt-fp16"))
+        rebuild.rebuild(path / "nothing", expand("tensorrt-fp16"))
     assert not (path / "nothing").exists()
     manifest = Bundle(path).manifest
     with pytest.raises(BundleError, match=r"no compute capability '87'\. It knows: 75, 80, 86"):
-        rebuild.build_into(path, expand("tensorrt-fp16"), compute_capabilities=("87",))
+        rebuild.rebuild(path, expand("tensorrt-fp16"), compute_capabilities=("87",))
     assert Bundle(path).manifest == manifest
     Bundle(path).check(Bundle(path).build("tensorrt-fp16"))
 

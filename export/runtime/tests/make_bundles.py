@@ -172,7 +172,9 @@ def write(path: Path, module: Any, variants: Sequence[str]) -> None:
     golden = random_trajectories(spec, 1, 24).replay(Runner(TorchSession(module, spec), spec))
     calibration = random_trajectories(spec, 2, 16)
     writer = BundleWriter(path)
-    writer.begin(spec, Provenance("", "0" * 64, "none", "none", "none", 0, 0, __version__), lambda: golden)
+    writer.begin(
+        spec, Provenance("", "0" * 64, "none", "none", "none", 0, 0, __version__), lambda: golden, "eager-fp32"
+    )
     deployable: Any = Deployable
     request = ExportRequest(deployable, spec, calibration, ExportOptions())
     for variant in map(Variant.parse, variants):

@@ -13,10 +13,12 @@ import torch
 from torch import nn
 
 from export import Bundle, Deployable
+from export.build import DEFAULT_TARGETS
 from export.commands import export as export_command
 from export.commands import verify
-from export.importers import _recordings, module
+from export.importers import ImportOptions, _recordings, module
 from export.importers._deployed import digest
+from export.verification.held_out import held_out_observations
 from xfer.errors import BundleError, RunError, UnavailableError, UsageError, XferError
 from xfer.spec import ActionSpec, PolicySpec, TensorSpec
 from xfer.trajectories import Trajectories
@@ -79,8 +81,9 @@ def own(tmp_path, monkeypatch) -> str:
     return name
 
 
-def export(source: str, **options) -> dict:
-    return export_command.main(export_command.Args(source=source, **options))
+def export(source: str, targets: str = DEFAULT_TARGETS, **importing) -> dict:
+    importing = ImportOptions(**importing)
+    return export_command.main(export_command.Args(source=source, targets=targets, importing=importing))
 
 
 def test_a_module_with_a_spec_is_exported_and_verified_from_recorded_observations(own, tmp_path):
@@ -230,7 +233,7 @@ def test_another_run_folder_is_not_taken_for_the_bundles_own(own, tmp_path):
     Path("other.run/source.json").write_text(json.dumps({**facts, "weights": "0" * 64}))
     with pytest.raises(RunError, match=r"other.run is not the run that make.bundle was made from"):
         verify.main(verify.Args(bundle=Path("make.bundle"), run=Path("other.run")))
-    held_out, why = verify.held_out_observations(Bundle("make.bundle"), Path("make.run"))
+    held_out, why = held_out_observations(Bundle("make.bundle"), Path("make.run"))
     assert (len(held_out), why) == (120, "")
 
 

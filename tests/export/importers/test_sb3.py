@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNorm
 import tests.export.importers.sb3_environments as environments
 from export import Bundle
 from export.commands import export, verify
-from export.importers import sb3
+from export.importers import ImportOptions, sb3
 from export.importers._sb3_module import SB3Module, Sense
 from xfer.errors import UsageError, WeightsError
 from xfer.spec import TensorSpec
@@ -85,7 +85,7 @@ def trained(name: str, folder: Path) -> Trained:
     torch.manual_seed(0)
     env = Seen(gymnasium.make(case.environment))
     venv = DummyVecEnv([lambda: env])
-    options = {"task": case.task, "trust": True, "format": "sb3"}
+    options = {"task": case.task, "trust": True, "importer": "sb3"}
     for wrapper in case.order:
         if wrapper == "stack":
             venv = VecFrameStack(venv, STACK)
@@ -115,6 +115,11 @@ def _own_task(monkeypatch, one_thread):
     monkeypatch.setenv("XFER_TASK", "")  # put back afterwards
 
 
+def args(source, *, output=None, targets="eager", **importing) -> export.Args:
+    importing = ImportOptions(**importing)
+    return export.Args(source=str(source), output=output, targets=targets, importing=importing)
+
+
 def raw(env: Seen, bundle: Bundle) -> dict[str, np.ndarray]:
     given = env.last if isinstance(env.last, dict) else {"observation": env.last}
     return {o.name: np.asarray(given[o.name], o.dtype) for o in bundle.spec.observations}
@@ -124,7 +129,7 @@ def raw(env: Seen, bundle: Bundle) -> dict[str, np.ndarray]:
 def test_onnx_acts_as_predict_does_from_raw_observations(name, folder, tmp_path):
     own = trained(name, folder)
     output = tmp_path / "sb3.bundle"
-    done = export.main(export.Args(source=str(own.file), output=output, targets="eager,onnx-fp32", **own.options))
+    done = export.main(args(own.file, output=output, targets="eager,onnx-fp32", **own.options))
     assert [row["status"] for row in done["variants"]] == ["built", "built"], done
     bundle = Bundle(output)
     rng, shown, differences, choices = np.random.default_rng(0), own.venv.reset(), [], []
@@ -146,8 +151,8 @@ def test_onnx_acts_as_predict_does_from_raw_observations(name, folder, tmp_path)
 def test_an_sb3_policy_is_verified_on_episodes_of_its_own_environment(folder, tmp_path):
     own = trained("mlp", folder)
     output = tmp_path / "cart.bundle"
-    arguments = {"source": str(own.file), "output": output, "targets": "eager,onnx", **own.options}
-    exported = {row["variant"]: row for row in export.main(export.Args(**arguments))["variants"]}
+    arguments = {"source": own.file, "output": output, "targets": "eager,onnx", **own.options}
+    exported = {row["variant"]: row for row in export.main(args(**arguments))["variants"]}
     assert exported["onnx-int8"]["status"] == "failed"
     assert "nothing to quantize" in exported["onnx-int8"]["reason"]
     rows = {row["variant"]: row for row in verify.main(verify.Args(bundle=output, pairs=3, workers=1))["variants"]}
@@ -155,7 +160,7 @@ def test_an_sb3_policy_is_verified_on_episodes_of_its_own_environment(folder, tm
     assert rows["onnx-fp32"]["observations"] == 1000, "held-out observations lie beside the bundle"
     scale = Bundle(output).spec.reward
     assert scale.reference_return > scale.random_return
-    again = export.main(export.Args(**arguments))["variants"]
+    again = export.main(args(**arguments))["variants"]
     assert {row["variant"]: row["cached"] for row in again}["onnx-fp32"]
 
 
@@ -164,7 +169,7 @@ def test_a_convolutional_network_is_quantized(folder, tmp_path):
 
     own = trained("cnn with frame stack", folder)
     output = tmp_path / "sb3.bundle"
-    done = export.main(export.Args(source=str(own.file), output=output, targets="eager,onnx-int8", **own.options))
+    done = export.main(args(own.file, output=output, targets="eager,onnx-int8", **own.options))
     assert [row["status"] for row in done["variants"]] == ["built", "built"], done
     bundle = Bundle(output)
     graph = onnx.load(bundle.check(bundle.build("onnx-int8")) / "policy.onnx").graph
@@ -182,18 +187,18 @@ def test_pickles_of_strangers_are_not_opened(tmp_path):
     file = tmp_path / "model.zip"
     file.write_bytes(pickle.dumps(Planted()))
     with pytest.raises(UsageError, match=r"model.zip holds pickles, and loading a pickle runs .* say so: --trust"):
-        export.main(export.Args(source=str(file), format="sb3"))
+        export.main(args(file, importer="sb3"))
     with pytest.raises(WeightsError, match="cannot load it"):
-        export.main(export.Args(source=str(file), format="sb3", trust=True))
+        export.main(args(file, importer="sb3", trust=True))
 
 
 def test_a_file_that_does_not_say_what_wrote_it_is_refused(tmp_path):
     file = tmp_path / "model.zip"
     file.write_bytes(b"")
     with pytest.raises(UsageError, match="say what wrote it, as in --from sb3"):
-        export.main(export.Args(source=str(file)))
+        export.main(args(file))
     with pytest.raises(UsageError, match="--frame-stack needs --from sb3"):
-        export.main(export.Args(source=str(file), frame_stack=4))
+        export.main(args(file, frame_stack=4))
 
 
 def test_a_forgotten_frame_stack_is_named(folder):
@@ -220,7 +225,7 @@ def test_statistics_of_another_model_are_refused(folder):
 
 def test_half_precision_leaves_normalization_exact(folder):
     own = trained("dict with VecNormalize", folder)
-    options = {name: value for name, value in own.options.items() if name != "format"}
+    options = {name: value for name, value in own.options.items() if name != "importer"}
     policy = sb3.load(own.file, **options)
     inputs = {tensor.name: torch.from_numpy(tensor.zeros(1)) for tensor in policy.spec.inputs}
     inputs["joints"] += torch.tensor([[500.03, 480.0, 0.1, -0.2]])

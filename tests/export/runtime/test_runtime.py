@@ -239,7 +239,7 @@ def test_xfer_verify_rejects_a_policy_that_is_another(build, bundles, onnxruntim
     golden = bundle.golden()
     other = Trajectories(golden.observations, golden.resets, golden.actions, golden.scores + np.float32(0.1))
     writer = BundleWriter(tmp_path / "other.bundle")
-    writer.begin(bundle.spec, Provenance("", "1" * 64, "none", "none", "none", 0, 0, "0"), lambda: other)
+    writer.begin(bundle.spec, Provenance("", "1" * 64, "none", "none", "none", 0, 0, "0"), lambda: other, "eager-fp32")
     with writer.temporary_folder() as folder:
         shutil.copy(bundle.path / bundle.build("onnx-fp32").folder / "policy.onnx", folder)
         writer.add(Build("onnx-fp32", "built", key="0" * 12), folder)

@@ -73,6 +73,6 @@ def test_actions_follow_the_vector(bundle):
 )
 def test_faults_are_caught_where_actions_are_continuous_too(bundle, name):
     faults = [fault for fault in FAULTS if fault.name == name]
-    found = fault_injection.run(bundle, met(4, 100), 0, 1, faults=faults)
+    found = fault_injection.inject_faults(bundle, held_out=met(4, 100), pairs=0, faults=faults)
     assert found.passed, found.findings
     assert found.findings[0].tested

@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,9 +13,12 @@ from export.build import export_policy
 from export.bundle.manifest import MANIFEST, Manifest
 from export.bundle.reader import Bundle
 from export.commands import verify
-from export.targets import BASELINE, expand
+from export.commands.console import fault_summary
+from export.targets import expand
 from export.verification import fault_injection, faults, faulty_graphs, parity
 from export.verification.faults import FAULTS, Fault
+from export.verification.held_out import held_out_observations
+from export.verification.verify import verify as verify_bundle
 from tests.conftest import make_policy, train_briefly
 from xfer.errors import RunError
 from xfer.files import from_json, write_atomically
@@ -51,21 +54,26 @@ def without(gate, path, monkeypatch):
 def assert_only_this_gate_catches(gate, bundle, held_out, pairs, path, monkeypatch):
     """Plant the gate's own mistake: it is caught, and is not once the gate is off. ``held_out`` is acted by eager."""
     fault = BY_NAME[ALONE[gate]]
-    fault_injection.copy_bundle(bundle, (BASELINE, *fault.needs), path)
+    fault_injection.copy_bundle(bundle, (bundle.reference, *fault.needs), path)
     fault.damage(path)
-    ladder = fault_injection.Gates(held_out, pairs, 2, lambda text: None)
-    caught, detail = ladder.catch(path, fault.variant)
+    variant = fault.variant or bundle.reference
+    verdicts = partial(verify_bundle, held_out=held_out, workers=2, keep=False)
+    caught, detail = fault_injection.catch(path, variant, partial(verdicts, pairs=pairs))
     print(f"{fault.name}: caught by {caught}: {detail}")
     assert caught == gate
     without(gate, path, monkeypatch)
-    ladder = replace(ladder, pairs=0 if gate == "reward" else pairs)
-    assert ladder.catch(path, fault.variant)[0] == ""
+    pairs = 0 if gate == "reward" else pairs
+    assert fault_injection.catch(path, variant, partial(verdicts, pairs=pairs))[0] == ""
+
+
+def inject(bundle, held_out, pairs, faults):
+    return fault_injection.inject_faults(bundle, held_out=held_out, pairs=pairs, workers=1, faults=faults)
 
 
 @pytest.fixture(scope="module")
 def seen(shared_bundle, met):
     """Observations with what eager does, four times over: faults at random must have their chance."""
-    with Bundle(shared_bundle).runner(BASELINE) as runner:
+    with Bundle(shared_bundle).runner("eager-fp32") as runner:
         acted = met.replay(runner)
     return acted.take(acted.episodes() * 4)
 
@@ -82,7 +90,7 @@ def lasting(met, tmp_path_factory) -> tuple[Bundle, Trajectories]:
     path = tmp_path_factory.mktemp("bundles") / "lasting.bundle"
     golden, held_out = (met.take([slice(e.start, e.start + n) for e in met.episodes()]) for n in (8, 9))
     export_policy(policy, policy.spec, golden, golden, expand("eager,torchscript"), path, run="nowhere")
-    with Bundle(path).runner(BASELINE) as runner:
+    with Bundle(path).runner("eager-fp32") as runner:
         return Bundle(path), held_out.replay(runner)
 
 
@@ -109,7 +117,7 @@ def test_faults_of_each_kind_are_caught_in_copies_and_the_bundle_is_not_touched(
         "file truncated": "loading",
         "file exchanged": "loading",
     }
-    result = fault_injection.run(Bundle(shared_bundle), met, 0, 1, faults=[BY_NAME[name] for name in expected])
+    result = inject(Bundle(shared_bundle), met, 0, faults=[BY_NAME[name] for name in expected])
     assert {finding.mistake: finding.caught_by for finding in result.findings} == expected
     assert all(finding.detail and finding.what for finding in result.findings)
     assert result.passed
@@ -124,31 +132,31 @@ def test_faults_of_each_kind_are_caught_in_copies_and_the_bundle_is_not_touched(
 def test_a_fault_that_only_reward_can_see_is_not_called_caught_or_passed_where_reward_is_off(lasting):
     nothing_wrong = Fault("nothing wrong", "It is the policy itself.", faults.in_graph(Deployed))
     no_such = Fault("no such state", "It needs what is not there.", nothing_wrong.damage, needs=("memory",))
-    result = fault_injection.run(*lasting, 0, 1, faults=[nothing_wrong, no_such])
+    result = inject(*lasting, 0, faults=[nothing_wrong, no_such])
     assert [finding.tested for finding in result.findings] == [False, False]
     assert "--pairs 0" in result.findings[0].detail
     assert "no memory" in result.findings[1].detail
-    assert "2 could not be tested here" in fault_injection.summary(result)
+    assert "2 could not be tested here" in fault_summary(result)
 
 
 def test_a_fault_that_is_let_through_fails_the_self_test(lasting):
     nothing_wrong = Fault("nothing wrong", "It is the policy itself.", faults.in_graph(Deployed))
-    result = fault_injection.run(*lasting, 1, 1, faults=[nothing_wrong])
+    result = inject(*lasting, 1, faults=[nothing_wrong])
     assert not result.passed
     assert result.let_through == ["nothing wrong"]
-    assert "let through: nothing wrong" in fault_injection.summary(result)
+    assert "let through: nothing wrong" in fault_summary(result)
 
 
 def test_an_untouched_bundle_that_is_rejected_fails_the_self_test(bundle_path, met):
     faults.golden_of_another(bundle_path)
-    result = fault_injection.run(Bundle(bundle_path), met, 0, 1, faults=[])
+    result = inject(Bundle(bundle_path), met, 0, faults=[])
     assert not result.passed
-    assert BASELINE in result.rejected
+    assert "eager-fp32" in result.rejected
 
 
 def test_without_the_run_the_self_test_says_what_it_needs(shared_bundle):
     with pytest.raises(RunError, match="needs the held-out observations"):
-        verify.main(verify.Args(bundle=shared_bundle, self_test=True))
+        verify.main(verify.Args(bundle=shared_bundle, inject_faults=True))
 
 
 def xfer(*words):
@@ -169,7 +177,7 @@ def trained(tmp_path_factory) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_on_a_trained_policy_every_fault_is_caught_within_five_minutes(trained):
-    result = xfer("verify", trained, "--self-test")
+    result = xfer("verify", trained, "--inject-faults")
     assert result["passed"], result
     assert all(finding["tested"] and finding["caught_by"] for finding in result["self_test"])
     assert len(result["self_test"]) == len(FAULTS)
@@ -181,7 +189,7 @@ def test_on_a_trained_policy_every_fault_is_caught_within_five_minutes(trained):
 @pytest.mark.parametrize("gate", ALONE)
 def test_no_gate_is_decoration(gate, trained, tmp_path, monkeypatch):
     bundle = Bundle(trained)
-    held_out, _ = verify.held_out_observations(bundle, None)
-    with bundle.runner(BASELINE) as runner:
+    held_out, _ = held_out_observations(bundle)
+    with bundle.runner(bundle.reference) as runner:
         held_out = held_out.replay(runner)
-    assert_only_this_gate_catches(gate, bundle, held_out, fault_injection.PAIRS, tmp_path / "copy", monkeypatch)
+    assert_only_this_gate_catches(gate, bundle, held_out, fault_injection.MAX_PAIRS, tmp_path / "copy", monkeypatch)

@@ -12,7 +12,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from export import targets
 from export.build import Builder
@@ -20,11 +19,12 @@ from export.bundle import records
 from export.bundle.reader import Bundle
 from export.bundle.records import Verification
 from export.commands import export as export_command
-from export.commands.export_repair import not_repairable, repair_bundle
+from export.commands.console import repair_row
 from export.importers import run
 from export.targets import ExportOptions, ExportRequest, Variant
 from export.verification.parity import first_gates
 from export.verification.repair import Trials, alternating_p50_ms, fewest
+from export.verification.repair_bundle import not_repairable, repair_bundle
 from tests.conftest import drive, imitation_config, make_policy
 from xfer.errors import UsageError
 from xfer.models.checkpoint import save_policy
@@ -139,8 +139,8 @@ class Made:
             self.rebuilt.append(float_layers)
             self.builder.build(variant, float_layers)
 
-        (row,) = repair_bundle(self.path, self.request, [ONNX], held_out, rebuild, Console(quiet=True))
-        return row
+        (repaired,) = repair_bundle(self.path, self.request, [ONNX], held_out, rebuild)
+        return repair_row(repaired)
 
     def verdict(self, judged):
         return first_gates(Bundle(self.path), [str(ONNX)], judged, lambda _: None)[str(ONNX)]

@@ -209,7 +209,7 @@ def test_pairs_end_when_the_only_variant_is_surely_worse(bundle):
 
 @pytest.mark.slow
 def test_processes_that_keep_dying_are_one_clear_error(bundle, monkeypatch):
-    monkeypatch.setattr(pairs, "MOST_DEATHS", 1)
+    monkeypatch.setattr(pairs, "MAX_DEATHS", 1)
 
     def die_again_and_again():
         with PairProcesses(bundle, 1) as processes:

@@ -1,0 +1,87 @@
+"""Which importer a source needs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from export.importers import ImportedPolicy, ImportOptions
+from export.importers.module import Deployable
+from xfer.errors import UsageError
+
+ELSEWHERE = ("observations", "task")
+"""Options of every policy that was trained elsewhere."""
+ONLY_SB3 = ("trust", "vecnormalize", "frame_stack", "control_hz")
+
+
+def import_policy(
+    source: str | Path | Deployable, options: ImportOptions, output: Path | None = None
+) -> tuple[ImportedPolicy, Path]:
+    """Import a policy with its recorded observations.
+
+    Args:
+        source: A folder of a finished `xfer train`; module:function, which returns a ``Deployable``; a file; or a
+            ``Deployable`` itself.
+        options: How to import it.
+        output: The bundle's folder; by default it has the source's name.
+
+    Returns:
+        The policy, and the bundle's folder.
+
+    Raises:
+        UsageError: If an option does not fit the source, or the source is refused.
+        XferError: If it cannot be read.
+    """
+    if options.importer is None:
+        _refuse(options, ONLY_SB3, "needs --from sb3")
+    if isinstance(source, Deployable):
+        from export.importers._deployed import check
+
+        if output is None:
+            raise UsageError("A Deployable has no name of its own: say where its bundle goes (output).")
+        check(source.deploy(), source.spec)
+        return _with_observations(source, type(source.module).__name__, output, options), output
+    path, name = Path(source), str(source)
+    if path.is_dir() or (options.importer is None and ":" not in name and not path.exists()):
+        _refuse(options, ("importer", *ELSEWHERE), f"does not fit {name}, the folder of an `xfer train`")
+        from export.importers import run
+
+        return run.load(path), output or path.with_name(path.name + ".bundle")
+    if options.importer == "sb3":
+        from export.importers import sb3
+
+        policy = sb3.load(
+            path,
+            trust=options.trust,
+            vecnormalize=options.vecnormalize,
+            frame_stack=options.frame_stack,
+            task=options.task or "",
+            control_hz=options.control_hz,
+        )
+        output = output or path.with_suffix(".bundle")
+        return _with_observations(policy, name, output, options), output
+    if path.exists():
+        raise UsageError(f"{name} is a file: say what wrote it, as in --from sb3.")
+    from export.importers import module
+
+    output = output or Path(name.partition(":")[2] + ".bundle")
+    return _with_observations(module.load(name), name, output, options), output
+
+
+def _with_observations(policy: Deployable, name: str, output: Path, options: ImportOptions) -> ImportedPolicy:
+    from export.importers import _recordings
+
+    if options.task:
+        policy = replace(policy, spec=replace(policy.spec, task=options.task))
+    return _recordings.gather(policy, name, output.with_suffix(".run"), options.observations)
+
+
+def _refuse(options: ImportOptions, names: tuple[str, ...], why: str) -> None:
+    """Refuse options that would have no effect.
+
+    Raises:
+        UsageError: With the first that was given.
+    """
+    for name in names:
+        if getattr(options, name) != getattr(ImportOptions(), name):
+            raise UsageError(f"--{ {'importer': 'from'}.get(name, name).replace('_', '-') } {why}.")

@@ -1,0 +1,32 @@
+"""What a bundle's verification needs besides the variant itself, and whether it is here. It imports no simulator."""
+
+from __future__ import annotations
+
+from export import targets
+from export.bundle.reader import Bundle
+from export.targets import Variant
+from xfer import tasks
+from xfer.errors import UnavailableError, UsageError
+
+
+def no_reference(bundle: Bundle) -> str | None:
+    """Return why the bundle's reference cannot act here, or None if it can."""
+    build = bundle.builds.get(bundle.reference)
+    if build is None or build.status != "built":
+        return f"the bundle has no {bundle.reference} to compare with"
+    return targets.load(Variant.parse(bundle.reference).target).runnable("")
+
+
+def no_reward_gate(bundle: Bundle) -> str | None:
+    """Return why pairs of episodes cannot be run here, or None if they can."""
+    if not bundle.spec.task:
+        return "the spec names no task, so there is no environment"
+    try:
+        tasks.load_recorded(bundle.spec.task)
+    except UsageError:
+        return f"no environment for task '{bundle.spec.task}' here"
+    except UnavailableError as error:
+        return str(error)
+    if bundle.spec.reward is None:
+        return "the spec has no reward scale"
+    return no_reference(bundle)

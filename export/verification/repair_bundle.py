@@ -1,0 +1,113 @@
+"""What `xfer export --repair` does once everything is exported: int8 variants that are rejected are repaired."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from export import targets
+from export.bundle import records
+from export.bundle.manifest import Build
+from export.bundle.reader import Bundle
+from export.bundle.records import Verification
+from export.targets import ExportRequest, Variant
+from export.verification.parity import first_gates
+from export.verification.repair import Repair, repair
+from xfer.runner import Runner
+from xfer.trajectories import Trajectories
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """What became of one int8 variant.
+
+    Attributes:
+        build: Its entry in the manifest, afterwards.
+        before: The verdict on it before.
+        after: The verdict on it now; the same where nothing was repaired.
+        repair: What the search found, or None if none was needed.
+        impossible: Why it cannot be repaired here, or empty; then there are no verdicts.
+    """
+
+    build: Build
+    before: Verification | None = None
+    after: Verification | None = None
+    repair: Repair | None = None
+    impossible: str = ""
+
+
+def repair_bundle(
+    path: Path,
+    request: ExportRequest,
+    variants: Sequence[Variant],
+    held_out: Trajectories,
+    rebuild: Callable[[Variant, tuple[str, ...]], object],
+    on_step: Callable[[str], None] = lambda text: None,
+    on_repair: Callable[[Repaired], None] = lambda repaired: None,
+) -> list[Repaired]:
+    """Verify a bundle's int8 variants (numbers and actions), and repair those that are rejected.
+
+    A variant that has a verdict in this machine's records is not verified again. If no set of layers is enough, the
+    bundle stays as it was.
+
+    Args:
+        path: The bundle.
+        request: What its variants were made from.
+        variants: Those to look at; other precisions than int8 are passed over.
+        held_out: Observations to judge on, of episodes kept out of training and calibration.
+        rebuild: Builds a variant into the bundle anew, with these layers in float.
+        on_step: Called with the name of each step.
+        on_repair: Called for each int8 variant.
+
+    Returns:
+        One entry for each int8 variant that was built.
+    """
+    from xfer.models.torch_session import TorchSession
+
+    @cache
+    def judged() -> Trajectories:
+        return held_out.replay(Runner(TorchSession(request.policy.deploy(), request.spec), request.spec))
+
+    def verify(name: str) -> Verification:
+        on_step(f"verifying {name}: numbers and actions")
+        bundle = Bundle(path)
+        verification = first_gates(bundle, [name], judged(), lambda _: None)[name]
+        records.save(bundle, name, verification=verification)
+        return verification
+
+    results = []
+    for variant in variants:
+        name, bundle = str(variant), Bundle(path)
+        build = bundle.builds[name]
+        if variant.precision != "int8" or build.status != "built":
+            continue
+        if (reason := not_repairable(variant)) is not None:
+            results.append(Repaired(build, impossible=reason))
+        else:
+            record = records.load(bundle).get(name)
+            before = after = (record and record.verification) or verify(name)
+            found = None
+            if before.status == "rejected":
+                regret_below = (before.regret or 0.0) / 2 if before.rung == "reward" else float("inf")
+
+                def on_layer(text: str, done: int, total: int, name: str = name) -> None:
+                    on_step(f"repairing {name}: {text} ({done} of {total})")
+
+                found = repair(bundle, request, variant, judged(), regret_below, on_layer)
+                if found.drift is not None:
+                    rebuild(variant, tuple(found.drift))
+                    after = verify(name)
+            results.append(Repaired(Bundle(path).builds[name], before, after, found))
+        on_repair(results[-1])
+    return results
+
+
+def not_repairable(variant: Variant) -> str | None:
+    """Return why a variant's layers cannot be chosen here, or None."""
+    module = targets.load(variant.target)
+    if not hasattr(module, "write_graph"):
+        can = [f"{name}-int8" for name in targets.names() if hasattr(targets.load(name), "write_graph")]
+        return f"--repair knows {' and '.join(can)}"
+    return module.runnable("")
