@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.claims import Args, Outcome
-from benchmarks.commands.bench import check_libraries
+from benchmarks.bench import check_libraries
+from benchmarks.claims import Options, Outcome
 from benchmarks.measure.interference import Interference, Meter
 from benchmarks.measure.messages import Assignment, Turn
 from benchmarks.measure.protocol import CAN_BIND, usable_cores
@@ -56,7 +56,7 @@ class Setup:
     cores: tuple[int, ...]
 
 
-def reproduce(args: Args) -> Outcome:
+def reproduce(options: Options) -> Outcome:
     """Measure in interleaved rounds.
 
     Raises:
@@ -64,12 +64,12 @@ def reproduce(args: Args) -> Outcome:
         UnavailableError: If none of the variants can run here, or a process fails.
     """
     check_libraries()
-    if args.bundle is None:
+    if options.bundle is None:
         raise UsageError("crosscheck measures a bundle: xfer reproduce crosscheck runs/cartpole.bundle")
-    threads = args.threads or len(usable_cores())
+    threads = options.threads or len(usable_cores())
     if not 1 <= threads <= len(usable_cores()):
         raise UsageError(f"--threads {threads} does not fit {len(usable_cores())} usable cores.")
-    bundle, starts = Bundle(args.bundle), args.runs or STARTS
+    bundle, starts = Bundle(options.bundle), options.runs or STARTS
     notes, rows = [f"Threads: {threads}; starts of each process: {starts}; turns after each: {TURNS}."], []
     with tempfile.TemporaryDirectory(prefix="xfer-crosscheck-") as temporary, _bound(usable_cores()[-threads:]):
         setup = Setup(bundle, Path(temporary), usable_cores())

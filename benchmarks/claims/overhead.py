@@ -20,8 +20,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from benchmarks.claims import Args, Outcome
-from benchmarks.commands.bench import check_libraries
+from benchmarks.bench import check_libraries
+from benchmarks.claims import Options, Outcome
 from benchmarks.measure.protocol import CAN_BIND, usable_cores
 from export.bundle.reader import Bundle, why_not
 from export.targets import Variant
@@ -137,7 +137,7 @@ class Bare:
         return action
 
 
-def reproduce(args: Args) -> Outcome:
+def reproduce(options: Options) -> Outcome:
     """Measure each variant of the bundle that runs here, and whose runtime's own call is known.
 
     Raises:
@@ -145,12 +145,12 @@ def reproduce(args: Args) -> Outcome:
         UnavailableError: If none of the variants can run here.
     """
     check_libraries()
-    if args.bundle is None:
+    if options.bundle is None:
         raise UsageError("overhead measures a bundle: xfer reproduce overhead runs/cartpole.bundle")
-    threads = args.threads or len(usable_cores())
+    threads = options.threads or len(usable_cores())
     if not 1 <= threads <= len(usable_cores()):
         raise UsageError(f"--threads {threads} does not fit {len(usable_cores())} usable cores.")
-    bundle, pairs = Bundle(args.bundle), args.runs or PAIRS
+    bundle, pairs = Bundle(options.bundle), options.runs or PAIRS
     if pairs < MIN_PAIRS:
         raise UsageError(f"--runs {pairs} is too few for a bound. Use {MIN_PAIRS} or more.")
     notes, rows = [f"Threads: {threads}; pairs of turns: {pairs}."], []

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.claims import Args, Outcome
-from benchmarks.commands.bench import check_libraries
+from benchmarks.bench import check_libraries
+from benchmarks.claims import Options, Outcome
 from benchmarks.stats.percentiles import CONFIDENCE, upper_bound
 
 RUNS, WANTED = 1000, 0.98
@@ -49,11 +49,11 @@ QUANTILES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 """Quantile functions, in milliseconds: of a share they give the truth, of uniform random numbers the samples."""
 
 
-def reproduce(args: Args) -> Outcome:
+def reproduce(options: Options) -> Outcome:
     """Simulate the runs."""
     check_libraries()
-    runs = args.runs or RUNS
-    rng = np.random.default_rng(args.seed)  # one for all: equal numbers would make all kinds one experiment
+    runs = options.runs or RUNS
+    rng = np.random.default_rng(options.seed)  # one for all: equal numbers would make all kinds one experiment
     rows = []
     for kind, quantile in QUANTILES.items():
         for share, samples in SAMPLES.items():

@@ -6,17 +6,23 @@ meets that acts by chance in cartpole. What is measured, and how, is ``xfer benc
 
 from __future__ import annotations
 
+import shlex
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks.claims import Args, Outcome
-from benchmarks.commands import bench as bench
-from benchmarks.commands import bench_options
-from benchmarks.measure.whole_backbone import whole_policy
+from benchmarks.bench import bench, check_libraries
+from benchmarks.claims import Options, Outcome
+from benchmarks.measure import protocol
+from benchmarks.measure.whole_backbone import EAGER, whole_policy
+from benchmarks.report import progress
+from benchmarks.report.conclusion import conclude
+from benchmarks.report.rows import Row
+from benchmarks.report.write import write
 from export.bundle.reader import Bundle
-from export.targets import BASELINE, expand, names
+from export.targets import expand, names
 from xfer.errors import UnavailableError
 from xfer.runner import Arrays, Runner, Step
 from xfer.spec import ImageConfig, PolicySpec
@@ -27,7 +33,7 @@ TASK, THREADS = "cartpole", 2
 IMAGE = ImageConfig(crop=(112, 336, 188, 412), gray=False, frames=1)
 """The 224 x 224 pixels in the middle that cart and pole are in, in color, one frame at a time."""
 
-FLOORS = {
+MIN_SPEEDUPS = {
     "torchscript-fp32": 1.2,
     "aotinductor-fp32": 1.5,
     "onnx-fp32": 1.8,
@@ -49,7 +55,7 @@ QUICK = False
 CLAIM = (
     f"A whole ResNet-18 at 224 px on {TASK}'s 400x600 frames, batch 1, {THREADS} threads, raw frame to action, is at"
     " least so many times as fast as eager (contiguous, inference_mode): "
-    + ", ".join(f"{name} {floor:g}" for name, floor in reversed(FLOORS.items()))
+    + ", ".join(f"{name} {floor:g}" for name, floor in reversed(MIN_SPEEDUPS.items()))
     + "."
 )
 
@@ -66,39 +72,38 @@ class Chance:
         return Step(scores.argmax(axis=1), scores, dict(states))
 
 
-def reproduce(args: Args) -> Outcome:
+def reproduce(options: Options) -> Outcome:
     """Build what is not built yet, measure, and compare.
 
     Raises:
         UnavailableError: If PyTorch or the environment is missing.
         UsageError: If there are fewer cores than threads.
     """
-    bench.check_libraries()
-    bundle, notes = build(args)
+    check_libraries()
+    bundle, notes = build(options)
     built = [name for name, one in bundle.builds.items() if one.status == "built"]
-    report = args.folder / "report"
-    measured = bench.main(
-        bench_options.Args(
-            bundle=bundle.path,
-            variants=",".join(built),
-            threads=args.threads or THREADS,
-            rounds=args.runs,
-            quick=QUICK,
-            output=report,
+    threads, form = options.threads or THREADS, protocol.quick if QUICK else protocol.full
+    with progress.bar() as on_step:
+        report = bench(
+            bundle.path,
+            built,
+            form(threads, options.runs),
             whole_backbone=False,
+            command=shlex.join(["xfer", "reproduce", "resnet-speed", "--output", str(options.folder)]),
+            on_step=on_step,
         )
-    )
-    rows = judge(measured["variants"])
-    eager_ms = next((row["p50_ms"] for row in measured["variants"] if row["variant"] == BASELINE), None)
+    paths = write(report, conclude(report), options.folder / "report")
+    rows = judge(report.rows)
+    eager_ms = next((row.p50_ms for row in report.rows if row.variant == EAGER), None)
     if eager_ms is not None:
-        rate = multiplications_per_second(args.threads or THREADS)
+        rate = multiplications_per_second(threads)
         notes.append(arithmetic_limit(rate, bundle.manifest.provenance.macs, eager_ms))
-    notes += [f"Not measured: {row['variant']} ({row['reason']})." for row in measured["variants"] if not row["p50_ms"]]
-    if any(row["disturbed_rounds"] for row in measured["variants"]):
+    notes += [f"Not measured: {row.variant} ({row.reason})." for row in report.rows if not row.p50_ms]
+    if any(row.disturbed_rounds for row in report.rows):
         notes.append("Something else ran beside it: repeat this on a quiet machine before believing it.")
     if not rows:
         raise UnavailableError(f"Nothing to compare. {' '.join(notes)}")
-    return Outcome(tuple(rows), (*notes, f"Report: {report / 'report.html'}"))
+    return Outcome(tuple(rows), (*notes, f"Report: {paths['html']}"))
 
 
 def multiplications_per_second(threads: int) -> float:
@@ -139,7 +144,7 @@ def arithmetic_limit(rate: float, macs: int, eager_ms: float) -> str:
     )
 
 
-def build(args: Args) -> tuple[Bundle, list[str]]:
+def build(options: Options) -> tuple[Bundle, list[str]]:
     """Export the network into the output folder; what is there already is kept.
 
     Returns:
@@ -153,16 +158,16 @@ def build(args: Args) -> tuple[Bundle, list[str]]:
 
     task = tasks.load(TASK)
     spec = make_spec(task, IMAGE, "values")
-    policy = whole_policy(PolicyConfig("resnet18", "layer4", "average", 0, IMAGE), spec, args.seed)
+    policy = whole_policy(PolicyConfig("resnet18", "layer4", "average", 0, IMAGE), spec, options.seed)
     known = {str(variant): variant for variant in expand(",".join(names()))}
-    wanted = (BASELINE, *FLOORS, *BESIDE)
-    path = args.folder / "resnet18.bundle"
+    wanted = (EAGER, *MIN_SPEEDUPS, *BESIDE)
+    path = options.folder / "resnet18.bundle"
     with Console().status("exporting") as status:
         results = export_policy(
             policy,
             spec,
-            frames(spec, CALIBRATION, args.seed),
-            frames(spec, GOLDEN, args.seed + 1_000),
+            frames(spec, CALIBRATION, options.seed),
+            frames(spec, GOLDEN, options.seed + 1_000),
             [known[name] for name in wanted if name in known],
             path,
             run="random weights, for timing only",
@@ -181,21 +186,21 @@ def frames(spec: PolicySpec, count: int, seed: int) -> Trajectories:
     return record(tasks.load(TASK), Runner(Chance(spec, seed), spec), seed, count, STRETCH)
 
 
-def judge(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return what the claim is about of the rows of ``xfer bench``: those with a speed-up, the baseline left out."""
+def judge(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return what the claim is about of the rows of a bench: those with a speed-up, eager left out."""
     found = []
     for row in rows:
-        if row["variant"] == BASELINE or row["speedup"] is None:
+        if row.variant == EAGER or row.speedup is None:
             continue
-        floor = FLOORS.get(row["variant"])
+        least = MIN_SPEEDUPS.get(row.variant)
         found.append(
             {
-                "variant": row["variant"],
-                "p50_ms": row["p50_ms"],
-                "times_eager": row["speedup"],
-                "smallest_and_largest": row["speedup_spread"],
-                "at_least": floor or "",
-                "holds": floor is None or row["speedup"] >= floor,
+                "variant": row.variant,
+                "p50_ms": row.p50_ms,
+                "times_eager": row.speedup,
+                "smallest_and_largest": row.speedup_spread,
+                "at_least": least or "",
+                "holds": least is None or row.speedup >= least,
             }
         )
     return found

@@ -14,7 +14,7 @@ from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.claims import Args, Outcome
+from benchmarks.claims import Options, Outcome
 from xfer.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ CLAIM = (
 )
 
 
-def reproduce(args: Args) -> Outcome:
+def reproduce(options: Options) -> Outcome:
     """Measure in interleaved turns.
 
     Raises:
@@ -51,10 +51,10 @@ def reproduce(args: Args) -> Outcome:
 
     from xfer.models.torch_session import set_threads
 
-    if args.threads:
-        set_threads(args.threads)
-    turns = args.runs or TURNS
-    rows = [compare(line, turns, args.seed) for line in WANTED]
+    if options.threads:
+        set_threads(options.threads)
+    turns = options.runs or TURNS
+    rows = [compare(line, turns, options.seed) for line in WANTED]
     notes = (
         f"Threads of PyTorch: {torch.get_num_threads()}; turns of each side: {turns}, after one to warm up.",
         "Batch norm is in eval mode on both sides; weights were equal when the outputs were compared.",

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from benchmarks.claims import Args, Outcome, _learning_curves, cell
+from benchmarks.claims import Options, Outcome, _learning_curves, cell
 from benchmarks.claims._learning_curves import Curve
 from xfer.errors import UsageError
 
@@ -66,7 +66,7 @@ CLAIM = (
 )
 
 
-def reproduce(args: Args) -> Outcome:
+def reproduce(options: Options) -> Outcome:
     """Train what is not trained yet, and compare.
 
     Raises:
@@ -74,11 +74,11 @@ def reproduce(args: Args) -> Outcome:
     """
     from xfer.models.torch_session import set_threads
 
-    if args.runs > TUNING_SEED:
-        raise UsageError(f"--runs {args.runs}: {TUNING_SEED} seeds at most.")
-    if args.threads:
-        set_threads(args.threads)
-    return compare(PROTOCOL, args.folder, args.seed, args.runs or SEEDS)
+    if options.runs > TUNING_SEED:
+        raise UsageError(f"--runs {options.runs}: {TUNING_SEED} seeds at most.")
+    if options.threads:
+        set_threads(options.threads)
+    return compare(PROTOCOL, options.folder, options.seed, options.runs or SEEDS)
 
 
 def compare(protocol: Protocol, folder: Path, first_seed: int, seeds: int) -> Outcome:

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks.claims import Args, Outcome
+from benchmarks.claims import Options, Outcome
 from export.commands.verify import FULL_PAIRS
 from export.verification.non_inferiority import CONFIDENCE, MARGIN, judge, log_wealth
 from export.verification.reward import LOOK_EVERY, is_clear
@@ -29,14 +29,14 @@ WORSE_BY_THE_MARGIN: dict[str, Callable[[np.random.Generator, int], np.ndarray]]
 """Losses as shares of the scale, all of mean ``MARGIN``."""
 
 
-def reproduce(args: Args) -> Outcome:
+def reproduce(options: Options) -> Outcome:
     """Simulate the comparisons, on all cores."""
-    comparisons = args.runs or COMPARISONS
+    comparisons = options.runs or COMPARISONS
     rows = []
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), context) as executor:
         for kind in WORSE_BY_THE_MARGIN:
-            seeds = [(args.seed, index) for index in range(comparisons)]
+            seeds = [(options.seed, index) for index in range(comparisons)]
             verified = sum(executor.map(partial(is_verified, kind), seeds, chunksize=20))
             share = verified / comparisons
             rows.append(
