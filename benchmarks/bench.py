@@ -33,8 +33,8 @@ OnReport = Callable[[Callable[[], Report]], None]
 
 
 def bench(
-    bundle: str | Path,
-    variants: Iterable[str] = (),
+    bundle: Bundle | str | Path,
+    variants: str | Iterable[str] = (),
     protocol: Protocol | None = None,
     *,
     loop: Pace | None = None,
@@ -54,9 +54,9 @@ def bench(
         write(report, conclude(report), Path("report"))
 
     Args:
-        bundle: Its folder.
-        variants: Variants or targets, as ``onnx-int8`` or ``torchscript``; none: all that the bundle has. The
-            reference is always measured.
+        bundle: The bundle, or its folder.
+        variants: Variants or targets, as ``onnx-int8`` or ``torchscript``, as a sequence or with commas between them;
+            none: all that the bundle has. The reference is always measured.
         protocol: How much is measured, with how many threads; None: ``full`` with all usable cores.
         loop: Pace of the control loop in which each variant is then run, alone; None: there is none.
         batches: Batches at which throughput is measured too.
@@ -77,7 +77,8 @@ def bench(
     """
     check_libraries()
     cores = usable_cores()
-    opened, limits, protocol = Bundle(bundle), (limits or Limits()).check(), protocol or full(len(cores))
+    opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
+    limits, protocol = (limits or Limits()).check(), protocol or full(len(cores))
     if protocol.rounds < MIN_ROUNDS or not 1 <= protocol.threads <= len(cores):
         raise UsageError(
             f"{protocol.rounds} rounds with {protocol.threads} threads do not fit: use {MIN_ROUNDS} rounds or more, and"
@@ -107,7 +108,7 @@ def bench(
             notes=(*_no_speedups(opened, cannot_run), *beside.notes),
             rows=(),
             measurements=(),
-            bundle=str(bundle),
+            bundle=str(opened.path),
             limits=limits,
             reference=opened.reference,
         )
@@ -209,12 +210,13 @@ def check_libraries() -> None:
         raise UnavailableError(f"{', '.join(missing)} is not installed: pip install 'xfer-policy[bench]'")
 
 
-def choose(bundle: Bundle, asked: Iterable[str]) -> list[str]:
+def choose(bundle: Bundle, asked: str | Iterable[str]) -> list[str]:
     """Return the variants that have a row: the reference first, then what was asked for.
 
     Args:
         bundle: The bundle.
-        asked: Variants or targets; none: all builds, and beside an eager reference the same in channels_last.
+        asked: Variants or targets, as a sequence or with commas between them; none: all builds, and beside an eager
+            reference the same in channels_last.
 
     Raises:
         UsageError: If the bundle has no such variant, with the closest that it has.
@@ -222,7 +224,8 @@ def choose(bundle: Bundle, asked: Iterable[str]) -> list[str]:
     reference = bundle.reference
     first = [reference] if reference in bundle.builds else []
     names: list[str] = []
-    for one in asked:
+    parts = (part.strip() for part in (asked.split(",") if isinstance(asked, str) else asked))
+    for one in filter(None, parts):
         present = [str(v) for v in targets.expand(one) if v.build in bundle.builds]
         names += present or [check_choice("variant", one.partition("@")[0], bundle.builds)]
     if not names:

@@ -2,7 +2,7 @@
 
 Each variant has a process of its own, in which the two take short turns with alternating first; what counts is the
 difference of the medians of neighboring turns. Both get the recorded frames and keep the states between them. That a
-variant was loaded with the right settings is another question: ``crosscheck`` asks it.
+variant was loaded with the right settings is for ``crosscheck`` to show.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from xfer.errors import UnavailableError, UsageError, XferError
 from xfer.runner import Arrays
 from xfer.spec import PolicySpec
 
-PAIRS, SECONDS, LEAD_IN, MIN_CALLS = 60, 0.1, 3, 5
+PAIRS, TURN_S, LEAD_IN, MIN_CALLS = 60, 0.1, 3, 5
 """Pairs of turns; how long a turn is, its untimed calls, and the fewest timed ones."""
 
 MIN_PAIRS = 5
 """With fewer, not even the largest difference is a 95 % bound of the median."""
 
-SHARE, MIN_MS, CONFIDENCE = 0.05, 0.1, 0.95
+MAX_SHARE, MAX_MS, CONFIDENCE = 0.05, 0.1, 0.95
 CLAIM = (
-    f"Runner.act takes at most {SHARE:.0%} or {MIN_MS:g} ms longer, whichever is more, than the runtime's own call on"
-    " the same loaded model and input."
+    f"Runner.act takes at most {MAX_SHARE:.0%} or {MAX_MS:g} ms longer, whichever is more, than the runtime's own call"
+    " on the same loaded model and input."
 )
 
 Call = Callable[..., Sequence[Any]]
@@ -185,7 +185,7 @@ def judge(variant: str, bare: Sequence[float], ours: Sequence[float]) -> dict[st
     test: Any = quantile_test(extra, alternative="less")  # the stubs take its interval for a number
     bound = float(test.confidence_interval(CONFIDENCE).high)
     bare_ms = 1000 * float(np.median(bare))
-    allowed = max(SHARE * bare_ms, MIN_MS)
+    allowed = max(MAX_SHARE * bare_ms, MAX_MS)
     return {
         "variant": variant,
         "bare_ms": bare_ms,
@@ -220,7 +220,7 @@ def measure(path: Path, variant: str, threads: int, pairs: int) -> tuple[list[fl
 def _turn(actor: Actor, steps: Iterator[tuple[bool, Mapping[str, np.ndarray]]]) -> float:
     """Act for a while, and return the median time of an action in seconds."""
     samples: list[float] = []
-    end = time.perf_counter() + SECONDS
+    end = time.perf_counter() + TURN_S
     while len(samples) < LEAD_IN + MIN_CALLS or time.perf_counter() < end:
         begins, observations = next(steps)
         if begins:

@@ -1,7 +1,7 @@
-"""How much faster the textbook's network runs: a whole ResNet-18 at 224 px, from the camera's frame to the action.
+"""How much faster the textbook network runs: a whole ResNet-18 at 224 px, from the camera's frame to the action.
 
-Random weights compute as long as trained ones. The frames, those that int8 is calibrated on too, are what a policy
-meets that acts by chance in cartpole. What is measured, and how, is ``xfer bench``; its report is kept.
+Random weights take as long to compute as trained ones. The frames, also those that int8 is calibrated on, are recorded
+from a policy that acts at random in cartpole. It is measured as ``xfer bench`` measures, and its report is kept.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ CLAIM = (
 )
 
 
-class Chance:
-    """A session that scores actions by chance."""
+class RandomSession:
+    """A session that scores actions at random."""
 
     def __init__(self, spec: PolicySpec, seed: int) -> None:
         self._spec, self._random = spec, np.random.default_rng(seed)
 
     def step(self, observations: Arrays, states: Arrays) -> Step:
-        """Look at nothing."""
+        """Ignore the observations."""
         scores = self._random.standard_normal((1, *self._spec.scores.shape), np.float32)
         return Step(scores.argmax(axis=1), scores, dict(states))
 
@@ -100,7 +100,7 @@ def reproduce(options: Options) -> Outcome:
         notes.append(arithmetic_limit(rate, bundle.manifest.provenance.macs, eager_ms))
     notes += [f"Not measured: {row.variant} ({row.reason})." for row in report.rows if not row.p50_ms]
     if any(row.disturbed_rounds for row in report.rows):
-        notes.append("Something else ran beside it: repeat this on a quiet machine before believing it.")
+        notes.append("Something else ran at the same time: repeat this on a quiet machine before relying on it.")
     if not rows:
         raise UnavailableError(f"Nothing to compare. {' '.join(notes)}")
     return Outcome(tuple(rows), (*notes, f"Report: {paths['html']}"))
@@ -139,8 +139,8 @@ def arithmetic_limit(rate: float, macs: int, eager_ms: float) -> str:
     return (
         f"Arithmetic limit: a product of large matrices reaches {rate / 1e9:.0f} GMAC/s in fp32 here. At that rate the"
         f" network's {macs / 1e6:,.0f} million MACs alone take {limit_ms:.1f} ms, about"
-        f" {eager_ms / limit_ms:.2f} times as fast as eager. A claim far above that asks fp32 for more than"
-        " the processor has."
+        f" {eager_ms / limit_ms:.2f} times as fast as eager. A claim far above that is more than the"
+        " processor can do in fp32."
     )
 
 
@@ -179,11 +179,11 @@ def build(options: Options) -> tuple[Bundle, list[str]]:
 
 
 def frames(spec: PolicySpec, count: int, seed: int) -> Trajectories:
-    """Return what a policy that acts by chance meets, in stretches."""
+    """Return what a policy that acts at random observes, in stretches."""
     from xfer import tasks
     from xfer.evaluate import record
 
-    return record(tasks.load(TASK), Runner(Chance(spec, seed), spec), seed, count, STRETCH)
+    return record(tasks.load(TASK), Runner(RandomSession(spec, seed), spec), seed, count, STRETCH)
 
 
 def judge(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from xfer.errors import UsageError
 
 SHOWS_PROGRESS = True
 SUCCESS, SEEDS, TUNING_SEED = 0.9, 3, 100
-WANTED, BUDGET_RATIO = 2.0, 3
+MIN_RATIO, BUDGET_RATIO = 2.0, 3
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ PROTOCOL = Protocol()
 CLAIM = (
     f"From a policy that has learned {' and '.join(PROTOCOL.simpler)}, {PROTOCOL.target} reaches {SUCCESS:.0%} success,"
     f" held over two consecutive evaluations of {PROTOCOL.episodes} episodes on seeds kept out, with at most"
-    f" 1/{WANTED:g} of the target frames that the better scratch needs (median of {SEEDS} seeds)."
+    f" 1/{MIN_RATIO:g} of the target frames that the better scratch needs (median of {SEEDS} seeds)."
 )
 
 
@@ -214,6 +214,6 @@ def judge(transfers: Sequence[Curve], scratches: Sequence[Curve], budget: int) -
         "scratch_frames": tuple(theirs),
         "ratio": ratio,
         "at_least": at_least,
-        "wanted": WANTED,
-        "holds": ratio >= WANTED,
+        "wanted": MIN_RATIO,
+        "holds": ratio >= MIN_RATIO,
     }

@@ -16,10 +16,10 @@ from export.commands.verify import FULL_PAIRS
 from export.verification.non_inferiority import CONFIDENCE, MARGIN, judge, log_wealth
 from export.verification.reward import LOOK_EVERY, is_clear
 
-COMPARISONS, ALLOWED = 2000, 0.06
+COMPARISONS, MAX_SHARE = 2000, 0.06
 CLAIM = (
-    f"A policy that is worse by exactly the margin ({MARGIN:.0%} of the scale) is verified in at most {ALLOWED:.0%} of"
-    f" {COMPARISONS:,} comparisons, stopped as `xfer verify --full` stops."
+    f"A policy that is worse by exactly the margin ({MARGIN:.0%} of the scale) is verified in at most {MAX_SHARE:.0%}"
+    f" of {COMPARISONS:,} comparisons, stopped as `xfer verify --full` stops."
 )
 
 WORSE_BY_THE_MARGIN: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
@@ -45,8 +45,8 @@ def reproduce(options: Options) -> Outcome:
                     "comparisons": comparisons,
                     "verified": verified,
                     "share": share,
-                    "at_most": ALLOWED,
-                    "holds": share <= ALLOWED,
+                    "at_most": MAX_SHARE,
+                    "holds": share <= MAX_SHARE,
                 }
             )
     return Outcome(tuple(rows))

@@ -48,7 +48,7 @@ def main(args: Args) -> dict[str, Any]:
     with progress.bar() as on_step:
         report = bench(
             args.bundle,
-            bench_options.variants_of(args),
+            args.variants,
             protocol,
             loop=pace,
             batches=batches,

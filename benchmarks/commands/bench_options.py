@@ -1,4 +1,4 @@
-"""What the options of ``xfer bench`` ask for, and a clear line about those that do not fit."""
+"""The options of ``xfer bench``, and what they ask the library for."""
 
 from __future__ import annotations
 
@@ -131,11 +131,6 @@ def limits_of(args: Args) -> Limits:
         UsageError: On a deadline or drop that means nothing.
     """
     return Limits(args.deadline_ms, args.max_reward_drop, args.allow_provisional).check()
-
-
-def variants_of(args: Args) -> list[str]:
-    """Return the variants and targets that were asked for."""
-    return [part.strip() for part in args.variants.split(",") if part.strip()]
 
 
 def batches_of(args: Args) -> tuple[int, ...]:

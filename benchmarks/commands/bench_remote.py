@@ -133,7 +133,7 @@ def remote_words(args: bench_options.Args, folder: str) -> list[str]:
 
 
 def copy_bundle(host: Host, bundle: Bundle) -> None:
-    """Make the folder there like the bundle here; records, locks and temporary files are nobody else's.
+    """Make the folder there like the bundle here; records, locks and temporary files stay where they are.
 
     Raises:
         LostError: If it cannot be copied.

@@ -151,7 +151,7 @@ class _SchemaOnly(msgspec.Struct):
 
 
 def compare(old: Report, new: Report, alpha: float, tolerance: float) -> list[Change]:
-    """Compare the variants of two reports, in the new one's order; whole backbones, which nobody ships, are left out.
+    """Compare the variants of two reports, in the new one's order; whole backbones are left out.
 
     Raises:
         UsageError: If nothing was measured in both, or in too few rounds to tell anything at ``alpha``.

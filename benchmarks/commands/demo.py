@@ -26,7 +26,7 @@ class Args(Common):
     """
 
     output: Path = Path("runs/cartpole")
-    """Folder of the run; the bundle and the report come to lie beside it."""
+    """Folder of the run; the bundle and the report are written beside it."""
     weights: str = "none"
     """The network's weights; none needs no download."""
     seed: int = 0

@@ -1,6 +1,6 @@
 """What else went on while one variant had its turns: other processes, the hypervisor, the clocks.
 
-All readings are taken by the parent, before and after a turn: nothing of ours runs beside the variant.
+All readings are taken by the parent, before and after a turn: nothing of xfer's own runs beside the variant.
 """
 
 from __future__ import annotations

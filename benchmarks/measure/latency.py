@@ -7,7 +7,7 @@ what is compared within a round has to lie as close together as that.
 
 What is timed is ``Runner.act``: host observation in, host action out, batch 1, rotating through the bundle's
 golden observations. All samples are kept. Outside its turn a process is blocked on its pipe, and during a turn this
-one is: what else takes the machine's time is read before and after it (``disturbance.py``).
+one is: what else takes the machine's time is read before and after it (``interference.py``).
 """
 
 from __future__ import annotations

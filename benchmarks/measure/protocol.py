@@ -63,7 +63,7 @@ class Protocol:
 
 
 def full(threads: int, rounds: int = 0, cores: tuple[int, ...] = ()) -> Protocol:
-    """Return the protocol as the design has it: at least 1,024 calls and 10 s a variant."""
+    """Return the usual protocol: at least 1,024 calls and 10 s a variant."""
     return Protocol(threads, rounds or 40, cores=cores)
 
 
@@ -104,7 +104,7 @@ class Candidate:
         return variant.place in ("cuda", "tensorrt") or variant.target.startswith("tensorrt")
 
     def assignment(self, protocol: Protocol) -> Assignment:
-        """Return what its worker is told."""
+        """Return what its worker is to run."""
         # Bound to as many cores as it has threads, so that a single thread does not wander.
         cores = protocol.cores or usable_cores()[-protocol.threads :]
         return Assignment(str(self.bundle.resolve()), self.variant, protocol.threads, cores, self.batch)

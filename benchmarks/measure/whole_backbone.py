@@ -1,8 +1,7 @@
-"""The whole backbone, timed beside a cut one: how much of the speed is the runtime's, and how much the cut's.
+"""The whole backbone, timed beside a cut one: how much of the speed comes from the runtime, and how much from the cut.
 
-A policy that taps an early stage executes a fraction of its ResNet. So that nobody takes the cut for the
-runtime's merit, the same task is timed through all stages too: random weights, average pooling, the same
-input.
+A policy that taps an early stage executes a fraction of its ResNet. So that the effect of the cut is not taken for that
+of the runtime, the same task is timed through all stages too: random weights, average pooling, the same input.
 """
 
 from __future__ import annotations

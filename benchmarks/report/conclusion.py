@@ -23,7 +23,7 @@ MAX_NAMES = 3
 
 @dataclass(frozen=True)
 class Caveat:
-    """What a reader must know before believing a figure.
+    """What a reader must know before relying on a figure.
 
     Attributes:
         mark: One word: ``partial``, ``quick``, ``provisional``, ``disturbed``, ``unstable``, ``drifting`` or

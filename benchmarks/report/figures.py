@@ -86,7 +86,7 @@ def loop_figures(loop: ControlLoop) -> LoopFigures:
 
 @dataclass(frozen=True)
 class InterferenceFigures:
-    """What went on beside one variant, over all of its rounds.
+    """What else ran beside one variant, over all of its rounds.
 
     Attributes:
         name: Name of its row.

@@ -1,10 +1,10 @@
-"""``report.html``: one file with its styles and plots inside, which asks the network for nothing."""
+"""``report.html``: one file with its styles and plots inside, which loads nothing from the network."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.report import figures, plots, table
+from benchmarks.report import figures, method, plots, table
 from benchmarks.report.conclusion import Findings
 from benchmarks.report.data import Report
 from benchmarks.report.timeline import timeline
@@ -42,5 +42,6 @@ def to_html(report: Report, findings: Findings) -> str:
         # matplotlib has escaped the text inside its own drawings.
         plots={name: Markup(svg) for name, svg in drawn.items()},
         table=table,
+        method=method,
     )
     return page

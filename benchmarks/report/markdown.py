@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from benchmarks.report import table
+from benchmarks.report import method, table
 from benchmarks.report.conclusion import Findings
 from benchmarks.report.data import Report
 
@@ -31,14 +31,14 @@ def to_markdown(report: Report, findings: Findings) -> str:
         lines += ["Batch sweep, with the median time of a step:", "", *_table(*table.sweep(report.sweep))]
     lines += _list(
         [
-            *(f"Graph: {line}" for line in table.graph_lines(report)),
-            f"Machine: {table.machine_line(report)}",
+            *(f"Graph: {line}" for line in method.graph_lines(report)),
+            f"Machine: {method.machine_line(report)}",
             f"Limits: {report.limits}",
             *report.notes,
             f"Measured {report.measured}",
         ]
     )
-    return "\n".join([*lines, table.explanation(report), "", "```", *report.commands, "```", ""])
+    return "\n".join([*lines, method.explanation(report), "", "```", *report.commands, "```", ""])
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:

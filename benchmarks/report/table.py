@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from benchmarks.measure.interference import MAX_OTHERS, MAX_STEAL
 from benchmarks.report.rows import Row
-from benchmarks.stats.percentiles import MIN_SAMPLES, TOLERANCE, WINDOWS
-from export.bundle.manifest import Provenance
 
 if TYPE_CHECKING:
     from benchmarks.measure.batch_sweep import BatchPoint
-    from benchmarks.report.data import Report
     from benchmarks.report.figures import IdleFigures, InterferenceFigures, LoopFigures
     from benchmarks.stats.bootstrap import Interval, RewardSummary
 
@@ -61,7 +57,7 @@ def cells(row: Row) -> list[str]:
 
 
 def marks(row: Row) -> list[str]:
-    """Return the words that qualify a row's figures; that a whole run was quick is said once, above them."""
+    """Return the words that qualify a row's figures; that a whole run was quick is said elsewhere, once."""
     found = ["unstable"] if row.stable is False else []
     return [*found, "disturbed"] if row.disturbed_rounds else found
 
@@ -203,7 +199,7 @@ def _interval(interval: Interval) -> str:
 
 
 def disturbances(figures: Sequence[InterferenceFigures]) -> tuple[list[str], list[list[str]]]:
-    """Return the columns and rows of what went on beside each variant; a column that nobody fills is left out."""
+    """Return the columns and rows of what else ran beside each variant; an empty column is left out."""
     columns = ["Variant", "Rounds disturbed", "Other processes at most", "Hypervisor at most", "Clock", "GPU clock"]
     rows = [
         [
@@ -225,57 +221,3 @@ def _clock(span: tuple[float, float] | None) -> str:
         return NOTHING
     low, high = (f"{value:,.0f}" for value in span)
     return f"{low} MHz" if low == high else f"{low} to {high} MHz"
-
-
-def machine_line(report: Report) -> str:
-    """Say on what, and with what of it, was measured."""
-    machine, threads = report.machine, report.protocol.threads
-    cores = next((m.cores for m in report.measurements if m.cores), ())
-    gpu = f", {machine.gpu}" if machine.gpu else ", no GPU"
-    bound = f" on cores {', '.join(map(str, cores))}" if cores else ""
-    return (
-        f"{machine.processor}, {machine.cores} cores, {machine.instruction_set}{gpu},"
-        f" {machine.memory_bytes / 2**30:.0f} GiB, {machine.system}, Python {machine.python};"
-        f" {threads} {'thread' if threads == 1 else 'threads'}{bound}"
-    )
-
-
-def graph_lines(report: Report) -> list[str]:
-    """Say which graphs were timed."""
-    return [graph_line(provenance) for provenance in report.provenances]
-
-
-def graph_line(provenance: Provenance) -> str:
-    """Say which graph was timed.
-
-    Example:
-        >>> graph_line(Provenance("", "", "resnet18", "layer2", "flatten", 683072, 250_000_000, ""))
-        'resnet18 up to layer2, head flatten: 683,072 executed parameters, 250.0 million MACs a step'
-    """
-    graph = f"{provenance.backbone} up to {provenance.tap}, head {provenance.head}"
-    return (
-        f"{graph if provenance.backbone else 'a policy that was trained elsewhere'}:"
-        f" {provenance.parameters:,} executed parameters, {provenance.macs / 1e6:.1f} million MACs a step"
-    )
-
-
-def explanation(report: Report) -> str:
-    """Say how it was measured, in a paragraph."""
-    protocol, reference = report.protocol, report.reference
-    what = f"The reference is {reference}"
-    if reference.startswith("eager"):
-        what = "The baseline is eager PyTorch: contiguous, inference_mode, the same threads"
-    return (
-        "Timed: raw frame to action (host observation in, host action out, batch 1), rotating through recorded"
-        f" frames, in {protocol.rounds} rounds of {protocol.passes} passes over all variants; each has a process of"
-        f" its own that is idle outside its turn, and begins a turn with {protocol.lead_in_calls} untimed calls. At"
-        f" least {protocol.calls:,} calls and {protocol.seconds:g} s a variant, after a warm-up of at least"
-        f" {protocol.warmup_calls} calls and {protocol.warmup_seconds:g} s. {what}."
-        " A speed-up is the median over rounds of the ratio of medians within one round, with the smallest and"
-        f" largest. A percentile below its sample floor is n/a (p99: {MIN_SAMPLES[0.99]:,} calls, p99.9:"
-        f" {MIN_SAMPLES[0.999]:,}). Unstable: the speed-ups of the run's {min(WINDOWS, protocol.rounds)} stretches of"
-        " consecutive rounds (the medians, where there is no baseline) differ by more than"
-        f" {share(TOLERANCE)}; drifting: the baseline's medians do. Disturbed: in some round other processes took"
-        f" more than {share(MAX_OTHERS)} of the cores' time, or the hypervisor more than {share(MAX_STEAL)}. Nothing is"
-        " clipped, no round dropped."
-    )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.report import table
+from benchmarks.report import method, table
 from benchmarks.report.conclusion import Findings
 from benchmarks.report.data import Report
 from benchmarks.report.rows import Row
@@ -47,9 +47,9 @@ def show(report: Report, findings: Findings, paths: dict[str, str], console: Con
         _show_loops(findings.loops, console)
     # What a whole backbone's rows would say, its heading has said.
     print_reasons(table.reasons(row for row in report.rows if not row.whole_backbone or row.p50_ms is None), console)
-    for line in table.graph_lines(report):
+    for line in method.graph_lines(report):
         console.print(Text("graph: ", "bold") + Text(line))
-    console.print(Text("machine: ", "bold") + Text(table.machine_line(report)))
+    console.print(Text("machine: ", "bold") + Text(method.machine_line(report)))
     console.print(Text("limits: ", "bold") + Text(str(report.limits)))
     for note in report.notes:
         console.print(Text(note))

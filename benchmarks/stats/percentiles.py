@@ -9,12 +9,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    pass
 
 MIN_SAMPLES = {0.5: 1, 0.9: 64, 0.95: 130, 0.99: 662, 0.999: 6636}
 """Fewest samples for which a percentile is given at all (MLPerf Inference's formula)."""

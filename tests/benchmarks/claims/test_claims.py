@@ -114,7 +114,7 @@ def test_crosscheck_runs_the_same_model_in_both_ways(monkeypatch, bundle_path):
 
 def test_crosscheck_says_which_tool_failed(bundle_path, monkeypatch, tmp_path):
     monkeypatch.setattr(crosscheck, "BARE_LOOP", tmp_path / "gone.py")
-    monkeypatch.setattr(crosscheck, "SECONDS", 0.1)
+    monkeypatch.setattr(crosscheck, "TURN_S", 0.1)
     with pytest.raises(UnavailableError, match=r"gone\.py failed"):
         crosscheck.reproduce(Options(name="crosscheck", bundle=bundle_path, runs=1))
 

@@ -116,7 +116,7 @@ def test_a_small_comparison_from_end_to_end(one_thread, tmp_path, capsys):
     pytest.importorskip("minigrid")
     found = transfer.compare(TINY, tmp_path, 0, 1)
     (row,) = found.rows
-    assert row["holds"] is (row["ratio"] >= transfer.WANTED)
+    assert row["holds"] is (row["ratio"] >= transfer.MIN_RATIO)
     assert row["source_frames"] == (64,)
     frames = {name: [r.frames for r in RunFolder(tmp_path / f"{name}-0").rounds()] for name in ("transfer", "scratch")}
     assert frames["transfer"] == [32]

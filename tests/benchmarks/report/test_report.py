@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks.measure.control_loop import ControlLoop
-from benchmarks.report import data, markdown, table, terminal, write
+from benchmarks.report import data, markdown, method, table, terminal, write
 from benchmarks.report.conclusion import conclude
 from benchmarks.report.rows import Row
 from export.bundle.records import Divergence
@@ -59,7 +59,7 @@ def test_a_report_can_be_read_back(sample):
 
 
 def test_the_explanation_tells_the_figures_of_the_protocol(sample):
-    told = table.explanation(replace(sample, protocol=replace(PROTOCOL, rounds=23, calls=6_700, seconds=600.0)))
+    told = method.explanation(replace(sample, protocol=replace(PROTOCOL, rounds=23, calls=6_700, seconds=600.0)))
     for text in (f"23 rounds of {PROTOCOL.passes} passes", "6,700 calls and 600 s", "p99: 662 calls", "more than 5 %"):
         assert text in told
 
