@@ -57,13 +57,13 @@ def test_the_report_and_recommend_agree_on_a_real_bundle(bundle, capsys):
         on_report=lambda report: so_far.append(report()),
     )
     # Speed-ups are against the bundle's own reference.
-    assert [(row.variant, row.speedup_spread) for row in report.rows][0] == ("onnx-fp32", (1.0, 1.0))
+    assert next((row.variant, row.speedup_spread) for row in report.rows) == ("onnx-fp32", (1.0, 1.0))
     assert report.rows[1].speedup > 0
     assert report.command == ""
     assert [loop.missed for loop in report.loops] == [0, 0]
     assert shares == sorted(shares)
     assert (shares[0], shares[-1] < 1) == (0.0, True)
-    assert [one.partial for one in so_far][0] == "after round 1 of 5"
+    assert next(one.partial for one in so_far) == "after round 1 of 5"
     assert "xfer recommend" in report.commands[-1]
     # 70 calls are too few for p99: the deadline is judged by the control loop, and only by one with that deadline.
     fastest = min(report.rows, key=lambda row: row.p50_ms).variant
