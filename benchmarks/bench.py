@@ -163,7 +163,7 @@ def _keep(bundle: Bundle, report: Report, rows: RowBuilder) -> None:
     figures = rows.figures({one.name: one for one in report.measurements})
     loops = {loop.name: loop_record(loop) for loop in report.loops}
     for name in rows.names:
-        if name in figures:
+        if name in figures and (figures[name] or name in rows.known):
             records.save(bundle, name, latency=figures[name], loop=loops.get(name), measured=True)
 
 

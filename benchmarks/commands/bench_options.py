@@ -58,8 +58,8 @@ class Args(Common):
     seconds: float | None = None
     """How long the control loop runs. Default: 60, with --quick 10."""
     deadline_ms: float | None = None
-    """Longest acceptable time from raw frame to action, in milliseconds, of what the report says to ship. The control
-    loop judges it where --rate-hz asks for one, else the bound of p99. Default: none; with --rate-hz, one period."""
+    """Longest acceptable time from raw frame to action, in milliseconds, of what the report says to ship. It is held
+    against the control loop with --rate-hz, else against the bound of p99. Default: none; with --rate-hz, a period."""
     max_reward_drop: float = Limits.max_reward_drop
     """Largest acceptable loss of what the report says to ship, as a share of the reference return less the random
     return."""
