@@ -10,40 +10,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-import tyro
-
-from xfer.commands import Common
 from xfer.errors import check_choice
 
 
-@dataclass(kw_only=True)
-class Args(Common):
-    """Repeat one of the simulations and checks that stand behind README's figures; without a name, list them.
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a claim is given; each takes what it needs.
 
-    Exits non-zero if the claim does not hold.
-
-    Example commands:
-      xfer reproduce
-      xfer reproduce verdict-simulation
-      xfer reproduce crosscheck runs/cartpole.bundle --threads 2
-      xfer reproduce overhead runs/cartpole.bundle --threads 2
-      xfer reproduce resnet-speed --output runs/resnet18
-      xfer reproduce transfer --output runs/transfer
-      xfer reproduce gpu --output runs/gpu
+    Attributes:
+        name: The claim's name.
+        bundle: The bundle, for those that measure one.
+        runs: Simulated runs, or rounds of a measurement; 0: as many as the claim is about.
+        threads: Threads of what is measured; 0: as many as there are usable cores.
+        seed: Seed of what is simulated, or trained.
+        output: Folder of what is trained and drawn; None: runs/claims/NAME.
     """
 
-    name: tyro.conf.Positional[str] = ""
-    """Which one."""
-    bundle: tyro.conf.Positional[Path | None] = None
-    """The bundle, for those that measure."""
+    name: str = ""
+    bundle: Path | None = None
     runs: int = 0
-    """Simulated runs, or rounds of a measurement. 0: as many as the claim is about."""
     threads: int = 0
-    """Threads of what is measured. 0: as many as there are usable cores."""
     seed: int = 0
-    """Seed of what is simulated, or trained."""
     output: Path | None = None
-    """Folder of the runs and of what is drawn, for those that train. Default: runs/claims/NAME."""
 
     @property
     def folder(self) -> Path:
@@ -74,7 +62,7 @@ class Claim(Protocol):
 
     CLAIM: str
 
-    def reproduce(self, args: Args) -> Outcome:
+    def reproduce(self, options: Options) -> Outcome:
         """Do the work.
 
         Raises:

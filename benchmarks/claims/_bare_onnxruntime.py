@@ -1,4 +1,4 @@
-"""A loop on bare ONNX Runtime: python -P _bare_onnxruntime.py MODEL FOLDER THREADS. It knows nothing of xfer.
+"""A loop on bare ONNX Runtime: python -P _bare_onnxruntime.py MODEL FOLDER THREADS. It does not use xfer.
 
 FOLDER holds NAME.npy [frames, ...] for each recorded input; an input NAME without a file starts from zeros and is fed
 with the output NAME_out. For each line on standard input, a number of seconds, it calls for so long and prints the

@@ -129,7 +129,7 @@ def png(curves: Sequence[Curve], threshold: float) -> bytes:
 
 
 def html(curves: Sequence[Curve], threshold: float, heading: str, row: Mapping[str, str], notes: Sequence[str]) -> str:
-    """Return a page with the drawing, the figures and every run's evaluations; it asks the network for nothing.
+    """Return a page with the drawing, the figures and every run's evaluations; it loads nothing from the network.
 
     Args:
         curves: The runs.

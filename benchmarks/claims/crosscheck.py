@@ -1,8 +1,8 @@
-"""Our figures against tools that know nothing of xfer: the same model file, the same recorded frames, the same threads.
+"""Our figures against independent tools: the same model file, the same recorded frames, the same threads.
 
 Two processes stand side by side, each idle while the other has its turn, in short turns with alternating first. What is
 compared is the ratio of two neighboring turns' figures: what slows both down does not count. After a few turns both
-are started anew, since where a process comes to lie in memory moves all of its times.
+are started afresh, since the memory layout of a process shifts all of its times.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.claims import Args, Outcome
-from benchmarks.commands.bench import check_libraries
+from benchmarks.bench import check_libraries
+from benchmarks.claims import Options, Outcome
 from benchmarks.measure.interference import Interference, Meter
 from benchmarks.measure.messages import Assignment, Turn
 from benchmarks.measure.protocol import CAN_BIND, usable_cores
@@ -31,11 +31,11 @@ from export.bundle.reader import Bundle
 from export.targets import Variant
 from xfer.errors import UnavailableError, UsageError
 
-STARTS, TURNS, SECONDS, ALLOWED = 4, 8, 0.4, 0.05
+STARTS, TURNS, TURN_S, MAX_DIFFERENCE = 4, 8, 0.4, 0.05
 CLAIM = (
-    f"xfer's figures agree within {ALLOWED:.0%} at the median with a loop on bare ONNX Runtime (median of a turn) and"
-    " with OpenVINO's benchmark_app (-hint latency -nireq 1 -api sync; its time for an iteration, frame to result) on"
-    " the same model file and input."
+    f"xfer's figures agree within {MAX_DIFFERENCE:.0%} at the median with a loop on bare ONNX Runtime (median of a"
+    " turn) and with OpenVINO's benchmark_app (-hint latency -nireq 1 -api sync; its time for an iteration, frame to"
+    " result) on the same model file and input."
 )
 BARE_LOOP = Path(__file__).with_name("_bare_onnxruntime.py")
 BENCHMARK_APP = "from openvino.tools.benchmark.main import main; main()"
@@ -56,7 +56,7 @@ class Setup:
     cores: tuple[int, ...]
 
 
-def reproduce(args: Args) -> Outcome:
+def reproduce(options: Options) -> Outcome:
     """Measure in interleaved rounds.
 
     Raises:
@@ -64,12 +64,12 @@ def reproduce(args: Args) -> Outcome:
         UnavailableError: If none of the variants can run here, or a process fails.
     """
     check_libraries()
-    if args.bundle is None:
+    if options.bundle is None:
         raise UsageError("crosscheck measures a bundle: xfer reproduce crosscheck runs/cartpole.bundle")
-    threads = args.threads or len(usable_cores())
+    threads = options.threads or len(usable_cores())
     if not 1 <= threads <= len(usable_cores()):
         raise UsageError(f"--threads {threads} does not fit {len(usable_cores())} usable cores.")
-    bundle, starts = Bundle(args.bundle), args.runs or STARTS
+    bundle, starts = Bundle(options.bundle), options.runs or STARTS
     notes, rows = [f"Threads: {threads}; starts of each process: {starts}; turns after each: {TURNS}."], []
     with tempfile.TemporaryDirectory(prefix="xfer-crosscheck-") as temporary, _bound(usable_cores()[-threads:]):
         setup = Setup(bundle, Path(temporary), usable_cores())
@@ -82,7 +82,7 @@ def reproduce(args: Args) -> Outcome:
     if not rows:
         raise UnavailableError(f"Nothing to compare. {' '.join(notes[1:])}")
     if any(row["disturbed"] for row in rows):
-        notes.append("Something else ran beside it: repeat this on a quiet machine before believing it.")
+        notes.append("Something else ran at the same time: repeat this on a quiet machine before relying on it.")
     return Outcome(tuple(rows), tuple(notes))
 
 
@@ -121,7 +121,7 @@ def ours(setup: Setup, variant: str, statistic: Statistic, disturbances: list[In
 
             def turn() -> float:
                 meter.begin()
-                seconds = worker.turn(Turn(1, SECONDS)).seconds
+                seconds = worker.turn(Turn(1, TURN_S)).seconds
                 meter.end()
                 disturbances.append(meter.disturbance())
                 return float(statistic(seconds))
@@ -143,7 +143,7 @@ def bare_loop(setup: Setup, variant: str) -> Iterator[TakeTurn]:
             requests, replies = process.stdin, process.stdout
 
             def turn() -> float:
-                requests.write(f"{SECONDS}\n")
+                requests.write(f"{TURN_S}\n")
                 requests.flush()
                 return float(np.median(json.loads(replies.readline())))
 
@@ -157,9 +157,9 @@ def benchmark_app(setup: Setup, variant: str) -> Iterator[TakeTurn]:
     """Run OpenVINO's own tool, anew for each turn.
 
     What it calls latency begins and ends inside the library's C++; ours includes what the call from Python costs. So
-    its figure here is the time of its loop, divided by the iterations, which includes that too. It has to be told that
-    inputs change between calls (``-inference_only False``), and it takes the number of threads together with a
-    performance hint only from a file.
+    its figure here is the time of its loop, divided by the iterations, which includes that too. Inputs change between
+    calls only with ``-inference_only False``, and it takes the number of threads together with a performance hint only
+    from a file.
     """
     folder, inputs = setup.folder, setup.bundle.spec.inputs
     model = setup.bundle.check(setup.bundle.build(variant)) / "policy.xml"
@@ -222,7 +222,7 @@ def _compare(setup: Setup, variant: str, tool: Tool, starts: int) -> dict[str, A
         "difference": difference,
         "quartiles": tuple(np.quantile(differences, (0.25, 0.75)).round(3).tolist()),
         "disturbed": sum(disturbance.disturbed for disturbance in disturbances),
-        "holds": abs(difference) <= ALLOWED,
+        "holds": abs(difference) <= MAX_DIFFERENCE,
     }
 
 

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.claims import Args, Outcome
-from benchmarks.commands import bench as bench
-from benchmarks.commands import bench_options
+from benchmarks.bench import bench
+from benchmarks.claims import Options, Outcome
+from benchmarks.measure import protocol
+from benchmarks.report.conclusion import conclude
+from benchmarks.report.decision import Limits
+from benchmarks.report.rows import Row
+from benchmarks.report.write import write
+from export.bundle.records import PROVEN
 from export.commands import export, verify
 from xfer.errors import UnavailableError
 
@@ -20,10 +25,9 @@ CLAIM = (
     "On an NVIDIA GPU, a policy that was trained there with torch.compile and bf16 becomes TensorRT engines that act as"
     " eager PyTorch does, and the fastest of them is faster than eager on the same GPU."
 )
-PROVEN = ("verified", "provisional")
 
 
-def reproduce(args: Args) -> Outcome:
+def reproduce(options: Options) -> Outcome:
     """Train, export, verify and measure; what was finished before is not done again.
 
     Raises:
@@ -35,13 +39,13 @@ def reproduce(args: Args) -> Outcome:
 
     if not torch.cuda.is_available():
         raise UnavailableError("gpu needs an NVIDIA GPU with its driver: PyTorch sees none here.")
-    run, bundle = args.folder / "cartpole", args.folder / "cartpole.bundle"
-    common: dict[str, Any] = {"weights": "none", "device": "cuda", "amp": "bf16", "compile": True, "seed": args.seed}
-    rounds: dict[str, Any] = {"rounds": args.runs} if args.runs else {}
+    run, bundle = options.folder / "cartpole", options.folder / "cartpole.bundle"
+    common: dict[str, Any] = {"weights": "none", "device": "cuda", "amp": "bf16", "compile": True, "seed": options.seed}
+    rounds: dict[str, Any] = {"rounds": options.runs} if options.runs else {}
     imitated = train("cartpole", output=run, **rounds, **common).summary()
     reinforced = train(
         "cartpole",
-        output=args.folder / "ppo",
+        output=options.folder / "ppo",
         algorithm="ppo",
         rounds=1,
         total_frames=8 * 1024,
@@ -54,40 +58,40 @@ def reproduce(args: Args) -> Outcome:
     on_gpu = verify.main(
         verify.Args(bundle=bundle, variants=",".join(n for n in ON_GPU if n.partition("@")[0] in names))
     )
-    variants = ",".join([*names, *(row["variant"] for row in on_gpu["variants"])])
-    report = args.folder / "report"
-    measured = bench.main(bench_options.Args(bundle=bundle, variants=variants, quick=True, output=report))
-    rows = judge([row for row in measured["variants"] if not row["whole_backbone"]])
+    variants = [*names, *(row["variant"] for row in on_gpu["variants"])]
+    quick, limits = protocol.quick(len(protocol.usable_cores())), Limits(allow_provisional=True)
+    report = bench(bundle, variants, quick, limits=limits, command="xfer reproduce gpu")
+    paths = write(report, conclude(report), options.folder / "report")
+    rows = judge([row for row in report.rows if not row.whole_backbone])
     notes = (
         f"{torch.cuda.get_device_name()}: imitation {imitated['frames_per_second']:g} frames/s, mean return"
         f" {imitated['eval_return_mean']:.1f}; PPO {reinforced['frames_per_second']:g} frames/s.",
-        f"Report: {report / 'report.html'}",
+        f"Report: {paths['html']}",
     )
     return Outcome(tuple(rows), notes)
 
 
-def judge(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def judge(rows: list[Row]) -> list[dict[str, Any]]:
     """Say of each variant whether it is as claimed.
 
     Args:
-        rows: Of ``xfer bench``.
+        rows: Of a bench.
 
     Returns:
-        A row each. An engine holds if it is proven; the fastest engine also has to beat eager on the GPU. Others only
-        stand beside them.
+        A row each. An engine holds if it is proven; the fastest engine also has to beat eager on the GPU. Others are
+        only listed.
     """
-    p50 = {row["variant"]: row["p50_ms"] for row in rows}
-    engines = [row for row in rows if row["variant"].startswith("tensorrt-")]
-    times = [row["p50_ms"] for row in engines if row["p50_ms"] is not None]
+    p50 = {row.variant: row.p50_ms for row in rows}
+    engines = [row for row in rows if row.variant.startswith("tensorrt-")]
+    fastest = min((row.p50_ms for row in engines if row.p50_ms is not None), default=None)
     eager = p50.get("eager-fp32@cuda")
-    fastest = min(times, default=None)
     faster = fastest is not None and eager is not None and fastest < eager
-    found = []
+    found: list[dict[str, Any]] = []
     for row in rows:
-        proven = row["status"] in PROVEN and row["p50_ms"] is not None
-        holds = proven and (faster or row["p50_ms"] != fastest) if row in engines else True
-        figures = {"p50_ms": row["p50_ms"], "speedup": row["speedup"]}
-        found.append({"variant": row["variant"], "status": row["status"], **figures, "holds": holds})
+        proven = row.status in PROVEN and row.p50_ms is not None
+        holds = proven and (faster or row.p50_ms != fastest) if row in engines else True
+        figures = {"p50_ms": row.p50_ms, "speedup": row.speedup}
+        found.append({"variant": row.variant, "status": row.status, **figures, "holds": holds})
     if not engines:
         found.append({"variant": "tensorrt", "status": "missing", "p50_ms": None, "speedup": None, "holds": False})
     return found

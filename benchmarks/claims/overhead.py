@@ -2,7 +2,7 @@
 
 Each variant has a process of its own, in which the two take short turns with alternating first; what counts is the
 difference of the medians of neighboring turns. Both get the recorded frames and keep the states between them. That a
-variant was loaded with the right settings is another question: ``crosscheck`` asks it.
+variant was loaded with the right settings is for ``crosscheck`` to show.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from benchmarks.claims import Args, Outcome
-from benchmarks.commands.bench import check_libraries
+from benchmarks.bench import check_libraries
+from benchmarks.claims import Options, Outcome
 from benchmarks.measure.protocol import CAN_BIND, usable_cores
 from export.bundle.reader import Bundle, why_not
 from export.targets import Variant
@@ -29,16 +29,16 @@ from xfer.errors import UnavailableError, UsageError, XferError
 from xfer.runner import Arrays
 from xfer.spec import PolicySpec
 
-PAIRS, SECONDS, LEAD_IN, MIN_CALLS = 60, 0.1, 3, 5
+PAIRS, TURN_S, LEAD_IN, MIN_CALLS = 60, 0.1, 3, 5
 """Pairs of turns; how long a turn is, its untimed calls, and the fewest timed ones."""
 
 MIN_PAIRS = 5
 """With fewer, not even the largest difference is a 95 % bound of the median."""
 
-SHARE, MIN_MS, CONFIDENCE = 0.05, 0.1, 0.95
+MAX_SHARE, MAX_MS, CONFIDENCE = 0.05, 0.1, 0.95
 CLAIM = (
-    f"Runner.act takes at most {SHARE:.0%} or {MIN_MS:g} ms longer, whichever is more, than the runtime's own call on"
-    " the same loaded model and input."
+    f"Runner.act takes at most {MAX_SHARE:.0%} or {MAX_MS:g} ms longer, whichever is more, than the runtime's own call"
+    " on the same loaded model and input."
 )
 
 Call = Callable[..., Sequence[Any]]
@@ -137,7 +137,7 @@ class Bare:
         return action
 
 
-def reproduce(args: Args) -> Outcome:
+def reproduce(options: Options) -> Outcome:
     """Measure each variant of the bundle that runs here, and whose runtime's own call is known.
 
     Raises:
@@ -145,12 +145,12 @@ def reproduce(args: Args) -> Outcome:
         UnavailableError: If none of the variants can run here.
     """
     check_libraries()
-    if args.bundle is None:
+    if options.bundle is None:
         raise UsageError("overhead measures a bundle: xfer reproduce overhead runs/cartpole.bundle")
-    threads = args.threads or len(usable_cores())
+    threads = options.threads or len(usable_cores())
     if not 1 <= threads <= len(usable_cores()):
         raise UsageError(f"--threads {threads} does not fit {len(usable_cores())} usable cores.")
-    bundle, pairs = Bundle(args.bundle), args.runs or PAIRS
+    bundle, pairs = Bundle(options.bundle), options.runs or PAIRS
     if pairs < MIN_PAIRS:
         raise UsageError(f"--runs {pairs} is too few for a bound. Use {MIN_PAIRS} or more.")
     notes, rows = [f"Threads: {threads}; pairs of turns: {pairs}."], []
@@ -185,7 +185,7 @@ def judge(variant: str, bare: Sequence[float], ours: Sequence[float]) -> dict[st
     test: Any = quantile_test(extra, alternative="less")  # the stubs take its interval for a number
     bound = float(test.confidence_interval(CONFIDENCE).high)
     bare_ms = 1000 * float(np.median(bare))
-    allowed = max(SHARE * bare_ms, MIN_MS)
+    allowed = max(MAX_SHARE * bare_ms, MAX_MS)
     return {
         "variant": variant,
         "bare_ms": bare_ms,
@@ -220,7 +220,7 @@ def measure(path: Path, variant: str, threads: int, pairs: int) -> tuple[list[fl
 def _turn(actor: Actor, steps: Iterator[tuple[bool, Mapping[str, np.ndarray]]]) -> float:
     """Act for a while, and return the median time of an action in seconds."""
     samples: list[float] = []
-    end = time.perf_counter() + SECONDS
+    end = time.perf_counter() + TURN_S
     while len(samples) < LEAD_IN + MIN_CALLS or time.perf_counter() < end:
         begins, observations = next(steps)
         if begins:

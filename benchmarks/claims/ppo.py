@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.claims import Args, Outcome, _learning_curves, cell
+from benchmarks.claims import Options, Outcome, _learning_curves, cell
 
 SHOWS_PROGRESS = True
 TASK, SUCCESS, SEEDS = "navigation:empty", 0.9, 3
@@ -12,7 +12,7 @@ CLAIM = (
 )
 
 
-def reproduce(args: Args) -> Outcome:
+def reproduce(options: Options) -> Outcome:
     """Train what is not trained yet with the task's own defaults, and judge the finished policies.
 
     Raises:
@@ -22,13 +22,13 @@ def reproduce(args: Args) -> Outcome:
     from xfer.tasks import load
     from xfer.training.run_folder import RunFolder
 
-    if args.threads:
-        set_threads(args.threads)
+    if options.threads:
+        set_threads(options.threads)
     least = load(TASK).success
     assert least is not None
     curves, rows = [], []
-    for seed in range(args.seed, args.seed + (args.runs or SEEDS)):
-        path = args.folder / f"seed-{seed}"
+    for seed in range(options.seed, options.seed + (options.runs or SEEDS)):
+        path = options.folder / f"seed-{seed}"
         curve = _learning_curves.learn(path, "PPO", task=TASK, algorithm="ppo", weights="none", seed=seed)
         result = RunFolder(path).result()
         assert result is not None
@@ -39,7 +39,7 @@ def reproduce(args: Args) -> Outcome:
     shown = {f"seed {row['seed']}": f"{cell(row['success'])} after {row['frames']} frames" for row in rows}
     notes = (
         "Success is that of the finished policy over fresh episodes; the curve's are the rounds' own.",
-        _learning_curves.where(args.folder),
+        _learning_curves.where(options.folder),
     )
-    _learning_curves.write(args.folder, curves, SUCCESS, CLAIM, shown, notes)
+    _learning_curves.write(options.folder, curves, SUCCESS, CLAIM, shown, notes)
     return Outcome(tuple(rows), notes)

@@ -6,16 +6,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.claims import Args, Outcome
-from benchmarks.commands.bench import check_libraries
+from benchmarks.bench import check_libraries
+from benchmarks.claims import Options, Outcome
 from benchmarks.stats.percentiles import CONFIDENCE, upper_bound
 
-RUNS, WANTED = 1000, 0.98
+RUNS, MIN_COVERAGE = 1000, 0.98
 SAMPLES = {0.5: 1024, 0.9: 1024, 0.95: 1024, 0.99: 1024, 0.999: 6700}
 """Percentiles, and the fewest calls of a run that gives them: of the default form, for p99.9 of ``--strict``."""
 CLAIM = (
     f"The {CONFIDENCE:.0%} upper bounds of p50, p90, p95, p99 and p99.9 cover the true percentile in at least"
-    f" {WANTED:.0%} of {RUNS:,} simulated runs of each kind."
+    f" {MIN_COVERAGE:.0%} of {RUNS:,} simulated runs of each kind."
 )
 
 SLOW_SHARE = 0.03
@@ -49,11 +49,11 @@ QUANTILES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 """Quantile functions, in milliseconds: of a share they give the truth, of uniform random numbers the samples."""
 
 
-def reproduce(args: Args) -> Outcome:
+def reproduce(options: Options) -> Outcome:
     """Simulate the runs."""
     check_libraries()
-    runs = args.runs or RUNS
-    rng = np.random.default_rng(args.seed)  # one for all: equal numbers would make all kinds one experiment
+    runs = options.runs or RUNS
+    rng = np.random.default_rng(options.seed)  # one for all: equal numbers would make all kinds one experiment
     rows = []
     for kind, quantile in QUANTILES.items():
         for share, samples in SAMPLES.items():
@@ -67,8 +67,8 @@ def reproduce(args: Args) -> Outcome:
                     "samples": samples,
                     "runs": runs,
                     "covered": covered,
-                    "at_least": WANTED,
-                    "holds": covered >= WANTED,
+                    "at_least": MIN_COVERAGE,
+                    "holds": covered >= MIN_COVERAGE,
                 }
             )
     note = "Calls are simulated as independent; a real machine's are not, which rounds and stability marks watch for."

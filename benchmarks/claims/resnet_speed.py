@@ -1,22 +1,28 @@
-"""How much faster the textbook's network runs: a whole ResNet-18 at 224 px, from the camera's frame to the action.
+"""How much faster the textbook network runs: a whole ResNet-18 at 224 px, from the camera's frame to the action.
 
-Random weights compute as long as trained ones. The frames, those that int8 is calibrated on too, are what a policy
-meets that acts by chance in cartpole. What is measured, and how, is ``xfer bench``; its report is kept.
+Random weights take as long to compute as trained ones. The frames, also those that int8 is calibrated on, are recorded
+from a policy that acts at random in cartpole. It is measured as ``xfer bench`` measures, and its report is kept.
 """
 
 from __future__ import annotations
 
+import shlex
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks.claims import Args, Outcome
-from benchmarks.commands import bench as bench
-from benchmarks.commands import bench_options
-from benchmarks.measure.whole_backbone import whole_policy
+from benchmarks.bench import bench, check_libraries
+from benchmarks.claims import Options, Outcome
+from benchmarks.measure import protocol
+from benchmarks.measure.whole_backbone import EAGER, whole_policy
+from benchmarks.report import progress
+from benchmarks.report.conclusion import conclude
+from benchmarks.report.rows import Row
+from benchmarks.report.write import write
 from export.bundle.reader import Bundle
-from export.targets import BASELINE, expand, names
+from export.targets import expand, names
 from xfer.errors import UnavailableError
 from xfer.runner import Arrays, Runner, Step
 from xfer.spec import ImageConfig, PolicySpec
@@ -27,7 +33,7 @@ TASK, THREADS = "cartpole", 2
 IMAGE = ImageConfig(crop=(112, 336, 188, 412), gray=False, frames=1)
 """The 224 x 224 pixels in the middle that cart and pole are in, in color, one frame at a time."""
 
-FLOORS = {
+MIN_SPEEDUPS = {
     "torchscript-fp32": 1.2,
     "aotinductor-fp32": 1.5,
     "onnx-fp32": 1.8,
@@ -49,56 +55,55 @@ QUICK = False
 CLAIM = (
     f"A whole ResNet-18 at 224 px on {TASK}'s 400x600 frames, batch 1, {THREADS} threads, raw frame to action, is at"
     " least so many times as fast as eager (contiguous, inference_mode): "
-    + ", ".join(f"{name} {floor:g}" for name, floor in reversed(FLOORS.items()))
+    + ", ".join(f"{name} {floor:g}" for name, floor in reversed(MIN_SPEEDUPS.items()))
     + "."
 )
 
 
-class Chance:
-    """A session that scores actions by chance."""
+class RandomSession:
+    """A session that scores actions at random."""
 
     def __init__(self, spec: PolicySpec, seed: int) -> None:
         self._spec, self._random = spec, np.random.default_rng(seed)
 
     def step(self, observations: Arrays, states: Arrays) -> Step:
-        """Look at nothing."""
+        """Ignore the observations."""
         scores = self._random.standard_normal((1, *self._spec.scores.shape), np.float32)
         return Step(scores.argmax(axis=1), scores, dict(states))
 
 
-def reproduce(args: Args) -> Outcome:
+def reproduce(options: Options) -> Outcome:
     """Build what is not built yet, measure, and compare.
 
     Raises:
         UnavailableError: If PyTorch or the environment is missing.
         UsageError: If there are fewer cores than threads.
     """
-    bench.check_libraries()
-    bundle, notes = build(args)
+    check_libraries()
+    bundle, notes = build(options)
     built = [name for name, one in bundle.builds.items() if one.status == "built"]
-    report = args.folder / "report"
-    measured = bench.main(
-        bench_options.Args(
-            bundle=bundle.path,
-            variants=",".join(built),
-            threads=args.threads or THREADS,
-            rounds=args.runs,
-            quick=QUICK,
-            output=report,
+    threads, form = options.threads or THREADS, protocol.quick if QUICK else protocol.full
+    with progress.bar() as on_step:
+        report = bench(
+            bundle.path,
+            built,
+            form(threads, options.runs),
             whole_backbone=False,
+            command=shlex.join(["xfer", "reproduce", "resnet-speed", "--output", str(options.folder)]),
+            on_step=on_step,
         )
-    )
-    rows = judge(measured["variants"])
-    eager_ms = next((row["p50_ms"] for row in measured["variants"] if row["variant"] == BASELINE), None)
+    paths = write(report, conclude(report), options.folder / "report")
+    rows = judge(report.rows)
+    eager_ms = next((row.p50_ms for row in report.rows if row.variant == EAGER), None)
     if eager_ms is not None:
-        rate = multiplications_per_second(args.threads or THREADS)
+        rate = multiplications_per_second(threads)
         notes.append(arithmetic_limit(rate, bundle.manifest.provenance.macs, eager_ms))
-    notes += [f"Not measured: {row['variant']} ({row['reason']})." for row in measured["variants"] if not row["p50_ms"]]
-    if any(row["disturbed_rounds"] for row in measured["variants"]):
-        notes.append("Something else ran beside it: repeat this on a quiet machine before believing it.")
+    notes += [f"Not measured: {row.variant} ({row.reason})." for row in report.rows if not row.p50_ms]
+    if any(row.disturbed_rounds for row in report.rows):
+        notes.append("Something else ran at the same time: repeat this on a quiet machine before relying on it.")
     if not rows:
         raise UnavailableError(f"Nothing to compare. {' '.join(notes)}")
-    return Outcome(tuple(rows), (*notes, f"Report: {report / 'report.html'}"))
+    return Outcome(tuple(rows), (*notes, f"Report: {paths['html']}"))
 
 
 def multiplications_per_second(threads: int) -> float:
@@ -134,12 +139,12 @@ def arithmetic_limit(rate: float, macs: int, eager_ms: float) -> str:
     return (
         f"Arithmetic limit: a product of large matrices reaches {rate / 1e9:.0f} GMAC/s in fp32 here. At that rate the"
         f" network's {macs / 1e6:,.0f} million MACs alone take {limit_ms:.1f} ms, about"
-        f" {eager_ms / limit_ms:.2f} times as fast as eager. A claim far above that asks fp32 for more than"
-        " the processor has."
+        f" {eager_ms / limit_ms:.2f} times as fast as eager. A claim far above that is more than the"
+        " processor can do in fp32."
     )
 
 
-def build(args: Args) -> tuple[Bundle, list[str]]:
+def build(options: Options) -> tuple[Bundle, list[str]]:
     """Export the network into the output folder; what is there already is kept.
 
     Returns:
@@ -154,16 +159,16 @@ def build(args: Args) -> tuple[Bundle, list[str]]:
 
     task = tasks.load(TASK)
     spec = make_spec(task, IMAGE, "values")
-    policy = whole_policy(PolicyConfig("resnet18", "layer4", "average", 0, IMAGE), spec, args.seed)
+    policy = whole_policy(PolicyConfig("resnet18", "layer4", "average", 0, IMAGE), spec, options.seed)
     known = {str(variant): variant for variant in expand(",".join(names()))}
-    wanted = (BASELINE, *FLOORS, *BESIDE)
-    path = args.folder / "resnet18.bundle"
+    wanted = (EAGER, *MIN_SPEEDUPS, *BESIDE)
+    path = options.folder / "resnet18.bundle"
     with Console().status("exporting") as status:
         results = export_policy(
             policy,
             spec,
-            frames(spec, CALIBRATION, args.seed),
-            frames(spec, GOLDEN, args.seed + 1_000),
+            frames(spec, CALIBRATION, options.seed),
+            frames(spec, GOLDEN, options.seed + 1_000),
             [known[name] for name in wanted if name in known],
             path,
             run="random weights, for timing only",
@@ -175,28 +180,28 @@ def build(args: Args) -> tuple[Bundle, list[str]]:
 
 
 def frames(spec: PolicySpec, count: int, seed: int) -> Trajectories:
-    """Return what a policy that acts by chance meets, in stretches."""
+    """Return what a policy that acts at random observes, in stretches."""
     from xfer import tasks
     from xfer.evaluate import record
 
-    return record(tasks.load(TASK), Runner(Chance(spec, seed), spec), seed, count, STRETCH)
+    return record(tasks.load(TASK), Runner(RandomSession(spec, seed), spec), seed, count, STRETCH)
 
 
-def judge(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return what the claim is about of the rows of ``xfer bench``: those with a speed-up, the baseline left out."""
+def judge(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return what the claim is about of the rows of a bench: those with a speed-up, eager left out."""
     found = []
     for row in rows:
-        if row["variant"] == BASELINE or row["speedup"] is None:
+        if row.variant == EAGER or row.speedup is None:
             continue
-        floor = FLOORS.get(row["variant"])
+        least = MIN_SPEEDUPS.get(row.variant)
         found.append(
             {
-                "variant": row["variant"],
-                "p50_ms": row["p50_ms"],
-                "times_eager": row["speedup"],
-                "smallest_and_largest": row["speedup_spread"],
-                "at_least": floor or "",
-                "holds": floor is None or row["speedup"] >= floor,
+                "variant": row.variant,
+                "p50_ms": row.p50_ms,
+                "times_eager": row.speedup,
+                "smallest_and_largest": row.speedup_spread,
+                "at_least": least or "",
+                "holds": least is None or row.speedup >= least,
             }
         )
     return found

@@ -14,7 +14,7 @@ from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.claims import Args, Outcome
+from benchmarks.claims import Options, Outcome
 from xfer.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from xfer.training.ppo import Trainer
 
 BACKBONE, TAP, SIDE, TURNS = "resnet18", "layer4", 84, 3
-WANTED = {"head": 5.0, "layer4": 1.7, "all": 1.0}
+MIN_RATIOS = {"head": 5.0, "layer4": 1.7, "all": 1.0}
 """Where the freeze line is, and how many times Stable-Baselines3's frames per second are claimed."""
-NOISE = 0.05
+MAX_LOSS = 0.05
 """What may be lacking where nothing is frozen: both then do the same arithmetic."""
 CLAIM = (
     "PPO collects and learns at least 5 times as many frames per second as Stable-Baselines3's with the whole trunk"
-    f" frozen, 1.7 times with the line below layer4, and no fewer (within {NOISE:.0%}) with nothing frozen: ResNet-18,"
-    " 84 x 84 FourRooms, 8 environments, 10 epochs."
+    f" frozen, 1.7 times with the line below layer4, and no fewer (within {MAX_LOSS:.0%}) with nothing frozen:"
+    " ResNet-18, 84 x 84 FourRooms, 8 environments, 10 epochs."
 )
 
 
-def reproduce(args: Args) -> Outcome:
+def reproduce(options: Options) -> Outcome:
     """Measure in interleaved turns.
 
     Raises:
@@ -52,10 +52,10 @@ def reproduce(args: Args) -> Outcome:
 
     from xfer.models.torch_session import set_threads
 
-    if args.threads:
-        set_threads(args.threads)
-    turns = args.runs or TURNS
-    rows = [compare(line, turns, args.seed) for line in WANTED]
+    if options.threads:
+        set_threads(options.threads)
+    turns = options.runs or TURNS
+    rows = [compare(line, turns, options.seed) for line in MIN_RATIOS]
     notes = (
         f"Threads of PyTorch: {torch.get_num_threads()}; turns of each side: {turns}, after one to warm up.",
         "Batch norm is in eval mode on both sides; weights were equal when the outputs were compared.",
@@ -93,8 +93,8 @@ def compare(line: str, turns: int, seed: int) -> dict[str, Any]:
         **rate,
         "ratio": median(ratios),
         "ratios": (min(ratios), max(ratios)),
-        "wanted": WANTED[line],
-        "holds": median(ratios) >= WANTED[line] - (NOISE if line == "all" else 0) and difference < 1e-4,
+        "wanted": MIN_RATIOS[line],
+        "holds": median(ratios) >= MIN_RATIOS[line] - (MAX_LOSS if line == "all" else 0) and difference < 1e-4,
     }
 
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from benchmarks.claims import Args, Outcome, _learning_curves, cell
+from benchmarks.claims import Options, Outcome, _learning_curves, cell
 from benchmarks.claims._learning_curves import Curve
 from xfer.errors import UsageError
 
 SHOWS_PROGRESS = True
 SUCCESS, SEEDS, TUNING_SEED = 0.9, 3, 100
-WANTED, BUDGET_RATIO = 2.0, 3
+MIN_RATIO, BUDGET_RATIO = 2.0, 3
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ PROTOCOL = Protocol()
 CLAIM = (
     f"From a policy that has learned {' and '.join(PROTOCOL.simpler)}, {PROTOCOL.target} reaches {SUCCESS:.0%} success,"
     f" held over two consecutive evaluations of {PROTOCOL.episodes} episodes on seeds kept out, with at most"
-    f" 1/{WANTED:g} of the target frames that the better scratch needs (median of {SEEDS} seeds)."
+    f" 1/{MIN_RATIO:g} of the target frames that the better scratch needs (median of {SEEDS} seeds)."
 )
 
 
-def reproduce(args: Args) -> Outcome:
+def reproduce(options: Options) -> Outcome:
     """Train what is not trained yet, and compare.
 
     Raises:
@@ -74,11 +74,11 @@ def reproduce(args: Args) -> Outcome:
     """
     from xfer.models.torch_session import set_threads
 
-    if args.runs > TUNING_SEED:
-        raise UsageError(f"--runs {args.runs}: {TUNING_SEED} seeds at most.")
-    if args.threads:
-        set_threads(args.threads)
-    return compare(PROTOCOL, args.folder, args.seed, args.runs or SEEDS)
+    if options.runs > TUNING_SEED:
+        raise UsageError(f"--runs {options.runs}: {TUNING_SEED} seeds at most.")
+    if options.threads:
+        set_threads(options.threads)
+    return compare(PROTOCOL, options.folder, options.seed, options.runs or SEEDS)
 
 
 def compare(protocol: Protocol, folder: Path, first_seed: int, seeds: int) -> Outcome:
@@ -214,6 +214,6 @@ def judge(transfers: Sequence[Curve], scratches: Sequence[Curve], budget: int) -
         "scratch_frames": tuple(theirs),
         "ratio": ratio,
         "at_least": at_least,
-        "wanted": WANTED,
-        "holds": ratio >= WANTED,
+        "wanted": MIN_RATIO,
+        "holds": ratio >= MIN_RATIO,
     }

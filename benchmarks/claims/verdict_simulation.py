@@ -11,15 +11,15 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks.claims import Args, Outcome
+from benchmarks.claims import Options, Outcome
 from export.verification.non_inferiority import CONFIDENCE, MARGIN, judge, log_wealth
 from export.verification.reward import LOOK_EVERY, is_clear
 from export.verification.verify import FULL_PAIRS
 
-COMPARISONS, ALLOWED = 2000, 0.06
+COMPARISONS, MAX_SHARE = 2000, 0.06
 CLAIM = (
-    f"A policy that is worse by exactly the margin ({MARGIN:.0%} of the scale) is verified in at most {ALLOWED:.0%} of"
-    f" {COMPARISONS:,} comparisons, stopped as `xfer verify --full` stops."
+    f"A policy that is worse by exactly the margin ({MARGIN:.0%} of the scale) is verified in at most {MAX_SHARE:.0%}"
+    f" of {COMPARISONS:,} comparisons, stopped as `xfer verify --full` stops."
 )
 
 WORSE_BY_THE_MARGIN: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
@@ -29,14 +29,14 @@ WORSE_BY_THE_MARGIN: dict[str, Callable[[np.random.Generator, int], np.ndarray]]
 """Losses as shares of the scale, all of mean ``MARGIN``."""
 
 
-def reproduce(args: Args) -> Outcome:
+def reproduce(options: Options) -> Outcome:
     """Simulate the comparisons, on all cores."""
-    comparisons = args.runs or COMPARISONS
+    comparisons = options.runs or COMPARISONS
     rows = []
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), context) as executor:
         for kind in WORSE_BY_THE_MARGIN:
-            seeds = [(args.seed, index) for index in range(comparisons)]
+            seeds = [(options.seed, index) for index in range(comparisons)]
             verified = sum(executor.map(partial(is_verified, kind), seeds, chunksize=20))
             share = verified / comparisons
             rows.append(
@@ -45,8 +45,8 @@ def reproduce(args: Args) -> Outcome:
                     "comparisons": comparisons,
                     "verified": verified,
                     "share": share,
-                    "at_most": ALLOWED,
-                    "holds": share <= ALLOWED,
+                    "at_most": MAX_SHARE,
+                    "holds": share <= MAX_SHARE,
                 }
             )
     return Outcome(tuple(rows))

@@ -1,4 +1,4 @@
-"""What the options of ``xfer bench`` ask for, and a clear line about those that do not fit."""
+"""The options of ``xfer bench``, and what they ask the library for."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ import tyro
 from benchmarks.measure import protocol
 from benchmarks.measure.control_loop import GAPS, QUICK_GAPS
 from benchmarks.measure.messages import Pace
-from benchmarks.measure.protocol import Protocol
+from benchmarks.measure.protocol import MIN_ROUNDS, Protocol
+from benchmarks.report.decision import Limits
 from xfer.commands import Common
 from xfer.errors import UsageError
 
-MIN_ROUNDS = 5
-
-
-PLUMBING = ("json", "debug", "stream")
+OUTPUT_ONLY = ("json", "debug", "stream")
 """Options that change what is printed, and not what is measured."""
 
 
@@ -34,6 +32,7 @@ class Args(Common):
       xfer bench cartpole.bundle
       xfer bench cartpole.bundle --quick --variants onnx-fp32,onnx-int8
       xfer bench cartpole.bundle --threads 1 --output report-one-thread
+      xfer bench cartpole.bundle --deadline-ms 10
       xfer bench cartpole.bundle --rate-hz 50 --deadline-ms 10
       xfer bench cartpole.bundle --host user@robot
       xfer bench cartpole.bundle --cpp build
@@ -43,7 +42,7 @@ class Args(Common):
     """The bundle's folder."""
     variants: str = ""
     """Comma list of variants or targets, as onnx-int8,torchscript. Empty: all that the bundle has. The
-    baseline eager-fp32 is always measured."""
+    reference, eager-fp32, is always measured."""
     threads: int = 0
     """Threads inside an operation, for all variants alike. 0: as many as there are usable cores."""
     cores: str = ""
@@ -59,7 +58,13 @@ class Args(Common):
     seconds: float | None = None
     """How long the control loop runs. Default: 60, with --quick 10."""
     deadline_ms: float | None = None
-    """How long after its scheduled moment a tick's action may come. Default: one period."""
+    """Longest acceptable time from raw frame to action, in milliseconds, of what the report says to ship. It is held
+    against the control loop with --rate-hz, else against the bound of p99. Default: none; with --rate-hz, a period."""
+    max_reward_drop: float = Limits.max_reward_drop
+    """Largest acceptable loss of what the report says to ship, as a share of the reference return less the random
+    return."""
+    allow_provisional: bool = False
+    """Let the report also say to ship variants that look clean on too few episodes for a proof."""
     batches: str = ""
     """Comma list of batches, as 1,4,16: then measure each variant's throughput at each."""
     output: Path | None = None
@@ -101,23 +106,31 @@ def protocol_of(args: Args) -> Protocol:
     return form(args.threads or most, args.rounds, cores)
 
 
-def pace_of(args: Args) -> tuple[Pace, float] | None:
-    """Return the control loop's pace and its deadline in milliseconds, or None if no loop was asked for.
+def pace_of(args: Args) -> Pace | None:
+    """Return the control loop's pace, or None if no loop was asked for.
 
     Raises:
-        UsageError: On a rate, duration or deadline that is not a positive number.
+        UsageError: On a rate or duration that is not a positive number.
     """
     if args.rate_hz is None:
-        for name, value in (("--seconds", args.seconds), ("--deadline-ms", args.deadline_ms)):
-            if value is not None:
-                raise UsageError(f"{name} is the control loop's. Give its --rate-hz too.")
+        if args.seconds is not None:
+            raise UsageError("--seconds is how long the control loop runs. Give its --rate-hz too.")
         return None
-    for name, value in (("--rate-hz", args.rate_hz), ("--seconds", args.seconds), ("--deadline-ms", args.deadline_ms)):
+    for name, value in (("--rate-hz", args.rate_hz), ("--seconds", args.seconds)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise UsageError(f"{name} {value:g} is not a positive number.")
     seconds = args.seconds or (10.0 if args.quick else 60.0)
     gaps = QUICK_GAPS if args.quick else GAPS
-    return Pace(args.rate_hz, seconds, gaps), args.deadline_ms or 1000 / args.rate_hz
+    return Pace(args.rate_hz, seconds, gaps)
+
+
+def limits_of(args: Args) -> Limits:
+    """Return what a variant must keep to be shipped.
+
+    Raises:
+        UsageError: On a deadline or drop that means nothing.
+    """
+    return Limits(args.deadline_ms, args.max_reward_drop, args.allow_provisional).check()
 
 
 def batches_of(args: Args) -> tuple[int, ...]:
@@ -141,7 +154,7 @@ def command_line(args: Args) -> str:
     words = ["xfer", "bench", str(args.bundle)]
     for option in fields(args):
         value = getattr(args, option.name)
-        if option.default is MISSING or value == option.default or option.name in PLUMBING:
+        if option.default is MISSING or value == option.default or option.name in OUTPUT_ONLY:
             continue
         name = option.name.replace("_", "-")
         words += [f"--{name}"] if value is True else [f"--no-{name}"] if value is False else [f"--{name}", str(value)]

@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from benchmarks.commands import bench, bench_options
+from benchmarks.bench import check_libraries
+from benchmarks.commands import bench_options
 from benchmarks.commands.ssh import NOT_FOUND, Host, LostError, last_line
 from benchmarks.report import write
+from benchmarks.report.conclusion import conclude
 from export.bundle import records
 from export.bundle.machine import this_machine
 from export.bundle.reader import Bundle
@@ -52,7 +54,7 @@ def main(args: bench_options.Args) -> dict[str, Any]:
         BundleError: If the bundle is damaged.
         XferError: If the machine cannot be reached, the bench fails there, or the connection is lost.
     """
-    bench.check_libraries()
+    check_libraries()
     from benchmarks.report import terminal
 
     assert args.host is not None
@@ -87,10 +89,11 @@ def main(args: bench_options.Args) -> dict[str, Any]:
     except XferError as error:
         raise XferError(watch.give_up(f"the bench on {host.name} failed", str(error))) from error
     whole = watch.localized((output / "report.json").read_bytes())
-    paths = write.write(whole, output)
+    findings = conclude(whole)
+    paths = write.write(whole, findings, output)
     rows = watch.result["variants"]
     bring_records(host, bundle, {row["variant"] for row in rows if row["p50_ms"] is not None})
-    terminal.show(whole, paths)
+    terminal.show(whole, findings, paths)
     if not any(row["status"] in ("verified", "provisional") for row in rows):
         _say(f"Nothing is verified there yet: ssh {host.name} {args.remote_xfer} verify {folder}")
     return {**watch.result, "report": paths}
@@ -130,7 +133,7 @@ def remote_words(args: bench_options.Args, folder: str) -> list[str]:
 
 
 def copy_bundle(host: Host, bundle: Bundle) -> None:
-    """Make the folder there like the bundle here; records, locks and temporary files are nobody else's.
+    """Make the folder there like the bundle here; records, locks and temporary files stay where they are.
 
     Raises:
         LostError: If it cannot be copied.
@@ -211,7 +214,8 @@ class Watch:
         if self.report is None:
             return f"{why} before the first round was over{said}: there is no report."
         why = f"{why} {self.report.partial}"
-        paths = write.write(replace(self.report, partial=why), self.output)
+        partial = replace(self.report, partial=why)
+        paths = write.write(partial, conclude(partial), self.output)
         return f"{why}{said}. The partial report: {paths['html']}"
 
 
@@ -270,11 +274,12 @@ def _join(ours: Record | None, theirs: Record, *, here: bool, fresh: bool) -> Re
     if ours.libraries != theirs.libraries:
         return ours if here else theirs
     first, second = (ours, theirs) if here else (theirs, ours)
-    latency = theirs.latency if fresh else None
+    timed = next((one for one in ((theirs, first, second) if fresh else (first, second)) if one.latency), theirs)
     return replace(
         theirs,
         verification=first.verification or second.verification,
-        latency=latency or first.latency or second.latency,
+        latency=timed.latency,
+        loop=timed.loop,
     )
 
 

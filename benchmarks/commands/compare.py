@@ -1,7 +1,7 @@
 """What `xfer compare` does: say for each variant of two reports whether it became faster, slower, or neither.
 
-The two benches shared no rounds, so a variant is compared with eager inside each round: one logarithm of a ratio a
-round. What chance alone would make of those is told by ``permutation.py``, for all variants at once.
+The two benches shared no rounds, so a variant is compared with the reference inside each round: one logarithm of a
+ratio a round. A permutation test says what chance alone would make of those, for all variants at once.
 
 Rounds are exchangeable within a bench, but a bench is also one start of each process, and where that puts its memory
 shifts all of its rounds alike. No test on rounds can see this; the tolerance is there for it: a variant is slower only
@@ -21,7 +21,6 @@ import numpy as np
 import tyro
 
 from benchmarks.stats.permutation import simultaneous
-from export.targets import BASELINE
 from xfer.commands import Common
 from xfer.errors import CheckFailed, UsageError
 from xfer.files import from_json
@@ -63,7 +62,8 @@ class Estimate:
         change: As a share: 0.1 is 10 % slower.
         interval: Its bounds; those of all variants hold together with confidence 1 - alpha.
         p_value: Share of the dealings of rounds in which any variant seems to change as much as this one.
-        against: ``eager`` in the same rounds, or ``nothing`` where eager is missing and plain times are compared.
+        against: ``eager`` if the reference ran in the same rounds, whichever it is; ``nothing`` where it is missing and
+            plain times are compared.
     """
 
     change: float
@@ -104,7 +104,7 @@ def main(args: Args) -> dict[str, Any]:
         UnavailableError: If a library is missing.
         CheckFailed: If there is a regression.
     """
-    from benchmarks.commands.bench import check_libraries
+    from benchmarks.bench import check_libraries
 
     check_libraries()
     if not 0 < args.alpha < 1:
@@ -151,7 +151,7 @@ class _SchemaOnly(msgspec.Struct):
 
 
 def compare(old: Report, new: Report, alpha: float, tolerance: float) -> list[Change]:
-    """Compare the variants of two reports, in the new one's order; whole backbones, which nobody ships, are left out.
+    """Compare the variants of two reports, in the new one's order; whole backbones are left out.
 
     Raises:
         UsageError: If nothing was measured in both, or in too few rounds to tell anything at ``alpha``.
@@ -161,34 +161,35 @@ def compare(old: Report, new: Report, alpha: float, tolerance: float) -> list[Ch
     shared = [name for name in after if name in times[0] and name in times[1]]
     if not shared:
         raise UsageError("No variant was measured in both reports. Compare two benches of one bundle's variants.")
-    estimates = _estimates(*times, [name for name in shared if name != BASELINE], alpha)
+    reference = new.reference
+    estimates = _estimates(*times, [name for name in shared if name != reference], reference, alpha)
     changes = []
     for name in dict.fromkeys([*after, *before]):
-        rows = before.get(name, {}), after.get(name, {})
-        status = rows[0].get("status", ""), rows[1].get("status", "")
-        fell = bool(rows[0]) and RANKS.get(status[1], 0) < RANKS.get(status[0], 0)
+        was, now = before.get(name), after.get(name)
+        status = was.status if was else "", now.status if now else ""
+        fell = was is not None and RANKS.get(status[1], 0) < RANKS.get(status[0], 0)
         if name in estimates:
             verdict = _verdict(estimates[name], tolerance)
-        elif not rows[0]:
+        elif was is None:
             verdict = "new"
-        elif not rows[1] or (name in times[0] and name not in times[1]):
+        elif now is None or (name in times[0] and name not in times[1]):
             verdict = "gone"
         else:
             verdict = "baseline" if name in shared else "not measured"
         worse = fell or verdict in ("slower", "gone")
-        p50 = rows[0].get("p50_ms"), rows[1].get("p50_ms")
+        p50 = was.p50_ms if was else None, now.p50_ms if now else None
         changes.append(Change(name, verdict, worse, status, p50, estimates.get(name)))
     return changes
 
 
 def _estimates(
-    old: dict[str, np.ndarray], new: dict[str, np.ndarray], names: Sequence[str], alpha: float
+    old: dict[str, np.ndarray], new: dict[str, np.ndarray], names: Sequence[str], reference: str, alpha: float
 ) -> dict[str, Estimate]:
-    """Estimate how much the time of each variant changed: against eager's if both reports have it, else as it is."""
+    """Estimate how much the time of each variant changed: against the reference's if both have it, else as it is."""
     if not names:
         return {}
-    paired = BASELINE in old and BASELINE in new
-    before, after = (np.array([t[name] - (t[BASELINE] if paired else 0.0) for name in names]) for t in (old, new))
+    paired = reference in old and reference in new
+    before, after = (np.array([t[name] - (t[reference] if paired else 0.0) for name in names]) for t in (old, new))
     found = {}
     for name, middle, half, p_value in zip(names, *simultaneous(before, after, alpha), strict=True):
         interval = math.expm1(middle - half), math.expm1(middle + half)
@@ -205,7 +206,7 @@ def _verdict(estimate: Estimate, tolerance: float) -> str:
 
 
 def _rows(report: Report) -> dict[str, Row]:
-    return {row["variant"]: row for row in report.rows if not row["whole_backbone"]}
+    return {row.variant: row for row in report.rows if not row.whole_backbone}
 
 
 def _log_medians(report: Report) -> dict[str, np.ndarray]:
@@ -247,22 +248,23 @@ def notes(old: Report, new: Report) -> list[str]:
         watched = [interference_figures(m) for m in report.measurements if m.disturbances]
         telling = [caveat for caveat in caveats(report, None, watched) if caveat.mark not in ("provisional", "slower")]
         found += [f"The {word} report: {caveat.text}" for caveat in telling]
-        if BASELINE not in _log_medians(report):
-            found.append(f"The {word} report lacks {BASELINE}: plain times are compared, whatever slowed the machine.")
+        if new.reference not in _log_medians(report):
+            found.append(
+                f"The {word} report lacks {new.reference}: plain times are compared, whatever slowed the machine."
+            )
     return found
 
 
 def show(changes: Sequence[Change], notes: Sequence[str], args: Args) -> None:
     """Print the table, the notes, what cannot be excluded, and what the error rate is."""
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
+    from benchmarks.report.terminal import grid_of
+
     console = Console()
-    grid = Table(box=SIMPLE_HEAD, show_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-    for heading in ("Variant", "Verdict", "Time against eager", "p50"):
-        grid.add_column(heading)
+    plain = any(change.estimate and change.estimate.against == "nothing" for change in changes)
+    grid = grid_of("Variant", "Verdict", "Plain time" if plain else "Time against eager", "p50 in ms", left=4)
     for change in changes:
         color = "red" if change.regression else "green" if change.verdict == "faster" else ""
         cells = (change.variant, _percent(change.estimate), _p50(change))
@@ -285,9 +287,9 @@ def _percent(estimate: Estimate | None) -> str:
     if estimate is None:
         return ""
     middle, low, high = (100 * value for value in (estimate.change, *estimate.interval))
-    return f"{middle:+.1f} % ({low:+.1f}, {high:+.1f})" + (" plain" if estimate.against == "nothing" else "")
+    return f"{middle:+.1f} % ({low:+.1f}, {high:+.1f})"
 
 
 def _p50(change: Change) -> str:
     before, after = ("n/a" if value is None else f"{value:.3g}" for value in change.p50_ms)
-    return "" if before == after == "n/a" else f"{before} -> {after} ms"
+    return "" if before == after == "n/a" else f"{before} -> {after}"

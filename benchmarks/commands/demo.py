@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.commands import bench as bench
-from benchmarks.commands import bench_options, recommend
+from benchmarks.commands import recommend
+from benchmarks.measure import protocol
+from benchmarks.report.decision import Limits
 from export.commands import export, verify
 from xfer.commands import Common
 
@@ -24,7 +26,7 @@ class Args(Common):
     """
 
     output: Path = Path("runs/cartpole")
-    """Folder of the run; the bundle and the report come to lie beside it."""
+    """Folder of the run; the bundle and the report are written beside it."""
     weights: str = "none"
     """The network's weights; none needs no download."""
     seed: int = 0
@@ -32,14 +34,23 @@ class Args(Common):
 
 
 def main(args: Args) -> dict[str, Any]:
-    """Run the stages one after the other, and return what each of them returns."""
+    """Run the stages one after the other, and return what each of them returns.
+
+    A demo has no time for the episodes that a proof takes, so provisional variants are allowed.
+    """
     from rich.console import Console
 
+    from benchmarks.bench import bench, check_libraries
+    from benchmarks.commands.bench import answer
+    from benchmarks.report import progress, terminal
+    from benchmarks.report.conclusion import conclude, decide
+    from benchmarks.report.write import write
     from xfer import train
 
+    check_libraries()
     console = Console()
     bundle = args.output.with_name(args.output.name + ".bundle")
-    report = args.output.with_name(args.output.name + ".report")
+    folder = args.output.with_name(args.output.name + ".report")
     results = {}
     console.rule("1/5 train")
     results["train"] = train("cartpole", output=args.output, weights=args.weights, seed=args.seed).summary()
@@ -48,8 +59,17 @@ def main(args: Args) -> dict[str, Any]:
     console.rule("3/5 verify")
     results["verify"] = verify.main(verify.Args(bundle=bundle))
     console.rule("4/5 bench")
-    results["bench"] = bench.main(bench_options.Args(bundle=bundle, quick=True, output=report))
+    quick, limits = protocol.quick(len(protocol.usable_cores())), Limits(allow_provisional=True)
+    command = shlex.join(["xfer", "bench", str(bundle), "--quick", *limits.options(), "--output", str(folder)])
+    with progress.bar() as on_step:
+        report = bench(bundle, protocol=quick, limits=limits, command=command, on_step=on_step)
+    findings = conclude(report)
+    paths = write(report, findings, folder)
+    terminal.show(report, findings, paths)
+    results["bench"] = answer(report, paths)
     console.rule("5/5 recommend")
-    results["recommend"] = recommend.main(recommend.Args(bundle=bundle, allow_provisional=True))
-    console.print(f"Look at {report / 'report.html'}, and watch it: xfer run {bundle} --variant onnx-int8")
+    results["recommend"] = recommend.answer(decide(report))
+    console.print("Provisional variants are allowed here: xfer verify --full runs the episodes that a proof takes.")
+    console.print(f"See {terminal.shortest(paths['html'])}, and watch it act:")
+    console.print(f"  xfer run {bundle} --variant {results['recommend']['variant']}", soft_wrap=True)
     return results

@@ -1,4 +1,4 @@
-"""What ``xfer recommend`` does: name the fastest variant that holds, by this machine's own records."""
+"""What ``xfer recommend`` does: name the fastest variant that keeps the limits, by this machine's own records."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from typing import Any
 
 import tyro
 
-from benchmarks.report import table
-from benchmarks.report.decision import Judgment, Limits, _p50, judge_all
+from benchmarks.report import decision, table, terminal
+from benchmarks.report.decision import Decision, Facts, Limits
 from export.bundle.reader import Bundle
 from xfer.commands import Common
-from xfer.errors import UsageError, XferError
+from xfer.errors import XferError
 
 
 @dataclass(kw_only=True)
 class Args(Common):
-    """Name the fastest variant of a bundle that keeps a deadline and loses little reward, or fail.
+    """Name the fastest variant of a bundle that loses little reward and keeps a deadline, or fail.
 
-    The deadline is held against the upper 99 % bound of p99 that xfer bench measured on this machine, the
-    drop against the 95 % bound that xfer verify recorded on it. Other machines' records are not believed.
+    The drop in reward is held against the 95 % bound that xfer verify recorded on this machine. The deadline is held
+    against the control loop of the last xfer bench, if it ran one with that deadline, else against the upper 99 % bound
+    of p99. Other machines' records are not believed.
 
     Example commands:
+      xfer recommend cartpole.bundle
       xfer recommend cartpole.bundle --deadline-ms 20
       xfer recommend cartpole.bundle --deadline-ms 5 --max-reward-drop 0.01 --allow-provisional
     """
@@ -30,9 +32,9 @@ class Args(Common):
     bundle: tyro.conf.Positional[Path]
     """The bundle's folder."""
     deadline_ms: float | None = None
-    """Longest time from raw frame to action that is acceptable, in milliseconds. Default: one period of the
-    policy's control rate."""
-    max_reward_drop: float = 0.02
+    """Longest acceptable time from raw frame to action, in milliseconds, as 20 for a control rate of 50 Hz. Default:
+    no deadline."""
+    max_reward_drop: float = Limits.max_reward_drop
     """Largest acceptable loss, as a share of the reference return less the random return."""
     allow_provisional: bool = False
     """Also take variants that look clean on too few episodes for a proof."""
@@ -42,78 +44,86 @@ def main(args: Args) -> dict[str, Any]:
     """Run the command.
 
     Returns:
-        What ``--json`` prints; see the design.
+        What ``--json`` prints.
 
     Raises:
-        UsageError: On a deadline or drop that is no number above zero.
+        UsageError: On a deadline or drop that means nothing.
         BundleError: If the bundle or this machine's records are damaged.
-        XferError: If no variant holds.
+        XferError: If no variant keeps the limits.
     """
-    if not 0 <= args.max_reward_drop <= 1:
-        raise UsageError(f"--max-reward-drop {args.max_reward_drop:g} is a share: use 0 to 1, as 0.02.")
+    limits = Limits(args.deadline_ms, args.max_reward_drop, args.allow_provisional).check()
     bundle = Bundle(args.bundle)
-    deadline = 1000 / bundle.spec.control_hz if args.deadline_ms is None else args.deadline_ms
-    if not deadline > 0:
-        raise UsageError(f"--deadline-ms {deadline:g} is not above zero.")
-    limits = Limits(deadline, args.max_reward_drop, args.allow_provisional)
-    judgments = judge_all(bundle, limits)
-    holding = sorted((j for j in judgments if not j.why_not), key=_p50)
-    _show(judgments, holding[0].variant if holding else "")
-    if not holding:
-        raise XferError(_none_holds(judgments, limits))
-    best = holding[0]
-    assert best.latency is not None
-    why = _why(best, holding, limits)
-    _say(f"{best.variant}: {why}")
+    decided = decision.decide(decision.of_bundle(bundle), limits, bundle.reference, bundle.spec.reward)
+    show(decided)
+    return answer(decided)
+
+
+def answer(decided: Decision) -> dict[str, Any]:
+    """Print what is recommended and why, and return what ``--json`` prints.
+
+    Raises:
+        XferError: If no variant keeps the limits.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    best = decided.chosen
+    if best is None:
+        raise XferError(why_none(decided))
+    why = why_best(best, decided)
+    Console().print(Text(f"{best.variant}: {why}", "bold"))
     return {
         "variant": best.variant,
-        "p50_ms": best.latency.p50_ms,
-        "speedup": best.latency.speedup,
-        "reward_delta": best.verification.reward_delta if best.verification else None,
+        "p50_ms": best.p50_ms,
+        "speedup": best.speedup,
+        "reward_delta": best.reward_delta,
         "why": why,
     }
 
 
-def _why(best: Judgment, holding: list[Judgment], limits: Limits) -> str:
-    latency, verification = best.latency, best.verification
-    assert latency is not None
-    assert verification is not None
-    others = f"the fastest of {len(holding)} variants that hold" if len(holding) > 1 else "the only one that holds"
-    bound = ""
-    if verification.reward_interval is not None and verification.reward_delta is not None:
-        bound = f", and a change in return of at least {verification.reward_interval[0]:+.2f}"
-    return (
-        f"{others}: {verification.status}, p50 {table.milliseconds(latency.p50_ms)}, p99 at most"
-        f" {table.milliseconds(latency.p99_upper_ms)} of {limits.deadline_ms:g} ms{bound}."
-    )
+def why_best(best: Facts, decided: Decision) -> str:
+    """Say why the best variant is the best."""
+    count, deadline_ms, loop = len(decided.acceptable), decided.limits.deadline_ms, best.loop
+    words = [f"the fastest of {count} variants that keep the limits" if count > 1 else "the only one that does"]
+    words[0] += f": {best.status}, p50 {table.milliseconds(best.p50_ms)}"
+    if deadline_ms is not None and loop is not None and loop.deadline_ms == deadline_ms:
+        words.append(f"all {loop.ticks:,} deadlines of {deadline_ms:g} ms kept")
+    elif deadline_ms is not None:
+        words.append(f"p99 at most {table.milliseconds(best.p99_upper_ms)} of {deadline_ms:g} ms")
+    if best.reward_interval is not None and best.status == "verified":
+        words.append(f"a change in return of at least {best.reward_interval[0]:+.2f}")
+    elif best.reward_delta is not None:
+        words.append(f"a change in return of {best.reward_delta:+.2f} so far")
+    return f"{', '.join(words)}."
 
 
-def _none_holds(judgments: list[Judgment], limits: Limits) -> str:
-    if not any(j.record for j in judgments):
+def why_none(decided: Decision) -> str:
+    """Say why no variant is recommended, and what can be done about it."""
+    nearest = decided.nearest
+    if nearest is None or all(j.facts.status in ("built", "failed", "unavailable") for j in decided.judgments):
         return (
-            "No variant holds: run `xfer verify` and `xfer bench` on this machine first (records from other"
+            "No variant keeps the limits: run `xfer verify` and `xfer bench` on this machine first (records from other"
             " machines are inherited, not believed)."
         )
-    # The one that came furthest is the one that the reader can do something about.
-    nearest = min(judgments, key=lambda j: (j.verification is None, j.latency is None, _p50(j)))
-    return f"No variant holds {limits.deadline_ms:g} ms. {nearest.variant}: {nearest.why_not}."
+    return f"No variant keeps the limits. {nearest.facts.variant}: {nearest.why_not}."
 
 
-def _show(judgments: list[Judgment], chosen: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table("Variant", "p50", "p99 at most", "Why not", header_style="bold")
-    for j in judgments:
-        p50, p99 = (j.latency.p50_ms, j.latency.p99_upper_ms) if j.latency else (None, None)
-        verdict = Text("recommended", "bold green") if j.variant == chosen else Text(j.why_not or "slower")
-        grid.add_row(Text(j.variant), table.milliseconds(p50), table.milliseconds(p99), verdict)
-    Console().print(grid)
-
-
-def _say(text: str) -> None:
+def show(decided: Decision) -> None:
+    """Print one line a variant, and each reason against one of them once."""
     from rich.console import Console
     from rich.text import Text
 
-    Console().print(Text(text, "bold"))
+    console = Console()
+    grid = terminal.grid_of("Variant", "Status", "p50 ms", "p99 at most", "", left=2)
+    reasons: dict[str, list[str]] = {}
+    for j in decided.judgments:
+        facts, best = j.facts, decided.chosen
+        mark = "no" if j.why_not else "recommended" if facts == best else "slower"
+        style = "bold green" if facts == best else "red" if j.why_not else ""
+        p50, p99 = terminal.number(facts.p50_ms), terminal.number(facts.p99_upper_ms)
+        grid.add_row(Text(facts.variant), Text(facts.status), p50, p99, Text(mark, style))
+        if j.why_not:
+            reasons.setdefault(j.why_not, []).append(facts.variant)
+    console.print(grid)
+    terminal.print_reasons(((", ".join(names), reason) for reason, names in reasons.items()), console)
+    console.print(Text("limits: ", "bold") + Text(str(decided.limits)))

@@ -5,17 +5,52 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.claims import Args, cell, load, names
+import tyro
+
+from benchmarks.claims import Options, cell, load, names
+from xfer.commands import Common
 from xfer.errors import CheckFailed, UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-MANY = 7
-"""Columns that a terminal has room for."""
+MAX_COLUMNS = 7
+"""What a terminal has room for."""
+
+
+@dataclass(kw_only=True)
+class Args(Common):
+    """Repeat one of the simulations and checks that stand behind README's figures; without a name, list them.
+
+    Exits non-zero if the claim does not hold.
+
+    Example commands:
+      xfer reproduce
+      xfer reproduce verdict-simulation
+      xfer reproduce crosscheck runs/cartpole.bundle --threads 2
+      xfer reproduce overhead runs/cartpole.bundle --threads 2
+      xfer reproduce resnet-speed --output runs/resnet18
+      xfer reproduce transfer --output runs/transfer
+      xfer reproduce gpu --output runs/gpu
+    """
+
+    name: tyro.conf.Positional[str] = ""
+    """Which one."""
+    bundle: tyro.conf.Positional[Path | None] = None
+    """The bundle, for those that measure one."""
+    runs: int = 0
+    """Simulated runs, or rounds of a measurement. 0: as many as the claim is about."""
+    threads: int = 0
+    """Threads of what is measured. 0: as many as there are usable cores."""
+    seed: int = 0
+    """Seed of what is simulated, or trained."""
+    output: Path | None = None
+    """Folder of the runs and of what is drawn, for those that train. Default: runs/claims/NAME."""
 
 
 def main(args: Args) -> dict[str, Any]:
@@ -42,7 +77,16 @@ def main(args: Args) -> dict[str, Any]:
     claim = load(args.name)
     start = time.perf_counter()
     with nullcontext() if getattr(claim, "SHOWS_PROGRESS", False) else console.status(args.name):
-        found = claim.reproduce(args)
+        found = claim.reproduce(
+            Options(
+                name=args.name,
+                bundle=args.bundle,
+                runs=args.runs,
+                threads=args.threads,
+                seed=args.seed,
+                output=args.output,
+            )
+        )
     console.print(Text(claim.CLAIM))
     console.print(grid(found.rows))
     for note in found.notes:
@@ -71,7 +115,7 @@ def grid(rows: Sequence[dict[str, Any]]) -> Table:
     table = Table(box=SIMPLE_HEAD, show_edge=False, header_style="bold", padding=(0, 1, 0, 0))
     names = [key.replace("_", " ") for key in (rows[0] if rows else ())]
     lines = [[Text(cell(value)) for value in row.values()] for row in rows]
-    if len(names) > MANY:
+    if len(names) > MAX_COLUMNS:
         lines = [[Text(name, "bold"), *values] for name, *values in zip(names, *lines, strict=True)]
         names = [""] * len(lines[0])
         table.show_header = False

@@ -1,4 +1,4 @@
-"""The control loop: each variant alone at a fixed rate, as on a robot, with every tick timed from its due moment.
+"""The control loop: each variant alone at a fixed rate, as on a robot, with every tick timed from when it was due.
 
 The loop itself is ``pacing.py``, and runs in the variant's own process.
 """

@@ -1,6 +1,6 @@
 """What else went on while one variant had its turns: other processes, the hypervisor, the clocks.
 
-All readings are taken by the parent, before and after a turn: nothing of ours runs beside the variant.
+All readings are taken by the parent, before and after a turn: nothing of xfer's own runs beside the variant.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import psutil
 
-OTHERS_LIMIT = 0.05
+MAX_OTHERS = 0.05
 """Share of the cores' time. A quiet machine's daemons take 1 to 2 %; one busy process beside a variant on two
 cores takes 25 to 50 %. What takes less than 5 % moves a median by less than what counts as unstable."""
 
-STEAL_LIMIT = 0.05
+MAX_STEAL = 0.05
 """Likewise for what the hypervisor takes away."""
 
 RESOLUTION_S = 0.02
@@ -52,7 +52,7 @@ class Interference:
     @property
     def disturbed(self) -> bool:
         """Whether the turns' times are not the variant's alone."""
-        return self.others > OTHERS_LIMIT or self.steal > STEAL_LIMIT
+        return self.others > MAX_OTHERS or self.steal > MAX_STEAL
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,14 @@ from pathlib import Path
 
 from benchmarks.measure.interference import Interference
 from benchmarks.measure.messages import Assignment, Turn
-from export.targets import BASELINE, Variant
+from export.targets import Variant
 
 CAN_BIND = hasattr(os, "sched_setaffinity")
 """Whether a process can be bound to cores here."""
+
+
+MIN_ROUNDS = 5
+"""With fewer there is no spread to tell."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Protocol:
 
 
 def full(threads: int, rounds: int = 0, cores: tuple[int, ...] = ()) -> Protocol:
-    """Return the protocol as the design has it: at least 1,024 calls and 10 s a variant."""
+    """Return the usual protocol: at least 1,024 calls and 10 s a variant."""
     return Protocol(threads, rounds or 40, cores=cores)
 
 
@@ -75,13 +79,13 @@ def strict(threads: int, rounds: int = 0, cores: tuple[int, ...] = ()) -> Protoc
 
 @dataclass(frozen=True)
 class Candidate:
-    """What takes part.
+    """What is measured.
 
     Attributes:
         name: Name of its row.
         bundle: Folder of the bundle.
         variant: TARGET-PRECISION or TARGET-PRECISION@PLACE in that bundle.
-        baseline: Name of the row that its speed-up is taken against.
+        baseline: Name of the row that its speed-up is taken against; empty for none.
         batch: Observations in one step.
         worker: Command of the worker that runs it, as ``WorkerProcess`` takes it; empty for Python's own.
     """
@@ -89,7 +93,7 @@ class Candidate:
     name: str
     bundle: Path
     variant: str
-    baseline: str = BASELINE
+    baseline: str = ""
     batch: int = 1
     worker: tuple[str, ...] = ()
 
@@ -100,7 +104,7 @@ class Candidate:
         return variant.place in ("cuda", "tensorrt") or variant.target.startswith("tensorrt")
 
     def assignment(self, protocol: Protocol) -> Assignment:
-        """Return what its worker is told."""
+        """Return what its worker is to run."""
         # Bound to as many cores as it has threads, so that a single thread does not wander.
         cores = protocol.cores or usable_cores()[-protocol.threads :]
         return Assignment(str(self.bundle.resolve()), self.variant, protocol.threads, cores, self.batch)

@@ -1,8 +1,7 @@
-"""The whole backbone, timed beside a cut one: how much of the speed is the runtime's, and how much the cut's.
+"""The whole backbone, timed beside a cut one: how much of the speed comes from the runtime, and how much from the cut.
 
-A policy that taps an early stage executes a fraction of its ResNet. So that nobody takes the cut for the
-runtime's merit, the same task is timed through all stages too: random weights, average pooling, the same
-input.
+A policy that taps an early stage executes a fraction of its ResNet. So that the effect of the cut is not taken for that
+of the runtime, the same task is timed through all stages too: random weights, average pooling, the same input.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from benchmarks.measure.protocol import Candidate
 from export import targets
 from export.bundle.manifest import Provenance
 from export.bundle.reader import Bundle
-from export.targets import BASELINE, Variant
+from export.targets import Variant
 from xfer.errors import XferError
 from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
@@ -24,7 +23,10 @@ if TYPE_CHECKING:
     from xfer.models.config import PolicyConfig
     from xfer.models.policy import Policy
 
-VARIANTS = (BASELINE, "torchscript-fp32", "onnx-fp32", "onnx-int8")
+EAGER = "eager-fp32"
+"""The build that holds the weights and the configuration of a policy of our own."""
+
+VARIANTS = (EAGER, "torchscript-fp32", "onnx-fp32", "onnx-int8")
 
 
 def build_sibling(bundle: Bundle, golden: Trajectories, variants: list[str], path: Path) -> Bundle | str:
@@ -39,14 +41,14 @@ def build_sibling(bundle: Bundle, golden: Trajectories, variants: list[str], pat
     Returns:
         The bundle, or a sentence that says why there is none.
     """
-    eager = bundle.builds.get(BASELINE)
+    eager = bundle.builds.get(EAGER)
     if not bundle.manifest.provenance.backbone:
         return "The whole network was timed: it is not one of xfer's own."
     reason = targets.load("eager").runnable("")
     if reason is not None:
         return f"The whole backbone was not timed: {reason}"
     if eager is None or eager.status != "built":
-        return f"The whole backbone was not timed: the bundle has no {BASELINE} to take its configuration from."
+        return f"The whole backbone was not timed: the bundle has no {EAGER} to take its configuration from."
     from export.build import export_policy
     from xfer.models.backbones import STAGES
     from xfer.models.checkpoint import load_policy
@@ -77,10 +79,10 @@ def whole_policy(config: PolicyConfig, spec: PolicySpec, seed: int = 0) -> Polic
 
 
 def candidates(sibling: Bundle) -> list[Candidate]:
-    """Return what to time of a sibling bundle, each against the sibling's own eager."""
+    """Return what to time of a sibling bundle, each against the sibling's own reference."""
     provenance = sibling.manifest.provenance
     return [
-        Candidate(row_name(name, provenance), sibling.path, name, row_name(BASELINE, provenance))
+        Candidate(row_name(name, provenance), sibling.path, name, row_name(sibling.reference, provenance))
         for name, build in sibling.builds.items()
         if build.status == "built"
     ]

@@ -5,31 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from benchmarks.report import figures, table
-from benchmarks.report.decision import _timed, choose
+from benchmarks.measure.protocol import Measurement
+from benchmarks.report import decision, figures, table
+from benchmarks.report.data import Report
+from benchmarks.report.decision import DEADLINE, VERIFIED, Decision, Facts
 from benchmarks.report.figures import InterferenceFigures, LoopFigures
-from benchmarks.report.rows import Row
 from benchmarks.stats.bootstrap import RewardSummary
 from benchmarks.stats.percentiles import TOLERANCE, drift, speedups
-from export.bundle.records import PROVEN
-from export.targets import BASELINE
 
-if TYPE_CHECKING:
-    from benchmarks.measure.protocol import Measurement
-    from benchmarks.report.data import Report
-
-QUICK = "quick run: few samples"
-
-FEW = 3
+MAX_NAMES = 3
+"""How many rows are named in a sentence; more are counted."""
 
 
 @dataclass(frozen=True)
 class Caveat:
-    """What a reader must know before believing a figure.
+    """What a reader must know before relying on a figure.
 
     Attributes:
         mark: One word: ``partial``, ``quick``, ``provisional``, ``disturbed``, ``unstable``, ``drifting`` or
@@ -50,10 +44,11 @@ class Findings:
         headline: Which variant to ship, and why.
         misses: Which deadlines were missed, a sentence a variant.
         caveats: What qualifies the whole report, the gravest first.
-        pareto_front: The proven variants that no other one beats in both latency and reward, the fastest first.
-        reward_summaries: Mean and interquartile mean of the returns of eager and of what was compared with it.
+        pareto_front: The verified or provisional variants that no other beats in both latency and reward, the fastest
+            first.
+        reward_summaries: Mean and interquartile mean of the returns of the reference and of what was compared with it.
         loops: The figures of each control loop.
-        disturbances: What went on beside each variant, where that was watched.
+        disturbances: What else ran beside each variant, where that was watched.
     """
 
     ship: str
@@ -76,62 +71,75 @@ def conclude(report: Report) -> Findings:
     loops = tuple(figures.loop_figures(loop) for loop in report.loops)
     watched = [m for m in report.measurements if m.disturbances]
     disturbances = tuple(figures.interference_figures(measurement) for measurement in watched)
-    best = choose(report.rows, loops)
+    decided = decide(report)
+    points = figures.comparable(report.rows, report.reference)
     return Findings(
-        ship=best["variant"] if best else "",
-        headline=headline(report.rows, loops),
+        ship=decided.chosen.variant if decided.chosen else "",
+        headline=headline(report, decided),
         misses=tuple(misses(loops)),
-        caveats=tuple(caveats(report, best, disturbances)),
-        pareto_front=tuple(row["variant"] for row in figures.pareto_front(report.rows)),
-        reward_summaries=figures.reward_summaries(report.rows),
+        caveats=tuple(caveats(report, decided.chosen, disturbances)),
+        pareto_front=tuple(point.row.variant for point in figures.pareto_front(points)),
+        reward_summaries=figures.reward_summaries(report.rows, report.reference),
         loops=loops,
         disturbances=disturbances,
     )
 
 
-def headline(rows: Sequence[Row], loops: Sequence[LoopFigures] = ()) -> str:
+def decide(report: Report) -> Decision:
+    """Return which variant of a report to ship, under the report's own limits."""
+    facts = decision.of_rows(report.rows, report.loops)
+    return decision.decide(facts, report.limits, report.reference, report.reward)
+
+
+def headline(report: Report, decided: Decision) -> str:
     """Return the sentence that a reader in a hurry needs: what to ship, and why."""
-    timed = _timed(rows)
+    timed = sorted((j for j in decided.judgments if j.facts.p50_ms is not None), key=lambda j: j.p50_ms)
     if not timed:
         return "No variant could be measured on this machine."
-    proven = [row for row in timed if row["status"] in PROVEN]
-    if not proven:
-        fastest = f"{timed[0]['variant']} is the fastest ({table.milliseconds(timed[0]['p50_ms'])} at p50)"
-        return f"Ship nothing yet: {fastest}, but nothing is verified on this machine. Run xfer verify."
-    best = choose(rows, loops)
+    best = decided.chosen
     if best is None:
-        return _none_kept(proven, loops)
-    loop = next((loop for loop in loops if loop.name == best["variant"]), None)
-    if best["variant"].startswith("eager"):
-        also = " and kept its deadlines" if loop else ""
-        p50 = table.milliseconds(best["p50_ms"])
-        return f"Ship {best['variant']}: no variant that is verified here{also} is faster ({p50} at p50)."
-    word = "verified" if best["status"] == "verified" else "provisionally verified"
-    also = f" and kept all {loop.ticks:,} deadlines of {loop.deadline_ms:g} ms" if loop else ""
-    return f"Ship {best['variant']}: the fastest variant that is {word}{also}. {_gain(best, timed)}"
+        return f"Ship nothing yet: {_nothing(decided, timed[0].facts)}"
+    word = "verified" if best.status == "verified" else "provisionally verified"
+    if best.variant.partition("@")[0] == report.reference:
+        also = " and keeps the deadline" if decided.limits.deadline_ms is not None else ""
+        own = table.milliseconds(best.p50_ms)
+        return f"Ship {best.variant}: no variant that is {word} here{also} is faster ({own} at p50)."
+    return f"Ship {best.variant}: the fastest variant that is {word}{_in_time(best, decided)}. {_gain(report, best)}"
 
 
-def _gain(best: Row, timed: Sequence[Row]) -> str:
-    """Say how much faster than eager it is."""
-    own = f"{table.milliseconds(best['p50_ms'])} at p50"
-    eager = next((row for row in timed if row["variant"] == BASELINE), None)
-    if eager is None or best["speedup"] is None:
+def _nothing(decided: Decision, fastest: Facts) -> str:
+    """Say why no variant is acceptable."""
+    nearest, deadline_ms = decided.nearest, decided.limits.deadline_ms
+    assert nearest is not None
+    name = nearest.facts.variant
+    if all(j.facts.status == "built" for j in decided.judgments if j.facts.p50_ms is not None):
+        own = f"{fastest.variant} is the fastest ({table.milliseconds(fastest.p50_ms)} at p50)"
+        return f"{own}, but nothing is verified on this machine. Run xfer verify."
+    if nearest.reached == DEADLINE:
+        return f"no variant keeps {deadline_ms:g} ms. {name} came closest: {nearest.why_not}."
+    if nearest.reached == VERIFIED and nearest.facts.status == "provisional":
+        return f"{name} is only provisional. Run xfer verify --full, or bench with --allow-provisional."
+    return f"no variant keeps the limits. {name}: {nearest.why_not.rstrip('.')}."
+
+
+def _in_time(best: Facts, decided: Decision) -> str:
+    """Say how it keeps the deadline, where there is one."""
+    deadline_ms, loop = decided.limits.deadline_ms, best.loop
+    if deadline_ms is None:
+        return ""
+    if loop is not None and loop.deadline_ms == deadline_ms:
+        return f" and kept all {loop.ticks:,} deadlines of {deadline_ms:g} ms"
+    return f" and keeps {deadline_ms:g} ms (p99 at most {table.milliseconds(best.p99_upper_ms)})"
+
+
+def _gain(report: Report, best: Facts) -> str:
+    """Say how much faster than the reference it is."""
+    own = f"{table.milliseconds(best.p50_ms)} at p50"
+    other = next((row.p50_ms for row in report.rows if row.variant == report.reference), None)
+    if other is None or best.speedup is None:
         return f"It takes {own}."
-    instead = table.milliseconds(eager["p50_ms"])
-    return f"It is {best['speedup']:.1f} times as fast as eager: {own} instead of {instead}."
-
-
-def _none_kept(proven: Sequence[Row], loops: Sequence[LoopFigures]) -> str:
-    """Say which proven variant came closest to its deadlines, where none kept all of them."""
-    names = [row["variant"] for row in proven]
-    ran = [loop for loop in loops if loop.ticks and not loop.error and loop.name in names]
-    if not ran:
-        return "Ship nothing yet: no verified variant has run in the control loop."
-    nearest = min(ran, key=lambda loop: (loop.missed / loop.ticks, names.index(loop.name)))
-    return (
-        f"Ship nothing at {nearest.rate_hz:g} Hz yet: no verified variant that ran kept every deadline of"
-        f" {nearest.deadline_ms:g} ms, and {nearest.name} came closest."
-    )
+    name = table.short(report.reference)
+    return f"It is {best.speedup:.1f} times as fast as {name}: {own} instead of {table.milliseconds(other)}."
 
 
 def misses(loops: Sequence[LoopFigures]) -> list[str]:
@@ -146,27 +154,29 @@ def misses(loops: Sequence[LoopFigures]) -> list[str]:
     return found
 
 
-def caveats(report: Report, best: Row | None, disturbances: Sequence[InterferenceFigures]) -> list[Caveat]:
+def caveats(report: Report, best: Facts | None, disturbances: Sequence[InterferenceFigures]) -> list[Caveat]:
     """Return what qualifies the whole report, the gravest first."""
     found = []
     if report.partial:
         found.append(Caveat("partial", f"This report is not whole: {report.partial.rstrip('.')}."))
     if report.protocol.quick:
-        found.append(Caveat("quick", f"A {QUICK}. Leave out --quick for figures to rely on."))
-    if best is not None and best["status"] == "provisional":
-        few = f"{best['variant']} looks clean, on too few episodes for a proof: xfer verify --full runs enough."
+        found.append(Caveat("quick", "A quick run: few samples. Leave out --quick for figures to rely on."))
+    if best is not None and best.status == "provisional":
+        few = f"{best.variant} looks clean, on too few episodes for a proof: xfer verify --full runs enough."
         found.append(Caveat("provisional", few))
     disturbed = [one for one in disturbances if one.disturbed]
     if disturbed:
         found.append(Caveat("disturbed", _disturbed(disturbed)))
-    unstable = [row["variant"] for row in report.rows if row["stable"] is False]
+    unstable = [row.variant for row in report.rows if row.stable is False]
     if unstable:
-        figure = "speed-up" if any(row["speedup"] is not None for row in report.rows) else "time"
-        moved = f"The {figure} of {_names(unstable)} moved by more than {table.share(TOLERANCE)} during the run."
+        figure = "speed-up" if any(row.speedup is not None for row in report.rows) else "time"
+        moved = f"The {figure} of {_named(unstable)} moved by more than {table.share(TOLERANCE)} during the run."
         found.append(Caveat("unstable", moved))
-    baseline = next((one.rounds for one in report.measurements if one.name == BASELINE and not one.error), ())
+    name = report.reference
+    baseline = next((one.rounds for one in report.measurements if one.name == name and not one.error), ())
     if TOLERANCE < (drifted := drift(baseline)) < math.inf:
-        what = f"The machine changed its speed: eager's time moved by {table.share(drifted)} during the run."
+        moved = f"{table.short(name)}'s time moved by {table.share(drifted)} during the run"
+        what = f"The machine changed its speed: {moved}."
         found.append(Caveat("drifting", f"{what} Speed-ups are taken within rounds; times are of this run."))
     return found + [Caveat("slower", sentence) for sentence in slower_than_fp32(report.measurements)]
 
@@ -196,9 +206,9 @@ def slower_than_fp32(measurements: Sequence[Measurement]) -> list[str]:
     return found
 
 
-def _names(names: Sequence[str]) -> str:
+def _named(names: Sequence[str]) -> str:
     """Name a few, and count many: each row carries its mark anyway."""
-    return ", ".join(names) if len(names) <= FEW else f"{len(names)} rows"
+    return ", ".join(names) if len(names) <= MAX_NAMES else f"{len(names)} rows"
 
 
 def _disturbed(those: Sequence[InterferenceFigures]) -> str:
@@ -210,6 +220,6 @@ def _disturbed(those: Sequence[InterferenceFigures]) -> str:
     }
     who = max(taken, key=lambda name: taken[name])
     return (
-        f"Something else ran in {disturbed} of {rounds} rounds of {_names([one.name for one in those])}:"
+        f"Something else ran in {disturbed} of {rounds} rounds of {_named([one.name for one in those])}:"
         f" {who} took up to {table.share(taken[who])} of the cores."
     )

@@ -1,25 +1,20 @@
-"""What a report says, as data."""
+"""What a report says, as data. Whatever draws it or concludes from it imports this, never the other way round."""
 
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from dataclasses import dataclass, field
 
 from benchmarks.measure.batch_sweep import BatchPoint
 from benchmarks.measure.control_loop import ControlLoop
-from benchmarks.measure.interference import OTHERS_LIMIT, STEAL_LIMIT
 from benchmarks.measure.protocol import Measurement, Protocol
-from benchmarks.report import table
-from benchmarks.report.conclusion import Findings, conclude
-from benchmarks.report.table import EXPLANATION
-from benchmarks.stats.percentiles import FLOORS, TOLERANCE, WINDOWS
+from benchmarks.report.decision import Limits
+from benchmarks.report.rows import Row
 from export.bundle.machine import Machine
 from export.bundle.manifest import Provenance
 from xfer.spec import RewardScale
 
-SCHEMA = (1, 1)
+SCHEMA = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -31,19 +26,21 @@ class Report:
     Attributes:
         machine: Where it was measured.
         measured: When, as ISO 8601 in UTC.
-        command: The command that repeats it.
+        command: The command that repeats it; empty if it was measured from Python.
         task: Name of the policy's task.
         control_hz: The task's control rate, in Hz.
         reward: The scale of returns, or None.
         provenances: The graph that was timed, and the whole backbone's if that was timed too.
         protocol: How much was measured.
         notes: What else a reader should know.
-        rows: What ``--json`` prints, one mapping a variant.
+        rows: One a variant.
         measurements: The raw samples.
         loops: The control loop of each variant, where one was run.
         sweep: Throughput and latency at each batch size, where that was measured.
         partial: Why the report is not whole, or empty.
         bundle: The bundle that was measured, as the user named it; its verification is repeated from it.
+        limits: What a variant must keep to be shipped.
+        reference: The variant that the others are compared with.
     """
 
     machine: Machine
@@ -55,56 +52,20 @@ class Report:
     provenances: tuple[Provenance, ...]
     protocol: Protocol
     notes: tuple[str, ...]
-    rows: tuple[dict[str, Any], ...]
+    rows: tuple[Row, ...]
     measurements: tuple[Measurement, ...]
     loops: tuple[ControlLoop, ...] = ()
     sweep: tuple[BatchPoint, ...] = ()
     partial: str = ""
     bundle: str = ""
-
-    @property
-    def explanation(self) -> str:
-        """How it was measured, in a paragraph."""
-        protocol = self.protocol
-        return EXPLANATION.format(
-            rounds=protocol.rounds,
-            passes=protocol.passes,
-            lead_in=protocol.lead_in_calls,
-            calls=f"{protocol.calls:,}",
-            seconds=protocol.seconds,
-            warmup_calls=protocol.warmup_calls,
-            warmup_seconds=protocol.warmup_seconds,
-            p99=FLOORS[0.99],
-            p999=FLOORS[0.999],
-            windows=min(WINDOWS, protocol.rounds),
-            tolerance=table.share(TOLERANCE),
-            others=table.share(OTHERS_LIMIT),
-            steal=table.share(STEAL_LIMIT),
-        )
-
-    @property
-    def machine_line(self) -> str:
-        """Processor, memory, system, threads."""
-        cores = next((m.cores for m in self.measurements if m.cores), ())
-        return table.machine_line(self.machine, self.protocol.threads, cores)
-
-    @property
-    def graph_lines(self) -> list[str]:
-        """The graphs that were timed."""
-        return [table.graph_line(provenance) for provenance in self.provenances]
+    limits: Limits = field(default_factory=Limits)
+    reference: str = "eager-fp32"
 
     @property
     def commands(self) -> list[str]:
-        """What repeats it: the verification and the measurement."""
-        verify = [shlex.join(["xfer", "verify", self.bundle, "--full"])] if self.bundle else []
-        return [*verify, self.command]
-
-    @cached_property
-    def findings(self) -> Findings:
-        """What follows from all of it; worked out once."""
-        return conclude(self)
-
-    @property
-    def reasons(self) -> list[tuple[str, str]]:
-        """Each variant's reason for its status, where there is one."""
-        return [(row["variant"], row["reason"]) for row in self.rows if row["reason"]]
+        """What repeats it: the verification, the measurement, and the recommendation under the same limits."""
+        if not self.bundle:
+            return [self.command] if self.command else []
+        verify = shlex.join(["xfer", "verify", self.bundle, "--full"])
+        recommend = shlex.join(["xfer", "recommend", self.bundle, *self.limits.options()])
+        return [verify, *filter(None, [self.command]), recommend]

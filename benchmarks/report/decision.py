@@ -1,134 +1,316 @@
-"""Which variant to ship: one judge for the report and for ``xfer recommend``."""
+"""Which variant to ship: one judge, for a report's "Ship ..." and for ``xfer recommend``.
+
+The rule. A variant is acceptable if all of this holds, in this order:
+
+1. It was built, and this machine can run it.
+2. It is verified on this machine; or provisional, where ``Limits.allow_provisional`` says so. The verdict of another
+   machine does not count.
+3. Its loss of reward is at most ``Limits.max_reward_drop``. Of a verified variant that is the bound of its loss; of a
+   provisional one the loss that was seen, since a bound over a few episodes rules out little. The reference, which the
+   others are compared with, loses nothing. A variant whose reward was never compared is not acceptable.
+4. It was measured on this machine.
+5. It keeps ``Limits.deadline_ms``, where there is one. If its control loop was run with that very deadline in the last
+   bench, the loop says so: every action in time. Otherwise the upper 99 % bound of p99 has to be within the deadline.
+   Without a deadline neither is needed, so a quick bench is enough.
+
+Of the acceptable variants, the one with the smallest p50 is shipped; of equal ones, the first by name.
+
+A report judges what it measured, ``xfer recommend`` what the last bench of each variant left in the bundle. Of the
+same measurements and limits both name the same variant, or none.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from benchmarks.measure.control_loop import ControlLoop
 from benchmarks.report import table
-from benchmarks.report.figures import LoopFigures
-from benchmarks.report.rows import Row
-from export import targets
+from benchmarks.report.rows import Row, verdict
 from export.bundle import records
-from export.bundle.reader import Bundle
-from export.bundle.records import PROVEN, Latency, Record, Verification
-from export.targets import BASELINE, Variant
+from export.bundle.manifest import Build
+from export.bundle.reader import Bundle, why_not
+from export.bundle.records import LoopRecord, Record, Status
+from xfer.errors import UsageError
 from xfer.spec import RewardScale
+
+RUNS, VERIFIED, REWARD, MEASURED, DEADLINE, ACCEPTED = range(6)
+"""How far a variant came: the condition that it fails, in the order of the rule, or ``ACCEPTED``."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What was asked for; see ``Args``."""
+    """What a variant must keep to be shipped.
 
-    deadline_ms: float
-    max_reward_drop: float
-    allow_provisional: bool
+    Attributes:
+        deadline_ms: Longest acceptable time from raw frame to action, in milliseconds, or None for any.
+        max_reward_drop: Largest acceptable loss, as a share of the reference return less the random return.
+        allow_provisional: Whether variants that look clean on too few episodes for a proof are acceptable.
+    """
+
+    deadline_ms: float | None = None
+    max_reward_drop: float = 0.02
+    allow_provisional: bool = False
+
+    def check(self) -> Limits:
+        """Return the limits themselves.
+
+        Raises:
+            UsageError: On a deadline or drop that means nothing.
+        """
+        if not 0 <= self.max_reward_drop <= 1:
+            raise UsageError(f"--max-reward-drop {self.max_reward_drop:g} is a share: use 0 to 1, as 0.02.")
+        if self.deadline_ms is not None and not (math.isfinite(self.deadline_ms) and self.deadline_ms > 0):
+            raise UsageError(f"--deadline-ms {self.deadline_ms:g} is not a positive number.")
+        return self
+
+    def options(self) -> list[str]:
+        """Return them as options of a command; the defaults are left out."""
+        words = [] if self.deadline_ms is None else ["--deadline-ms", f"{self.deadline_ms:g}"]
+        if self.max_reward_drop != Limits.max_reward_drop:
+            words += ["--max-reward-drop", f"{self.max_reward_drop:g}"]
+        return [*words, "--allow-provisional"] if self.allow_provisional else words
+
+    def __str__(self) -> str:
+        """Return them in words.
+
+        Example:
+            >>> print(Limits(20.0))
+            deadline 20 ms, at most 2 % of the reward lost, verified variants only
+        """
+        deadline = "no deadline" if self.deadline_ms is None else f"deadline {self.deadline_ms:g} ms"
+        which = "provisional variants allowed" if self.allow_provisional else "verified variants only"
+        return f"{deadline}, at most {table.share(self.max_reward_drop)} of the reward lost, {which}"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of one variant on this machine.
+
+    Attributes:
+        variant: TARGET-PRECISION or TARGET-PRECISION@PLACE.
+        status: Its verdict here, or what building it gave.
+        reason: The reason for that.
+        reward_delta: Its mean return minus the reference's, or None.
+        reward_interval: One-sided 95 % bounds of that difference, or None.
+        p50_ms: Its median latency, or None if it was not measured.
+        p99_upper_ms: The 99 % bound above its p99, or None below the sample floor.
+        samples: Number of timed calls.
+        speedup: How many times as fast as the reference it is, or None.
+        loop: Its control loop in the same bench, if one was run.
+        cannot_run: Why it cannot run here, or empty.
+        elsewhere: Whether only other machines know it.
+    """
+
+    variant: str
+    status: Status
+    reason: str = ""
+    reward_delta: float | None = None
+    reward_interval: tuple[float, float] | None = None
+    p50_ms: float | None = None
+    p99_upper_ms: float | None = None
+    samples: int = 0
+    speedup: float | None = None
+    loop: LoopRecord | None = None
+    cannot_run: str = ""
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True)
 class Judgment:
-    """One variant, held against what was asked for.
+    """One variant, held against the limits.
 
     Attributes:
-        variant: TARGET-PRECISION or TARGET-PRECISION@PLACE.
-        why_not: Why it does not hold, or empty.
-        record: What this machine knows of it.
+        facts: The variant.
+        reached: How far it came: one of the constants above.
+        why_not: Why it is not acceptable, or empty.
     """
 
-    variant: str
-    why_not: str
-    record: Record | None
+    facts: Facts
+    reached: int
+    why_not: str = ""
 
     @property
-    def latency(self) -> Latency | None:
-        """Its figures on this machine."""
-        return self.record.latency if self.record else None
+    def p50_ms(self) -> float:
+        """Its median latency; infinity if it was not measured."""
+        return math.inf if self.facts.p50_ms is None else self.facts.p50_ms
 
     @property
-    def verification(self) -> Verification | None:
-        """Its verdict on this machine."""
-        return self.record.verification if self.record else None
+    def missed(self) -> float:
+        """Share of the control loop's deadlines that it missed: 0 without a loop, 1 for one that did not run."""
+        loop = self.facts.loop
+        if loop is None:
+            return 0.0
+        return loop.missed / loop.ticks if loop.ticks and not loop.error else 1.0
 
 
-def judge_all(bundle: Bundle, limits: Limits) -> list[Judgment]:
-    """Hold every build, and every other variant that has a record here, against what was asked for."""
-    known = records.load(bundle)
-    elsewhere = {name for machine in records.inherited(bundle) for name in machine.records}
-    found = []
-    for name in dict.fromkeys([*bundle.builds, *known]):
-        build, record = bundle.builds[name.partition("@")[0]], known.get(name)
-        if build.status != "built":
-            why_not = f"{build.status}: {build.reason}"
-        elif record is None and name in elsewhere:
-            why_not = "known from another machine only; that is inherited, not believed"
-        elif record is None and (reason := _cannot_run(name)) is not None:
-            why_not = build.not_run(reason)
-        else:
-            why_not = judge(name, record, bundle.spec.reward, limits)
-        found.append(Judgment(name, why_not, record))
-    return found
+@dataclass(frozen=True)
+class Decision:
+    """What was decided, and what of each variant.
+
+    Attributes:
+        limits: What was asked for.
+        judgments: One a variant, in the order in which they were given.
+    """
+
+    limits: Limits
+    judgments: tuple[Judgment, ...]
+
+    @property
+    def acceptable(self) -> list[Judgment]:
+        """Those that keep all limits, the fastest first."""
+        return sorted((j for j in self.judgments if j.reached == ACCEPTED), key=lambda j: (j.p50_ms, j.facts.variant))
+
+    @property
+    def chosen(self) -> Facts | None:
+        """The variant to ship, or None."""
+        return next((judgment.facts for judgment in self.acceptable), None)
+
+    @property
+    def nearest(self) -> Judgment | None:
+        """The one that came furthest; of those that came equally far, the most punctual, then the fastest one."""
+        order = sorted(self.judgments, key=lambda j: (-j.reached, j.missed, j.p50_ms, j.facts.variant))
+        return next(iter(order), None)
 
 
-def _cannot_run(name: str) -> str | None:
-    variant = Variant.parse(name)
-    return targets.load(variant.target).runnable(variant.place)
+def decide(variants: Sequence[Facts], limits: Limits, reference: str, reward: RewardScale | None) -> Decision:
+    """Hold variants against limits, by the rule that this module describes.
+
+    Args:
+        variants: What is known of each.
+        limits: What each must keep.
+        reference: The variant that the others are compared with.
+        reward: The scale of returns, or None.
+    """
+    return Decision(limits, tuple(judge(facts, limits, reference, reward) for facts in variants))
 
 
-def judge(name: str, record: Record | None, reward: RewardScale | None, limits: Limits) -> str:
-    """Return why a built variant does not hold, or an empty string."""
-    verification = record.verification if record else None
-    latency = record.latency if record else None
-    if verification is None:
-        return "not verified on this machine: run xfer verify"
-    if verification.status == "provisional" and not limits.allow_provisional:
-        return f"provisional: {verification.reason or 'too few episodes'} (--allow-provisional takes it)"
-    if verification.status not in ("verified", "provisional"):
-        return f"{verification.status}: {verification.reason}"
-    drop = reward_drop(name, verification, reward)
+def judge(facts: Facts, limits: Limits, reference: str, reward: RewardScale | None) -> Judgment:
+    """Hold one variant against the limits."""
+
+    def fails(condition: int, why: str) -> Judgment:
+        return Judgment(facts, condition, why)
+
+    if facts.status in ("failed", "unavailable"):
+        return fails(RUNS, f"{facts.status}: {facts.reason}")
+    if facts.cannot_run:
+        return fails(RUNS, facts.cannot_run)
+    if facts.elsewhere:
+        return fails(VERIFIED, "known from another machine only; that is inherited, not believed")
+    if facts.status == "built":
+        return fails(VERIFIED, facts.reason or "not verified on this machine: run xfer verify")
+    if facts.status == "provisional" and not limits.allow_provisional:
+        return fails(VERIFIED, f"provisional: {facts.reason or 'too few episodes'} (--allow-provisional takes it)")
+    if facts.status not in ("verified", "provisional"):
+        return fails(VERIFIED, f"{facts.status}: {facts.reason}")
+    drop = reward_drop(facts, reference, reward)
     if drop is None:
-        return "its reward was not compared with eager's"
+        return fails(REWARD, f"its reward was not compared with {table.short(reference)}'s")
     if drop > limits.max_reward_drop:
-        return f"may lose {drop:.2%} of the reward span, {limits.max_reward_drop:.2%} is allowed"
-    if latency is None:
-        return "not measured on this machine: run xfer bench"
-    if latency.p99_upper_ms is None:
-        return f"{latency.samples} calls are too few for p99: run xfer bench without --quick"
-    if latency.p99_upper_ms > limits.deadline_ms:
-        return f"p99 may be {table.milliseconds(latency.p99_upper_ms)}, later than {limits.deadline_ms:g} ms"
-    return ""
+        return fails(REWARD, f"may lose {drop:.2%} of the reward, {limits.max_reward_drop:.2%} is allowed")
+    if facts.p50_ms is None:
+        return fails(MEASURED, "not measured on this machine: run xfer bench")
+    late = why_late(facts, limits.deadline_ms)
+    return fails(DEADLINE, late) if late else Judgment(facts, ACCEPTED)
 
 
-def reward_drop(name: str, verification: Verification, reward: RewardScale | None) -> float | None:
-    """Return the loss that the record cannot rule out, as a share of the reward span; None if unknown.
-
-    Of a provisional variant, which is here by the user's wish, it is the loss that was seen: a bound over a few
-    episodes rules out little by nature.
-    """
-    if verification.reward_interval is None or verification.reward_delta is None or reward is None:
-        # Eager is what the others are compared with.
-        return 0.0 if name == BASELINE else None
-    provisional = verification.status == "provisional"
-    change = verification.reward_delta if provisional else verification.reward_interval[0]
+def reward_drop(facts: Facts, reference: str, reward: RewardScale | None) -> float | None:
+    """Return the loss of reward that counts, as a share of the reward's span; None if it is unknown."""
+    if facts.reward_interval is None or facts.reward_delta is None or reward is None:
+        return 0.0 if facts.variant == reference else None
+    change = facts.reward_delta if facts.status == "provisional" else facts.reward_interval[0]
     return max(0.0, -change / reward.span)
 
 
-def _p50(judgment: Judgment) -> float:
-    latency = judgment.latency
-    return latency.p50_ms if latency and latency.p50_ms is not None else float("inf")
+def why_late(facts: Facts, deadline_ms: float | None) -> str:
+    """Return why a measured variant may miss a deadline, or an empty string."""
+    if deadline_ms is None:
+        return ""
+    loop = facts.loop
+    if loop is not None and loop.deadline_ms == deadline_ms:
+        if loop.error or not loop.ticks:
+            return f"did not finish its control loop: {loop.error or 'no ticks'}"
+        missed = f"missed {loop.missed:,} of {loop.ticks:,} deadlines of {deadline_ms:g} ms in the control loop"
+        return missed if loop.missed else ""
+    if facts.p99_upper_ms is None:
+        return f"{facts.samples:,} calls are too few for p99: run xfer bench without --quick"
+    if facts.p99_upper_ms > deadline_ms:
+        return f"p99 may be {table.milliseconds(facts.p99_upper_ms)}, later than {deadline_ms:g} ms"
+    return ""
 
 
-def choose(rows: Sequence[Row], loops: Sequence[LoopFigures] = ()) -> Row | None:
-    """Return the row to ship, or None.
+def of_rows(rows: Sequence[Row], loops: Sequence[ControlLoop]) -> list[Facts]:
+    """Return the facts of a report; the whole backbone, which is timed for comparison, is left out."""
+    by_name = {loop.name: loop_record(loop) for loop in loops}
+    return [
+        Facts(
+            variant=row.variant,
+            status=row.status,
+            reason=row.reason,
+            reward_delta=row.reward_delta,
+            reward_interval=row.reward_interval,
+            p50_ms=row.p50_ms,
+            p99_upper_ms=row.p99_upper_ms,
+            samples=row.samples or 0,
+            speedup=row.speedup,
+            loop=by_name.get(row.variant),
+        )
+        for row in rows
+        if not row.whole_backbone
+    ]
 
-    It is the fastest variant (at p50) that is verified, or provisionally so, and that kept every deadline of the
-    control loop, if one was run.
+
+def of_bundle(bundle: Bundle) -> list[Facts]:
+    """Return what this machine's records say of every build, and of every other variant that has a record.
+
+    Raises:
+        BundleError: If the records are damaged.
     """
-    kept = [loop.name for loop in loops if loop.kept]
-    proven = (row for row in _timed(rows) if row["status"] in PROVEN)
-    return next((row for row in proven if not loops or row["variant"] in kept), None)
+    known = records.load(bundle)
+    elsewhere = {name for machine in records.inherited(bundle) for name in machine.records}
+    names = dict.fromkeys([*bundle.builds, *known])
+    cannot_run = {name: reason for name in names if (reason := why_not(bundle, name)) is not None}
+    return of_records(bundle.builds, known, cannot_run, elsewhere)
 
 
-def _timed(rows: Sequence[Row]) -> list[Row]:
-    """The policy's own graphs that were measured, the fastest first."""
-    timed = [row for row in rows if row["p50_ms"] is not None and not row["whole_backbone"]]
-    return sorted(timed, key=lambda row: row["p50_ms"])
+def of_records(
+    builds: Mapping[str, Build],
+    known: Mapping[str, Record],
+    cannot_run: Mapping[str, str],
+    elsewhere: set[str] | frozenset[str] = frozenset(),
+) -> list[Facts]:
+    """Return the facts of records.
+
+    Args:
+        builds: The bundle's builds.
+        known: This machine's records, by variant.
+        cannot_run: The variants that cannot run here, and why.
+        elsewhere: The variants that other machines have a record of.
+    """
+    found = []
+    for name in dict.fromkeys([*builds, *known]):
+        build, record = builds[name.partition("@")[0]], known.get(name)
+        judged, latency = verdict(build, record), record.latency if record else None
+        found.append(
+            Facts(
+                variant=name,
+                status=judged.status,
+                reason=judged.reason,
+                reward_delta=judged.reward_delta,
+                reward_interval=judged.reward_interval,
+                p50_ms=latency.p50_ms if latency else None,
+                p99_upper_ms=latency.p99_upper_ms if latency else None,
+                samples=latency.samples if latency else 0,
+                speedup=latency.speedup if latency else None,
+                loop=record.loop if record else None,
+                cannot_run=build.not_run(cannot_run[name]) if name in cannot_run else "",
+                elsewhere=record is None and name in elsewhere,
+            )
+        )
+    return found
+
+
+def loop_record(loop: ControlLoop) -> LoopRecord:
+    """Return what a record keeps of a control loop."""
+    return LoopRecord(loop.rate_hz, loop.deadline_ms, len(loop.latencies_ms), loop.missed, loop.error)

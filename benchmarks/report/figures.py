@@ -13,7 +13,6 @@ from benchmarks.report.rows import Row
 from benchmarks.stats.bootstrap import RewardSummary, summarize
 from benchmarks.stats.percentiles import percentile
 from export.bundle.records import PROVEN
-from export.targets import BASELINE
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def loop_figures(loop: ControlLoop) -> LoopFigures:
 
 @dataclass(frozen=True)
 class InterferenceFigures:
-    """What went on beside one variant, over all of its rounds.
+    """What else ran beside one variant, over all of its rounds.
 
     Attributes:
         name: Name of its row.
@@ -127,41 +126,54 @@ def _range(values: Iterable[float | None]) -> tuple[float, float] | None:
     return (min(known), max(known)) if known else None
 
 
-def reward_summaries(rows: Sequence[Row]) -> dict[str, RewardSummary]:
-    """Return the returns of eager and of each variant that was compared with it, by row.
+def reward_summaries(rows: Sequence[Row], reference: str) -> dict[str, RewardSummary]:
+    """Return the returns of the reference and of each variant that was compared with it, by row.
 
-    Eager's are those of every seed that some variant was compared on; a seed counts once.
+    The reference's are those of every seed that some variant was compared on; a seed counts once.
     """
-    compared = {row["variant"]: row["returns"] for row in rows if row["returns"] and row["variant"] != BASELINE}
+    compared = {row.variant: row.returns for row in rows if row.returns and row.variant != reference}
     if not compared:
         return {}
-    eager = {seed: reference for pairs in compared.values() for seed, reference, _ in pairs}
-    returns = {BASELINE: [eager[seed] for seed in sorted(eager)]}
+    by_seed = {seed: value for pairs in compared.values() for seed, value, _ in pairs}
+    returns = {reference: [by_seed[seed] for seed in sorted(by_seed)]}
     returns |= {name: [own for _, _, own in pairs] for name, pairs in compared.items()}
     return {name: summarize(values) for name, values in returns.items()}
 
 
-def reward_change(row: Row) -> float | None:
-    """Return a row's change in mean return against eager; eager's own is 0, where it counts as proven."""
-    if row["variant"] == BASELINE and row["status"] in PROVEN:
-        return 0.0
-    change: float | None = row["reward_delta"]
-    return change
+@dataclass(frozen=True)
+class Point:
+    """A variant that has both a latency and a change in reward.
+
+    Attributes:
+        row: Its row.
+        p50_ms: Its median latency.
+        change: Its change in mean return against the reference.
+    """
+
+    row: Row
+    p50_ms: float
+    change: float
 
 
-def comparable(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows that have both a latency and a change in reward, the fastest first."""
-    both = [r for r in rows if r["p50_ms"] is not None and reward_change(r) is not None and not r["whole_backbone"]]
-    return sorted(both, key=lambda row: (row["p50_ms"], -(reward_change(row) or 0.0)))
+def comparable(rows: Sequence[Row], reference: str) -> list[Point]:
+    """Return the variants that have both a latency and a change in reward, the fastest first.
+
+    The reference's own change is 0, where its verdict is one.
+    """
+    found = []
+    for row in rows:
+        change = 0.0 if row.variant == reference and row.status in PROVEN else row.reward_delta
+        if row.p50_ms is not None and change is not None and not row.whole_backbone:
+            found.append(Point(row, row.p50_ms, change))
+    return sorted(found, key=lambda point: (point.p50_ms, -point.change))
 
 
-def pareto_front(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows that no other one beats in both latency and reward, the fastest first; rejected ones left out."""
-    front: list[Row] = []
+def pareto_front(points: Sequence[Point]) -> list[Point]:
+    """Return the verified or provisional points that no other one beats in both latency and reward, fastest first."""
+    front: list[Point] = []
     best = -np.inf
-    for row in comparable(rows):
-        change = reward_change(row) or 0.0
-        if row["status"] in PROVEN and change > best:
-            front.append(row)
-            best = change
+    for point in points:
+        if point.row.status in PROVEN and point.change > best:
+            front.append(point)
+            best = point.change
     return front

@@ -1,16 +1,17 @@
-"""``report.html``: one file with its styles and plots inside, which asks the network for nothing."""
+"""``report.html``: one file with its styles and plots inside, which loads nothing from the network."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.report import figures, plots, table
+from benchmarks.report import figures, method, plots, table
+from benchmarks.report.conclusion import Findings
 from benchmarks.report.data import Report
 from benchmarks.report.timeline import timeline
 from export.verification.non_inferiority import MARGIN
 
 
-def to_html(report: Report) -> str:
+def to_html(report: Report, findings: Findings) -> str:
     """Return the page; everything that comes from a bundle is escaped. What was not measured is left out."""
     import jinja2
     from markupsafe import Markup
@@ -18,25 +19,29 @@ def to_html(report: Report) -> str:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
+    points = figures.comparable(report.rows, report.reference)
     margin = MARGIN * report.reward.span if report.reward else None
     drawn = {
-        "pareto": plots.pareto(report.rows, margin),
+        "pareto": plots.pareto(points, margin),
         "latency": plots.latency([m for m in report.measurements if m.rounds and not m.error and m.batch == 1]),
         "timeline": timeline(report.loops),
         "reward": plots.reward(report.rows, margin),
-        "returns": plots.returns(report.findings.reward_summaries),
+        "returns": plots.returns(findings.reward_summaries),
         "sweep": plots.sweep(report.sweep),
     }
     page: str = environment.get_template("report.html.j2").render(
         report=report,
-        findings=report.findings,
+        reference=table.short(report.reference),
+        columns=table.columns(report.reference),
+        findings=findings,
         rows=[(row, table.cells(row), table.marks(row)) for row in report.rows],
-        points=figures.comparable(report.rows),
-        diverged=[row for row in report.rows if row["divergence"]],
-        agreed=[row for row in report.rows if row["returns"] and not row["divergence"]],
+        points=points,
+        diverged=[row for row in report.rows if row.divergence],
+        agreed=[row for row in report.rows if row.returns and not row.divergence],
         margin=MARGIN,
         # matplotlib has escaped the text inside its own drawings.
         plots={name: Markup(svg) for name, svg in drawn.items()},
         table=table,
+        method=method,
     )
     return page

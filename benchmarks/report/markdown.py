@@ -4,39 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from benchmarks.report import table
+from benchmarks.report import method, table
+from benchmarks.report.conclusion import Findings
 from benchmarks.report.data import Report
 
 
-def to_markdown(report: Report) -> str:
+def to_markdown(report: Report, findings: Findings) -> str:
     """Return the report as Markdown; nothing that comes from a bundle is read as Markdown or HTML."""
-    lines = [f"**{_plain(report.findings.verdict)}**", ""]
-    lines += _list(caveat.text for caveat in report.findings.caveats)
+    lines = [f"**{_plain(findings.verdict)}**", ""]
+    lines += _list(caveat.text for caveat in findings.caveats)
     rows = []
     for row in report.rows:
         cells = table.cells(row)
         cells[1] = ", ".join([cells[1], *table.marks(row)])
         rows.append(cells)
-    lines += _table(table.COLUMNS, rows, left=2)
-    lines += _list(f"{variant}: {reason}" for variant, reason in report.reasons)
-    loops, summaries = report.findings.loops, report.findings.reward_summaries
+    lines += _table(table.columns(report.reference), rows, left=2)
+    lines += _list(f"{variant}: {reason}" for variant, reason in table.reasons(report.rows))
+    loops, summaries = findings.loops, findings.reward_summaries
     if loops:
         lines += [f"Control loop at {loops[0].rate_hz:g} Hz, each tick timed from its scheduled moment:", ""]
         lines += _table(*table.loops(loops))
     if summaries:
         lines += ["Returns, with 95 % bootstrap intervals:", "", *_table(*table.returns(summaries))]
-    lines += _list(table.divergence(row) for row in report.rows if row["divergence"])
+    lines += _list(table.divergence(row, report.reference) for row in report.rows if row.divergence)
     if report.sweep:
         lines += ["Batch sweep, with the median time of a step:", "", *_table(*table.sweep(report.sweep))]
     lines += _list(
         [
-            *(f"Graph: {line}" for line in report.graph_lines),
-            f"Machine: {report.machine_line}",
+            *(f"Graph: {line}" for line in method.graph_lines(report)),
+            f"Machine: {method.machine_line(report)}",
+            f"Limits: {report.limits}",
             *report.notes,
             f"Measured {report.measured}",
         ]
     )
-    return "\n".join([*lines, report.explanation, "", "```", *report.commands, "```", ""])
+    return "\n".join([*lines, method.explanation(report), "", "```", *report.commands, "```", ""])
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:

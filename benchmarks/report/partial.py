@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.report import write
+from benchmarks.report.conclusion import conclude
 from benchmarks.report.data import Report
 from xfer.errors import UsageError
 from xfer.files import write_atomically
 
-SHARE = 0.05
+MAX_SHARE = 0.05
 """Largest share of a bench's time that goes into writing unfinished reports: raw samples grow to many megabytes."""
 
 
@@ -37,7 +38,8 @@ class Partial:
         began = time.monotonic()
         if began < self._rest_until:
             return
-        line = write.to_json(so_far())
+        report = so_far()
+        line = write.to_json(report, conclude(report))
         try:
             write_atomically(self.folder / "report.json", line.encode())
         except OSError as error:
@@ -46,4 +48,4 @@ class Partial:
             sys.stdout.write(line)
             sys.stdout.flush()
         now = time.monotonic()
-        self._rest_until = now + (now - began) / SHARE
+        self._rest_until = now + (now - began) / MAX_SHARE

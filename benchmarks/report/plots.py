@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.measure.batch_sweep import BatchPoint
 from benchmarks.measure.protocol import Measurement
 from benchmarks.report import svg
-from benchmarks.report.figures import comparable, pareto_front, reward_change
+from benchmarks.report.figures import Point, pareto_front
 from benchmarks.report.rows import Row
 from benchmarks.report.svg import ACCENT, BAD, BASE, GOOD, INK, MUTED, PIXELS, WARN
 from benchmarks.report.table import milliseconds
@@ -27,43 +27,41 @@ MARKERS = {"verified": ("o", GOOD), "provisional": ("D", WARN), "rejected": ("s"
 OTHER_MARKER = ("^", BASE)
 
 
-def pareto(rows: Sequence[Row], margin: float | None) -> str:
+def pareto(known: Sequence[Point], margin: float | None) -> str:
     """Draw latency against the change in reward, each with its bounds, and the Pareto front.
 
     Args:
-        rows: The report's rows; those without latency or reward are left out. They are numbered as ``comparable``
-            lists them.
+        known: The variants, the fastest first; they are numbered in this order.
         margin: The allowed loss, in the task's units, or None.
     """
-    known = comparable(rows)
     if len(known) < 2:
         return ""
     figure, axes = svg.area(3.0)
     axes.axhline(0, color=MUTED, linewidth=1)
     if margin is not None:
         axes.axhline(-margin, color=BAD, linewidth=1.4, linestyle="dashed")
-    front = pareto_front(rows)
-    slowest = max(row["p99_upper_ms"] or row["p50_ms"] for row in known)
-    low, high = known[0]["p50_ms"] / 1.25, slowest * 1.25
+    front = pareto_front(known)
+    slowest = max(point.row.p99_upper_ms or point.p50_ms for point in known)
+    low, high = known[0].p50_ms / 1.25, slowest * 1.25
     if front:
         # From one to the next there is nothing yet: a step, as seen from the fast side.
-        across = [row["p50_ms"] for row in front] + [high]
-        up = [reward_change(row) or 0.0 for row in front]
+        across = [point.p50_ms for point in front] + [high]
+        up = [point.change for point in front]
         axes.step(across, [*up, up[-1]], where="post", color=ACCENT, linewidth=5, alpha=0.3)
-    for number, row in enumerate(known, 1):
-        marker, color = MARKERS.get(row["status"], OTHER_MARKER)
-        x, y = row["p50_ms"], reward_change(row) or 0.0
-        if row["p99_upper_ms"] is not None:
-            axes.hlines([y], x, row["p99_upper_ms"], color=color, linewidth=1.4)
-        if row["reward_interval"] is not None:
-            axes.vlines([x], *row["reward_interval"], color=color, linewidth=1.4)
+    for number, point in enumerate(known, 1):
+        row, x, y = point.row, point.p50_ms, point.change
+        marker, color = MARKERS.get(row.status, OTHER_MARKER)
+        if row.p99_upper_ms is not None:
+            axes.hlines([y], x, row.p99_upper_ms, color=color, linewidth=1.4)
+        if row.reward_interval is not None:
+            axes.vlines([x], *row.reward_interval, color=color, linewidth=1.4)
         axes.plot([x], [y], marker, color=color, markersize=8)
         _number(axes, number, x, y)
     svg.logarithmic(axes, low, high)
     axes.margins(y=0.12)
     axes.set_xlabel("milliseconds from raw frame to action (logarithmic)", color=MUTED)
     axes.set_ylabel("change in mean return", color=MUTED)
-    points = ", ".join(f"{row['variant']} {milliseconds(row['p50_ms'])} {reward_change(row):+.2f}" for row in known)
+    points = ", ".join(f"{one.row.variant} {milliseconds(one.p50_ms)} {one.change:+.2f}" for one in known)
     return svg.svg(figure, "pareto", f"Median latency against change in mean return: {points}")
 
 
@@ -115,27 +113,31 @@ def reward(rows: Sequence[Row], margin: float | None) -> str:
         rows: The report's rows; those without a measured reward are left out.
         margin: The allowed loss, in the task's units, or None.
     """
-    known = [row for row in rows if row["reward_delta"] is not None and row["reward_interval"] is not None]
+    known = [
+        (row, Interval(row.reward_delta, *row.reward_interval))
+        for row in rows
+        if row.reward_delta is not None and row.reward_interval is not None
+    ]
     if not known:
         return ""
     figure, axes = svg.rows(len(known))
     said = []
-    for index, row in enumerate(known):
+    for index, (row, change) in enumerate(known):
         base = len(known) - 1 - index
-        low, high = row["reward_interval"]
-        short = WARN if row["status"] == "provisional" else BAD
+        low, high = change.low, change.high
+        short = WARN if row.status == "provisional" else BAD
         color = ACCENT if margin is None or low >= -margin else short
-        _interval(axes, base + 0.2, Interval(row["reward_delta"], low, high), color)
+        _interval(axes, base + 0.2, change, color)
         # Line by line, so that none runs through the labels.
         axes.vlines([0], base - 0.1, base + 0.5, color=MUTED, linewidth=1)
         if margin is not None:
             axes.vlines([-margin], base - 0.1, base + 0.5, color=BAD, linewidth=1.4, linestyles="dashed")
-        figures = f"{row['reward_delta']:+.2f} [{low:+.2f}, {high:+.2f}]"
-        svg.label(axes, base, row["variant"], figures)
-        said.append(f"{row['variant']} {figures}")
-    reach = [value for row in known for value in row["reward_interval"]] + [0.0]
+        figures = f"{change.value:+.2f} [{low:+.2f}, {high:+.2f}]"
+        svg.label(axes, base, row.variant, figures)
+        said.append(f"{row.variant} {figures}")
+    reach = [bound for _, change in known for bound in (change.low, change.high)] + [0.0]
     _across(axes, reach if margin is None else [*reach, -margin])
-    axes.set_xlabel("change in mean return against eager, one-sided 95 % bounds", color=MUTED)
+    axes.set_xlabel("change in mean return, one-sided 95 % bounds", color=MUTED)
     return svg.svg(figure, "reward", f"Change in mean return of each variant with its bounds: {'; '.join(said)}")
 
 

@@ -4,84 +4,148 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from benchmarks.measure.protocol import Candidate, Measurement, Protocol
-from benchmarks.stats.percentiles import FLOORS, is_stable, percentile, speedups, upper_bound
-from export.bundle import records
-from export.bundle.manifest import Provenance
+from benchmarks.stats.percentiles import MIN_SAMPLES, is_stable, percentile, speedups, upper_bound
+from export.bundle.manifest import Build, Provenance
 from export.bundle.reader import Bundle
-from export.bundle.records import Latency
-
-NO_LATENCY = {field.name: None for field in fields(Latency)}
+from export.bundle.records import Divergence, Gate, Latency, Record, Status, Verification
 
 
 @dataclass(frozen=True)
-class Rows:
-    """What all rows need to be written.
+class Row:
+    """One variant: the attributes of its ``Verification``, and those of its ``Latency``, None where not measured.
 
     Attributes:
-        bundle: The bundle that is measured.
-        names: Its variants that have a row, in order.
-        idle: Those of them that cannot run here, and why.
+        variant: Name of the row.
+        size_bytes: Size of its files on disk.
+        whole_backbone: Whether this is the whole backbone, timed beside the policy's own graph.
+    """
+
+    variant: str
+    status: Status
+    rung: Gate = ""
+    reason: str = ""
+    max_abs_diff: float | None = None
+    tolerance: float | None = None
+    agreement: float | None = None
+    regret: float | None = None
+    observations: int = 0
+    pairs: int = 0
+    pairs_needed: int = 0
+    forked: int = 0
+    reward_mean: float | None = None
+    reward_delta: float | None = None
+    reward_interval: tuple[float, float] | None = None
+    worst: tuple[str, ...] = ()
+    returns: tuple[tuple[int, float, float], ...] = ()
+    divergence: Divergence | None = None
+    size_bytes: int = 0
+    p50_ms: float | None = None
+    p90_ms: float | None = None
+    p95_ms: float | None = None
+    p99_ms: float | None = None
+    p99_upper_ms: float | None = None
+    max_ms: float | None = None
+    speedup: float | None = None
+    speedup_spread: tuple[float, float] | None = None
+    samples: int | None = None
+    stable: bool | None = None
+    quick: bool | None = None
+    cold_start_s: float | None = None
+    peak_memory_bytes: int | None = None
+    threads: int | None = None
+    p50_upper_ms: float | None = None
+    p90_upper_ms: float | None = None
+    p95_upper_ms: float | None = None
+    p999_ms: float | None = None
+    p999_upper_ms: float | None = None
+    rounds: int | None = None
+    disturbed_rounds: int | None = None
+    whole_backbone: bool = False
+
+    @classmethod
+    def of(
+        cls, variant: str, verification: Verification, size_bytes: int, latency: Latency | None, *, whole: bool = False
+    ) -> Row:
+        """Return the row of a verdict and a latency."""
+        verdict = {field.name: getattr(verification, field.name) for field in fields(Verification)}
+        figures = {field.name: getattr(latency, field.name) for field in fields(Latency)} if latency else {}
+        return cls(variant, **verdict, size_bytes=size_bytes, **figures, whole_backbone=whole)
+
+    def plain(self, *, picture: bool = True) -> dict[str, Any]:
+        """Return the row as plain values, every key of it.
+
+        Args:
+            picture: Whether to keep the picture of a divergence, which is for a report.
+        """
+        row: dict[str, Any] = msgspec.to_builtins(asdict(self))
+        if row["divergence"] is not None and not picture:
+            del row["divergence"]["picture"]
+        return row
+
+
+@dataclass(frozen=True)
+class RowBuilder:
+    """Writes the rows of a bench.
+
+    Attributes:
+        builds: The bundle's builds.
+        known: What is recorded of its variants on this machine.
+        names: The variants that have a row, in order.
+        cannot_run: Those of them that cannot run here, and why.
         candidates: What is measured: the bundle's own variants, in Python and C++, and those of a whole backbone.
         provenance: The graph of the whole backbone, where that is measured.
         protocol: How much is measured.
     """
 
-    bundle: Bundle
+    builds: Mapping[str, Build]
+    known: Mapping[str, Record]
     names: Sequence[str]
-    idle: Mapping[str, str]
+    cannot_run: Mapping[str, str]
     candidates: Sequence[Candidate]
     provenance: Provenance
     protocol: Protocol
 
     def figures(self, measurements: Mapping[str, Measurement]) -> dict[str, Latency | None]:
         """Return the figures of each candidate, or None where its process failed."""
-        from benchmarks.report.rows import summarize
-
         return {
             c.name: summarize(measurements[c.name], measurements.get(c.baseline), self.protocol)
             for c in self.candidates
         }
 
-    def all(self, measurements: Mapping[str, Measurement]) -> tuple[dict[str, Any], ...]:
-        """Return the rows as plain values: the bundle's own first."""
+    def all(self, measurements: Mapping[str, Measurement]) -> tuple[Row, ...]:
+        """Return all rows, the bundle's own first."""
         figures = self.figures(measurements)
-        known = records.load(self.bundle)
-        rows = []
-        for name in self.names:
-            build = self.bundle.builds[name.partition("@")[0]]
-            row = {**records.as_row(name, build, known.get(name)), **_plain(figures.get(name))}
-            if name in self.idle and row["status"] == "built":
-                row["reason"] = build.not_run(self.idle[name])
-            elif name in measurements and measurements[name].error:
-                row["reason"] = f"not measured: {measurements[name].error}"
-            rows.append({**row, "whole_backbone": False})
-        for candidate in self.candidates:
-            if candidate.name not in self.names:
-                rows.append(self._beside(candidate, measurements[candidate.name], figures[candidate.name]))
-        return tuple(rows)
+        rows = [self._own(name, measurements.get(name), figures.get(name)) for name in self.names]
+        others = [candidate for candidate in self.candidates if candidate.name not in self.names]
+        return (*rows, *(self._other(c, measurements[c.name], figures[c.name]) for c in others))
 
-    def _beside(self, candidate: Candidate, measurement: Measurement, figures: Latency | None) -> dict[str, Any]:
+    def _own(self, name: str, measurement: Measurement | None, latency: Latency | None) -> Row:
+        build = self.builds[name.partition("@")[0]]
+        row = Row.of(name, verdict(build, self.known.get(name)), build.size_bytes, latency)
+        if name in self.cannot_run and row.status == "built":
+            return replace(row, reason=build.not_run(self.cannot_run[name]))
+        if measurement is not None and measurement.error:
+            return replace(row, reason=f"not measured: {measurement.error}")
+        return row
+
+    def _other(self, candidate: Candidate, measurement: Measurement, latency: Latency | None) -> Row:
         in_cpp, error = bool(candidate.worker), measurement.error
         what = f"{candidate.variant} in C++; xfer-verify says what it does" if in_cpp else self.provenance.run
-        return {
-            "variant": candidate.name,
-            **msgspec.to_builtins(records.Verification("built")),
-            "reason": f"not measured: {error}" if error else what,
-            "size_bytes": Bundle(candidate.bundle).build(candidate.variant).size_bytes,
-            **_plain(figures),
-            "whole_backbone": not in_cpp,
-        }
+        reason = f"not measured: {error}" if error else what
+        size = Bundle(candidate.bundle).build(candidate.variant).size_bytes
+        return Row.of(candidate.name, Verification("built", reason=reason), size, latency, whole=not in_cpp)
 
 
-def _plain(figures: Latency | None) -> dict[str, Any]:
-    return msgspec.to_builtins(figures) if figures else NO_LATENCY
+def verdict(build: Build, record: Record | None) -> Verification:
+    """Return the verdict on a build: the recorded one, or what building it gave."""
+    return (record and record.verification) or Verification(build.status, reason=build.reason)
 
 
 def summarize(measurement: Measurement, baseline: Measurement | None, protocol: Protocol) -> Latency | None:
@@ -89,7 +153,7 @@ def summarize(measurement: Measurement, baseline: Measurement | None, protocol: 
 
     Args:
         measurement: Of the variant.
-        baseline: Of eager in the same rounds, or None where eager cannot run here.
+        baseline: Of the reference in the same rounds, or None where it cannot run here.
         protocol: What was asked of both.
 
     Returns:
@@ -99,8 +163,8 @@ def summarize(measurement: Measurement, baseline: Measurement | None, protocol: 
         return None
     samples = [sample for window in measurement.rounds for sample in window]
     ratios = speedups(baseline.rounds, measurement.rounds) if baseline and not baseline.error else []
-    p50, p90, p95, p99, p999 = (_milliseconds(percentile(samples, share)) for share in FLOORS)
-    b50, b90, b95, b99, b999 = (_milliseconds(upper_bound(samples, share)) for share in FLOORS)
+    p50, p90, p95, p99, p999 = (_milliseconds(percentile(samples, share)) for share in MIN_SAMPLES)
+    b50, b90, b95, b99, b999 = (_milliseconds(upper_bound(samples, share)) for share in MIN_SAMPLES)
     return Latency(
         p50_ms=p50,
         p90_ms=p90,
@@ -128,6 +192,3 @@ def summarize(measurement: Measurement, baseline: Measurement | None, protocol: 
 
 def _milliseconds(seconds: float | None) -> float | None:
     return None if seconds is None or not math.isfinite(seconds) else 1000 * seconds
-
-
-Row = Mapping[str, Any]

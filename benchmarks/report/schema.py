@@ -1,15 +1,14 @@
 """The JSON schema of ``report.json``, from the dataclasses that write it and their docstrings.
 
-``python -m benchmarks.schema docs/report.schema.json`` writes it.
+``python -m benchmarks.report.schema docs/report.schema.json`` writes it.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from dataclasses import fields, make_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import msgspec
 
@@ -20,12 +19,13 @@ from export.bundle.records import Latency, Verification
 
 def schema() -> dict[str, Any]:
     """Return the schema, as JSON Schema 2020-12."""
-    row = _row_type()
-    references, components = msgspec.json.schema_components([Report, Findings, row], ref_template="#/$defs/{name}")
+    references, components = msgspec.json.schema_components([Report, Findings], ref_template="#/$defs/{name}")
+    row = components["Row"]
+    row["description"] += "".join((kind.__doc__ or "").partition("Attributes:")[2] for kind in (Verification, Latency))
+    row["required"] = [*row["properties"]]
     for component in components.values():
         _describe(component)
     report = components.pop("Report")
-    report["properties"]["rows"]["items"] = references[2]
     first = {
         "schema": {"const": list(SCHEMA), "description": "Major and minor version; a minor one only adds keys."},
         "verdict": {"type": "string", "description": "Which variant to ship and why, and the deadlines missed."},
@@ -38,23 +38,6 @@ def schema() -> dict[str, Any]:
         "required": [*first, *report["properties"], "findings"],
         "$defs": components,
     }
-
-
-def _row_type() -> type:
-    """A row as ``--json`` prints it: a verdict and a latency in one, where the latency may be missing."""
-    names: list[tuple[str, Any]] = [("variant", str)]
-    names += [(field.name, get_type_hints(Verification)[field.name]) for field in fields(Verification)]
-    names += [("size_bytes", int)]
-    names += [(field.name, get_type_hints(Latency)[field.name] | None) for field in fields(Latency)]
-    row = make_dataclass("Row", [*names, ("whole_backbone", bool)], frozen=True)
-    attributes = [
-        "\n    variant: Name of the row.\n    size_bytes: Size of its files on disk.",
-        "\n    whole_backbone: Whether this is the whole backbone, timed beside the policy's own graph.",
-        *((kind.__doc__ or "").partition("Attributes:")[2] for kind in (Verification, Latency)),
-    ]
-    summary = "One variant: its verdict, and its latency, null where it was not measured."
-    row.__doc__ = f"{summary} Attributes:{''.join(attributes)}"
-    return row
 
 
 def _describe(component: dict[str, Any]) -> None:

@@ -102,9 +102,9 @@ def svg(figure: Figure, name: str, title: str) -> str:
 
     file = io.StringIO()
     # Fixed identifiers, no date and no address of anybody: equal figures give equal bytes.
-    nobody = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": f"xfer-{name}", "font.size": 10}):
-        figure.savefig(file, format="svg", transparent=True, metadata=nobody)
+        figure.savefig(file, format="svg", transparent=True, metadata=no_metadata)
     drawn = file.getvalue()
     drawn = drawn[drawn.index("<svg") :]
     drawn = re.sub(r'<g id="[^"]*"', "<g", drawn)  # names of groups, equal in all plots; nothing refers to them

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from benchmarks.report.rows import Row
-from export.bundle.machine import Machine
-from export.bundle.manifest import Provenance
 
 if TYPE_CHECKING:
     from benchmarks.measure.batch_sweep import BatchPoint
@@ -15,39 +13,62 @@ if TYPE_CHECKING:
     from benchmarks.stats.bootstrap import Interval, RewardSummary
 
 
-COLUMNS = (
-    "Variant",
-    "Status",
-    "Size",
-    "max |Δ score|",
-    "Agreement, regret",
-    "Reward Δ [95 % bound]",
-    "p50",
-    "p99",
-    "Speed-up against eager",
-)
 NOTHING = "n/a"
 
 
-def cells(row: Row) -> list[str]:
-    """Return a row's cells, in the order of ``COLUMNS``; what is unknown is ``n/a``."""
+def short(reference: str) -> str:
+    """Return what sentences call the reference.
+
+    Example:
+        >>> short("eager-fp32"), short("onnx-fp32")
+        ('eager', 'onnx-fp32')
+    """
+    return "eager" if reference == "eager-fp32" else reference
+
+
+def columns(reference: str) -> list[str]:
+    """Return the headings of the table of variants."""
     return [
-        row["variant"],
-        row["status"],
-        size(row["size_bytes"]),
-        _maybe(row["max_abs_diff"], "{:.2g}"),
+        "Variant",
+        "Status",
+        "Size",
+        "max |Δ score|",
+        "Agreement, regret",
+        "Reward Δ [95 % bound]",
+        "p50",
+        "p99",
+        f"Speed-up against {short(reference)}",
+    ]
+
+
+def cells(row: Row) -> list[str]:
+    """Return a row's cells, in the order of ``columns``; what is unknown is ``n/a``."""
+    return [
+        row.variant,
+        row.status,
+        size(row.size_bytes),
+        _maybe(row.max_abs_diff, "{:.2g}"),
         agreement(row),
         reward(row),
-        milliseconds(row["p50_ms"]),
-        milliseconds(row["p99_ms"]),
+        milliseconds(row.p50_ms),
+        milliseconds(row.p99_ms),
         speedup(row),
     ]
 
 
 def marks(row: Row) -> list[str]:
-    """Return the words that qualify a row's figures; that a whole run was quick is said once, above them."""
-    found = ["unstable"] if row["stable"] is False else []
-    return [*found, "disturbed"] if row["disturbed_rounds"] else found
+    """Return the words that qualify a row's figures; that a whole run was quick is said elsewhere, once."""
+    found = ["unstable"] if row.stable is False else []
+    return [*found, "disturbed"] if row.disturbed_rounds else found
+
+
+def reasons(rows: Iterable[Row]) -> list[tuple[str, str]]:
+    """Return each reason with the variants that it holds for; one that several share is there once."""
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        if row.reason:
+            names.setdefault(row.reason, []).append(row.variant)
+    return [(", ".join(those), reason) for reason, those in names.items()]
 
 
 def size(count: int) -> str:
@@ -74,26 +95,26 @@ def share(value: float) -> str:
 
 def agreement(row: Row) -> str:
     """Return the rate of equal actions, and the regret of those that differ."""
-    if row["agreement"] is None:
-        return _maybe(row["regret"], "{:.2g}")
-    return f"{row['agreement']:.1%}".replace("%", " %") + ("" if row["regret"] is None else f", {row['regret']:.2g}")
+    if row.agreement is None:
+        return _maybe(row.regret, "{:.2g}")
+    return f"{row.agreement:.1%}".replace("%", " %") + ("" if row.regret is None else f", {row.regret:.2g}")
 
 
 def reward(row: Row) -> str:
     """Return the change in return with its bounds, in the task's units."""
-    if row["reward_delta"] is None:
+    if row.reward_delta is None:
         return NOTHING
-    interval = row["reward_interval"]
+    interval = row.reward_interval
     bounds = f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else ""
-    return f"{row['reward_delta']:+.2f}{bounds}"
+    return f"{row.reward_delta:+.2f}{bounds}"
 
 
 def speedup(row: Row) -> str:
     """Return the speed-up with the smallest and largest of all rounds."""
-    if row["speedup"] is None:
+    if row.speedup is None:
         return NOTHING
-    low, high = row["speedup_spread"]
-    return f"{row['speedup']:.2f}x [{low:.2f}, {high:.2f}]"
+    spread = f" [{row.speedup_spread[0]:.2f}, {row.speedup_spread[1]:.2f}]" if row.speedup_spread else ""
+    return f"{row.speedup:.2f}x{spread}"
 
 
 def _maybe(value: float | None, form: str) -> str:
@@ -102,18 +123,15 @@ def _maybe(value: float | None, form: str) -> str:
 
 def sentence(row: Row) -> str:
     """Say what the table has no column for; the row was measured."""
-    bounds = [
-        f"p{name} at most {milliseconds(row[f'p{key}_upper_ms'])}"
-        for name, key in (("50", "50"), ("99", "99"), ("99.9", "999"))
-        if row[f"p{key}_upper_ms"] is not None
-    ]
+    upper = {"p50": row.p50_upper_ms, "p99": row.p99_upper_ms, "p99.9": row.p999_upper_ms}
+    bounds = [f"{name} at most {milliseconds(value)}" for name, value in upper.items() if value is not None]
     parts = [
-        f"{row['samples']:,} calls",
-        f"p99.9 {milliseconds(row['p999_ms'])}" if row["p999_ms"] is not None else "",
-        f"slowest {milliseconds(row['max_ms'])}",
+        f"{row.samples:,} calls",
+        f"p99.9 {milliseconds(row.p999_ms)}" if row.p999_ms is not None else "",
+        f"slowest {milliseconds(row.max_ms)}",
         f"with 99 % confidence {', '.join(bounds)}" if bounds else "",
-        f"{row['cold_start_s']:.2f} s from process start to first action" if row["cold_start_s"] is not None else "",
-        f"{size(row['peak_memory_bytes'])} peak memory" if row["peak_memory_bytes"] is not None else "",
+        f"{row.cold_start_s:.2f} s from process start to first action" if row.cold_start_s is not None else "",
+        f"{size(row.peak_memory_bytes)} peak memory" if row.peak_memory_bytes is not None else "",
     ]
     return "; ".join(filter(None, parts))
 
@@ -148,13 +166,14 @@ def _batch(point: BatchPoint | None) -> str:
     return f"{point.frames_per_second:,.0f} a second [{milliseconds(point.p50_ms)}]" if point else NOTHING
 
 
-def divergence(row: Row) -> str:
-    """Say where a variant first chose another action than eager; the row has such a place."""
-    where = row["divergence"]
+def divergence(row: Row, reference: str) -> str:
+    """Say where a variant first chose another action than the reference; the row has such a place."""
+    where, name = row.divergence, short(reference)
+    assert where is not None
     return (
-        f"{row['variant']} first chose another action at step {where['step']:,} of the episode with seed"
-        f" {where['seed']}: eager {action(where['reference_action'])}, {row['variant']}"
-        f" {action(where['variant_action'])}; in eager's own eyes that is worse by {where['margin']:.2g}."
+        f"{row.variant} first chose another action at step {where.step:,} of the episode with seed {where.seed}:"
+        f" {name} {action(where.reference_action)}, {row.variant} {action(where.variant_action)}; by {name}'s scores"
+        f" that is worse by {where.margin:.2g}."
     )
 
 
@@ -180,7 +199,7 @@ def _interval(interval: Interval) -> str:
 
 
 def disturbances(figures: Sequence[InterferenceFigures]) -> tuple[list[str], list[list[str]]]:
-    """Return the columns and rows of what went on beside each variant; a column that nobody fills is left out."""
+    """Return the columns and rows of what else ran beside each variant; an empty column is left out."""
     columns = ["Variant", "Rounds disturbed", "Other processes at most", "Hypervisor at most", "Clock", "GPU clock"]
     rows = [
         [
@@ -202,42 +221,3 @@ def _clock(span: tuple[float, float] | None) -> str:
         return NOTHING
     low, high = (f"{value:,.0f}" for value in span)
     return f"{low} MHz" if low == high else f"{low} to {high} MHz"
-
-
-def machine_line(machine: Machine, threads: int, cores: Sequence[int]) -> str:
-    """Say on what, and with what of it, was measured."""
-    gpu = f", {machine.gpu}" if machine.gpu else ", no GPU"
-    bound = f" on cores {', '.join(map(str, cores))}" if cores else ""
-    return (
-        f"{machine.processor}, {machine.cores} cores, {machine.instruction_set}{gpu},"
-        f" {machine.memory_bytes / 2**30:.0f} GiB, {machine.system}, Python {machine.python};"
-        f" {threads} {'thread' if threads == 1 else 'threads'}{bound}"
-    )
-
-
-def graph_line(provenance: Provenance) -> str:
-    """Say which graph was timed.
-
-    Example:
-        >>> graph_line(Provenance("", "", "resnet18", "layer2", "flatten", 683072, 250_000_000, ""))
-        'resnet18 up to layer2, head flatten: 683,072 executed parameters, 250.0 million MACs a step'
-    """
-    graph = f"{provenance.backbone} up to {provenance.tap}, head {provenance.head}"
-    return (
-        f"{graph if provenance.backbone else 'a policy that was trained elsewhere'}:"
-        f" {provenance.parameters:,} executed parameters, {provenance.macs / 1e6:.1f} million MACs a step"
-    )
-
-
-EXPLANATION = (
-    "Timed: raw frame to action (host observation in, host action out, batch 1), rotating through recorded"
-    " frames, in {rounds} rounds of {passes} passes over all variants; each has a process of its own that is idle"
-    " outside its turn, and begins a turn with {lead_in} untimed calls. At least {calls} calls and {seconds:g} s a"
-    " variant, after a warm-up of at least {warmup_calls} calls and {warmup_seconds:g} s. The baseline is"
-    " eager PyTorch: contiguous, inference_mode, the same threads. A speed-up is the median over rounds of"
-    " the ratio of medians within one round, with the smallest and largest. A percentile below its sample floor"
-    " is n/a (p99: {p99:,} calls, p99.9: {p999:,}). Unstable: the speed-ups of the run's {windows} stretches of"
-    " consecutive rounds (the medians, where there is no baseline) differ by more than {tolerance}; drifting: the"
-    " baseline's medians do. Disturbed: in some round other processes took more"
-    " than {others} of the cores' time, or the hypervisor more than {steal}. Nothing is clipped, no round dropped."
-)

@@ -1,24 +1,22 @@
-"""The report in the terminal."""
+"""The report in the terminal: it fits 80 columns, with one line a variant."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from benchmarks.report import table
+from benchmarks.report import method, table
+from benchmarks.report.conclusion import Findings
 from benchmarks.report.data import Report
+from benchmarks.report.rows import Row
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
     from benchmarks.report.figures import LoopFigures
-
-WIDE = 150
-"""Columns of text from which on everything stands in one table."""
-
-WHAT_IT_DOES, WHAT_IT_COSTS = (0, 1, 3, 4, 5), (0, 2, 6, 7, 8)
-"""Indices of ``table.COLUMNS``."""
 
 COLORS = {
     "verified": "green",
@@ -28,49 +26,79 @@ COLORS = {
     "failed": "red",
     "unavailable": "bright_black",
 }
+SIGNS = {"unstable": "~", "disturbed": "*"}
+"""What stands behind a speed-up in place of a mark; a line below the table explains those that occur."""
+
+WHOLE = " (whole "
+"""What the name of a whole backbone's row has between the variant and the network."""
 
 
-def show(report: Report, paths: dict[str, str], console: Console | None = None) -> None:
-    """Print tables, reasons, graph, machine, what to keep in mind, the verdict and where the files are."""
+def show(report: Report, findings: Findings, paths: dict[str, str], console: Console | None = None) -> None:
+    """Print table, reasons, graph, machine, what to keep in mind, what to ship and where the files are."""
     from rich.console import Console
     from rich.text import Text
 
     console = console or Console()
-    # Nine columns do not fit an ordinary window: what a variant does and what it costs become two tables.
-    groups: list[tuple[int, ...]] = [WHAT_IT_DOES, WHAT_IT_COSTS]
-    if console.width >= WIDE:
-        groups = [tuple(sorted({*WHAT_IT_DOES, *WHAT_IT_COSTS}))]
-    for group in groups:
-        grid = _grid()
-        for index in group:
-            justify: Literal["left", "right"] = "left" if index < 2 else "right"
-            grid.add_column(_broken(table.COLUMNS[index]), justify=justify, no_wrap=index > 0, overflow="fold")
-        for row in report.rows:
-            if group == WHAT_IT_DOES and row["whole_backbone"]:
-                continue
-            cells = [Text(_broken(cell)) for cell in table.cells(row)]
-            cells[1].stylize(COLORS[row["status"]])
-            for mark in table.marks(row):
-                cells[6].append(f"\n{mark}", "bold yellow")
-            grid.add_row(*(cells[index] for index in group))
-        console.print(grid)
-        console.print()
-    if report.findings.loops:
-        _show_loops(report.findings.loops, console)
-    for variant, reason in report.reasons:
-        console.print(Text(f"{variant}: ", "bold") + Text(reason))
-    for line in report.graph_lines:
+    console.print(_variants(report))
+    if signs := _signs(report.rows):
+        console.print(Text(signs, "yellow"))
+    console.print()
+    if findings.loops:
+        _show_loops(findings.loops, console)
+    # What a whole backbone's rows would say, its heading has said.
+    print_reasons(table.reasons(row for row in report.rows if not row.whole_backbone or row.p50_ms is None), console)
+    for line in method.graph_lines(report):
         console.print(Text("graph: ", "bold") + Text(line))
-    console.print(Text("machine: ", "bold") + Text(report.machine_line))
+    console.print(Text("machine: ", "bold") + Text(method.machine_line(report)))
+    console.print(Text("limits: ", "bold") + Text(str(report.limits)))
     for note in report.notes:
         console.print(Text(note))
-    for caveat in report.findings.caveats:
+    for caveat in findings.caveats:
         console.print(Text(f"{caveat.mark}: ", "bold yellow") + Text(caveat.text, "yellow"))
-    console.print(Text(report.findings.headline, "bold green"))
-    for sentence in report.findings.misses:
+    console.print(Text(findings.headline, "bold green"))
+    for sentence in findings.misses:
         console.print(Text(sentence, "bold red"))
     # Not wrapped: a path that is cut in two cannot be opened from the terminal.
-    console.print(Text(f"report: {paths['html']}"), soft_wrap=True)
+    console.print(Text(f"report: {shortest(paths['html'])}"), soft_wrap=True)
+
+
+def _variants(report: Report) -> Table:
+    """Return the table of variants; those of a whole backbone stand below a heading of their own."""
+    from rich.text import Text
+
+    grid = grid_of("Variant", "Status", "Reward Δ", "p50 ms", "p99 ms", "Speed-up", "MB", left=2)
+    own = [row for row in report.rows if not row.whole_backbone]
+    whole = [row for row in report.rows if row.whole_backbone]
+    for row in own:
+        _add(grid, row, row.variant)
+    if whole:
+        network = whole[0].variant.partition(WHOLE)[2].rstrip(")")
+        grid.add_section()
+        grid.add_row(Text(f"whole {network}", "bold"), Text("(untrained)"), *[""] * 5)
+    for row in whole:
+        _add(grid, row, f"  {row.variant.partition(WHOLE)[0]}")
+    return grid
+
+
+def _add(grid: Table, row: Row, name: str) -> None:
+    from rich.text import Text
+
+    speedup = "" if row.speedup is None else f"{row.speedup:.2f}x"
+    cells = (
+        Text("" if row.whole_backbone else row.status, COLORS[row.status]),
+        "" if row.reward_delta is None else f"{row.reward_delta:+.2f}",
+        "" if row.p50_ms is None else number(row.p50_ms),
+        "" if row.p50_ms is None else number(row.p99_ms),
+        Text(speedup) + Text("".join(SIGNS[mark] for mark in table.marks(row)), "bold yellow"),
+        f"{row.size_bytes / 1e6:.1f}" if row.size_bytes else "",
+    )
+    grid.add_row(Text(name), *cells)
+
+
+def _signs(rows: Sequence[Row]) -> str:
+    """Explain the signs that occur."""
+    marks = {mark for row in rows for mark in table.marks(row)}
+    return "  ".join(f"{sign} {mark}" for mark, sign in SIGNS.items() if mark in marks)
 
 
 def _show_loops(loops: Sequence[LoopFigures], console: Console) -> None:
@@ -78,27 +106,46 @@ def _show_loops(loops: Sequence[LoopFigures], console: Console) -> None:
     from rich.text import Text
 
     console.print(Text(f"control loop at {loops[0].rate_hz:g} Hz, deadline {loops[0].deadline_ms:g} ms", "bold"))
-    grid = _grid()
-    for heading in ("Variant", "Missed", "p50", "Worst", "Jitter", "Worst\nafter idle"):
-        grid.add_column(heading, justify="left" if heading == "Variant" else "right", overflow="fold")
+    grid = grid_of("Variant", "Missed", "p50 ms", "Worst", "Jitter", "After idle")
     for loop in loops:
         missed = f"{loop.missed:,} of {loop.ticks:,}" if loop.ticks else "not run"
         after_idle = max((idle.worst_ms for idle in loop.after_idle.values()), default=None)
         times = (loop.p50_ms, loop.worst_ms, loop.jitter_ms, after_idle)
-        grid.add_row(Text(loop.name), Text(missed, "green" if loop.kept else "red"), *map(table.milliseconds, times))
+        grid.add_row(Text(loop.name), Text(missed, "green" if loop.kept else "red"), *map(number, times))
     console.print(grid)
     console.print()
 
 
-def _grid() -> Table:
+def grid_of(*headings: str, left: int = 1) -> Table:
+    """Return an empty table that cuts nothing off: only its first column is broken where the window is too narrow.
+
+    Args:
+        headings: One a column.
+        left: How many columns are aligned to the left.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    return Table(header_style="bold", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    grid = Table(header_style="bold", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
+    for index, heading in enumerate(headings):
+        grid.add_column(heading, justify="left" if index < left else "right", no_wrap=index > 0, overflow="fold")
+    return grid
 
 
-def _broken(text: str) -> str:
-    """Break a cell where it may be broken: before bounds, after a comma outside of them, in a long heading."""
-    head, bracket, bounds = text.partition(" [")
-    head = head.replace(", ", ",\n").replace("max ", "max\n").replace(" against", "\nagainst")
-    return f"{head}\n[{bounds}" if bracket else head
+def number(milliseconds: float | None) -> str:
+    """Return a time without its unit, which the heading has."""
+    return table.milliseconds(milliseconds).removesuffix(" ms")
+
+
+def print_reasons(reasons: Iterable[tuple[str, str]], console: Console) -> None:
+    """Print each reason once, after the variants that it holds for."""
+    from rich.text import Text
+
+    for names, reason in reasons:
+        console.print(Text(f"{names}: ", "bold") + Text(reason))
+
+
+def shortest(path: str) -> str:
+    """Return a path as it is, or from the current folder if that is shorter."""
+    from_here = os.path.relpath(path, Path.cwd())
+    return min(path, from_here, key=len)

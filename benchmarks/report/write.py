@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
+from benchmarks.report.conclusion import Findings
 from benchmarks.report.data import SCHEMA, Report
 from xfer.errors import UsageError
 from xfer.files import write_atomically
 
 
-def write(report: Report, folder: Path) -> dict[str, str]:
+def write(report: Report, findings: Findings, folder: Path) -> dict[str, str]:
     """Write the three files, each whole or not at all.
 
     Returns:
@@ -23,8 +25,13 @@ def write(report: Report, folder: Path) -> dict[str, str]:
     from benchmarks.report.html import to_html
     from benchmarks.report.markdown import to_markdown
 
-    contents = {"json": to_json(report), "md": to_markdown(report), "html": to_html(report)}
+    contents = {
+        "json": to_json(report, findings),
+        "md": to_markdown(report, findings),
+        "html": to_html(report, findings),
+    }
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         for kind, text in contents.items():
             write_atomically(folder / f"report.{kind}", text.encode())
     except OSError as error:
@@ -32,12 +39,14 @@ def write(report: Report, folder: Path) -> dict[str, str]:
     return {kind: str(folder / f"report.{kind}") for kind in contents}
 
 
-def to_json(report: Report) -> str:
+def to_json(report: Report, findings: Findings) -> str:
     """Return the whole report as JSON; ``docs/report.schema.json`` describes it."""
+    # replace() sets every field: msgspec leaves out those that a report of an older version lacks.
+    whole = replace(report, rows=tuple(map(replace, report.rows)))
     plain = {
         "schema": SCHEMA,
-        "verdict": report.findings.verdict,
-        **msgspec.to_builtins(report),
-        "findings": msgspec.to_builtins(report.findings),
+        "verdict": findings.verdict,
+        **msgspec.to_builtins(whole),
+        "findings": msgspec.to_builtins(findings),
     }
     return msgspec.json.encode(plain).decode() + "\n"

@@ -3,7 +3,7 @@
 Beside the mean stands the interquartile mean, which a few failed or lucky episodes cannot move; both with
 percentile-bootstrap intervals (Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical
 Precipice", https://arxiv.org/abs/2108.13264). They are for looking at. The verdict does not come from them: a
-bootstrap of twenty equal returns is certain of itself (``export/verification/non_inferiority.py`` has the proof).
+bootstrap of twenty equal returns has no width (``export/verification/non_inferiority.py`` says what is proven).
 """
 
 from __future__ import annotations

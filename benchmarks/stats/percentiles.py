@@ -9,14 +9,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    pass
-
-FLOORS = {0.5: 1, 0.9: 64, 0.95: 130, 0.99: 662, 0.999: 6636}
+MIN_SAMPLES = {0.5: 1, 0.9: 64, 0.95: 130, 0.99: 662, 0.999: 6636}
 """Fewest samples for which a percentile is given at all (MLPerf Inference's formula)."""
 
 CONFIDENCE = 0.99
@@ -55,7 +51,7 @@ def upper_bound(samples: Sequence[float], share: float, confidence: float = CONF
 
 def _floor(share: float) -> int:
     """The sample floor of a percentile; one between two listed ones takes the higher of the two."""
-    return next((floor for listed, floor in FLOORS.items() if share <= listed), max(FLOORS.values()))
+    return next((floor for listed, floor in MIN_SAMPLES.items() if share <= listed), max(MIN_SAMPLES.values()))
 
 
 def drift(rounds: Sequence[Sequence[float]]) -> float:

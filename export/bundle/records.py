@@ -138,6 +138,25 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class LoopRecord:
+    """How a variant did in the control loop of ``xfer bench``.
+
+    Attributes:
+        rate_hz: Ticks a second.
+        deadline_ms: How long after its scheduled moment a tick's action may come, in milliseconds.
+        ticks: How many ticks there were.
+        missed: How many of them acted after their deadline.
+        error: Why there are no ticks, or fewer, or empty.
+    """
+
+    rate_hz: float
+    deadline_ms: float
+    ticks: int
+    missed: int
+    error: str = ""
+
+
+@dataclass(frozen=True)
 class Record:
     """What is known of one variant at one place on one machine.
 
@@ -147,6 +166,7 @@ class Record:
         libraries: Versions of what ran it.
         verification: The verdict, if ``xfer verify`` ran.
         latency: The figures, if ``xfer bench`` ran.
+        loop: The control loop, if the same bench ran one.
     """
 
     variant: str
@@ -154,6 +174,7 @@ class Record:
     libraries: dict[str, str]
     verification: Verification | None = None
     latency: Latency | None = None
+    loop: LoopRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -195,8 +216,18 @@ def save(
     *,
     verification: Verification | None = None,
     latency: Latency | None = None,
+    loop: LoopRecord | None = None,
+    measured: bool = False,
 ) -> None:
     """Keep a verdict or a measurement, leaving the other as it was.
+
+    Args:
+        bundle: The bundle.
+        variant: TARGET-PRECISION or TARGET-PRECISION@PLACE.
+        verification: The verdict, if it is new.
+        latency: The figures, if they are new.
+        loop: The control loop of the same bench, if it ran one.
+        measured: Whether a bench measured the variant just now; without ``latency`` it failed, and older figures go.
 
     Raises:
         BundleError: If the bundle cannot be written to.
@@ -213,11 +244,9 @@ def save(
             old = known.records.get(variant)
             if old is not None and (old.files, old.libraries) == (fresh.files, fresh.libraries):
                 fresh = old
-            record = replace(
-                fresh,
-                verification=verification or fresh.verification,
-                latency=latency or fresh.latency,
-            )
+            record = replace(fresh, verification=verification or fresh.verification)
+            if measured or latency is not None:
+                record = replace(record, latency=latency, loop=loop)
             path = bundle.path / RECORDS / f"{machine.id}.json"
             records = {**known.records, variant: record}
             write_atomically(path, to_json(MachineRecords(machine, records)))

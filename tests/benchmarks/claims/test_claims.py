@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import claims
-from benchmarks.claims import Args, Outcome, crosscheck, protocol_simulation, verdict_simulation
+from benchmarks.claims import Options, Outcome, crosscheck, protocol_simulation, verdict_simulation
 from benchmarks.commands import reproduce
 from export.verification.non_inferiority import MARGIN, judge, upper_bound
 from xfer import cli
@@ -53,7 +53,7 @@ def test_simulated_latencies_have_the_quantiles_that_are_taken_for_the_truth(kin
 
 
 def test_a_policy_worse_by_the_margin_is_seldom_verified():
-    found = verdict_simulation.reproduce(Args(runs=100))
+    found = verdict_simulation.reproduce(Options(runs=100))
     assert [row["comparisons"] for row in found.rows] == [100, 100]
     # 5 % is promised; so few comparisons of exactly 5 % stay below 12 % in 99 of 100 cases.
     assert all(row["share"] <= 0.12 for row in found.rows)
@@ -95,15 +95,15 @@ def test_the_short_way_to_a_decision_is_the_decision():
 
 def test_crosscheck_needs_a_bundle_and_threads_that_fit(bundle_path):
     with pytest.raises(UsageError, match="xfer reproduce crosscheck runs"):
-        crosscheck.reproduce(Args(name="crosscheck"))
+        crosscheck.reproduce(Options(name="crosscheck"))
     with pytest.raises(UsageError, match="--threads 1000"):
-        crosscheck.reproduce(Args(name="crosscheck", bundle=bundle_path, threads=1000))
+        crosscheck.reproduce(Options(name="crosscheck", bundle=bundle_path, threads=1000))
 
 
 def test_crosscheck_runs_the_same_model_in_both_ways(monkeypatch, bundle_path):
     """Whether they agree is for a quiet machine to say; here both sides must measure the same order of time."""
     monkeypatch.setattr(crosscheck, "TURNS", 2)
-    found = crosscheck.reproduce(Args(name="crosscheck", bundle=bundle_path, runs=1))
+    found = crosscheck.reproduce(Options(name="crosscheck", bundle=bundle_path, runs=1))
     rows = {row["variant"]: row for row in found.rows}
     assert set(rows) == {"onnx-fp32", "onnx-int8"}
     assert all(0.1 < row["xfer_ms"] / row["tool_ms"] < 10 for row in rows.values())
@@ -114,15 +114,15 @@ def test_crosscheck_runs_the_same_model_in_both_ways(monkeypatch, bundle_path):
 
 def test_crosscheck_says_which_tool_failed(bundle_path, monkeypatch, tmp_path):
     monkeypatch.setattr(crosscheck, "BARE_LOOP", tmp_path / "gone.py")
-    monkeypatch.setattr(crosscheck, "SECONDS", 0.1)
+    monkeypatch.setattr(crosscheck, "TURN_S", 0.1)
     with pytest.raises(UnavailableError, match=r"gone\.py failed"):
-        crosscheck.reproduce(Args(name="crosscheck", bundle=bundle_path, runs=1))
+        crosscheck.reproduce(Options(name="crosscheck", bundle=bundle_path, runs=1))
 
 
 def test_a_bundle_without_any_of_the_variants_is_an_error(bundle_path, monkeypatch):
     monkeypatch.setattr(crosscheck, "TOOLS", {"openvino-fp32": crosscheck.TOOLS["openvino-fp32"]})
     with pytest.raises(UnavailableError, match=r"Nothing to compare\. openvino-fp32 was left out"):
-        crosscheck.reproduce(Args(name="crosscheck", bundle=bundle_path))
+        crosscheck.reproduce(Options(name="crosscheck", bundle=bundle_path))
 
 
 @pytest.mark.slow
@@ -134,7 +134,7 @@ def test_crosscheck_against_openvino_s_own_tool(monkeypatch, policy, met, golden
     path = tmp_path / "openvino.bundle"
     export_policy(policy, policy.spec, met, golden, expand("eager,openvino"), path, run="nowhere")
     monkeypatch.setattr(crosscheck, "TURNS", 2)
-    found = crosscheck.reproduce(Args(name="crosscheck", bundle=path, runs=1))
+    found = crosscheck.reproduce(Options(name="crosscheck", bundle=path, runs=1))
     assert [row["variant"] for row in found.rows] == ["openvino-fp32"]
     assert 0.3 < found.rows[0]["xfer_ms"] / found.rows[0]["tool_ms"] < 3
 

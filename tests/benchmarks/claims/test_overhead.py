@@ -3,18 +3,18 @@ import time
 import numpy as np
 import pytest
 
-from benchmarks.claims import Args, overhead
+from benchmarks.claims import Options, overhead
 from xfer.errors import UnavailableError, UsageError
 from xfer.runner import Runner
 
 
 def test_it_needs_a_bundle_threads_that_fit_and_enough_turns(small_bundle):
     with pytest.raises(UsageError, match="xfer reproduce overhead runs"):
-        overhead.reproduce(Args(name="overhead"))
+        overhead.reproduce(Options(name="overhead"))
     with pytest.raises(UsageError, match="--threads 1000"):
-        overhead.reproduce(Args(name="overhead", bundle=small_bundle.path, threads=1000))
+        overhead.reproduce(Options(name="overhead", bundle=small_bundle.path, threads=1000))
     with pytest.raises(UsageError, match="--runs 4 is too few"):
-        overhead.reproduce(Args(name="overhead", bundle=small_bundle.path, runs=4))
+        overhead.reproduce(Options(name="overhead", bundle=small_bundle.path, runs=4))
 
 
 @pytest.mark.parametrize("variant", ["eager-fp32", "torchscript-fp32", "onnx-int8"])
@@ -41,14 +41,14 @@ def test_the_runtime_s_own_call_does_what_the_runner_does_states_included(small_
 def test_both_are_measured_in_a_process_for_each_variant(monkeypatch, small_bundle):
     """Whether the claim holds is for a quiet machine to say; here both must be of the same order."""
     monkeypatch.setattr(overhead, "BARE", {"onnx": overhead.onnx})
-    found = overhead.reproduce(Args(name="overhead", bundle=small_bundle.path, threads=1, runs=6))
+    found = overhead.reproduce(Options(name="overhead", bundle=small_bundle.path, threads=1, runs=6))
     assert [row["variant"] for row in found.rows] == ["onnx-fp32", "onnx-int8"]
     assert all(0.2 < row["runner_ms"] / row["bare_ms"] < 5 for row in found.rows)
     assert "eager-fp32 was left out: no bare call is known for eager" in found.notes
 
 
 def test_a_slow_runner_does_not_pass(monkeypatch, small_bundle):
-    monkeypatch.setattr(overhead, "SECONDS", 0.01)
+    monkeypatch.setattr(overhead, "TURN_S", 0.01)
     act = Runner.act
 
     def slow(self, observations):
@@ -78,4 +78,4 @@ def test_the_bound_allows_a_share_of_the_time_or_a_tenth_of_a_millisecond():
 def test_a_bundle_that_nothing_is_known_of_is_an_error(monkeypatch, small_bundle):
     monkeypatch.setattr(overhead, "BARE", {})
     with pytest.raises(UnavailableError, match=r"Nothing to measure\. eager-fp32 was left out: no bare call"):
-        overhead.reproduce(Args(name="overhead", bundle=small_bundle.path))
+        overhead.reproduce(Options(name="overhead", bundle=small_bundle.path))

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.claims import Args, resnet_speed
+from benchmarks.claims import Options, resnet_speed
+from benchmarks.report.rows import Row
 from xfer.spec import ImageConfig
 
 
@@ -10,13 +11,13 @@ from xfer.spec import ImageConfig
 def small(monkeypatch):
     """The whole network on 32 x 32 pixels, and fewer targets."""
     monkeypatch.setattr(resnet_speed, "IMAGE", ImageConfig(crop=(284, 316, 284, 316), gray=False, frames=1))
-    monkeypatch.setattr(resnet_speed, "FLOORS", {"torchscript-fp32": 0.01, "nothing-fp32": 1.0})
+    monkeypatch.setattr(resnet_speed, "MIN_SPEEDUPS", {"torchscript-fp32": 0.01, "nothing-fp32": 1.0})
     monkeypatch.setattr(resnet_speed, "BESIDE", ())
 
 
 def row(variant, speedup):
     spread = None if speedup is None else (0.9 * speedup, 1.1 * speedup)
-    return {"variant": variant, "p50_ms": None, "speedup": speedup, "speedup_spread": spread}
+    return Row(variant, "built", speedup=speedup, speedup_spread=spread)
 
 
 def test_each_variant_has_its_floor_and_those_beside_have_none():
@@ -56,7 +57,7 @@ def test_the_network_is_a_whole_resnet_on_224_pixels_of_the_camera_s_frame():
 
 
 def test_what_is_built_is_kept_and_what_cannot_be_is_noted(small, tmp_path):
-    args = Args(name="resnet-speed", output=tmp_path)
+    args = Options(name="resnet-speed", output=tmp_path)
     bundle, notes = resnet_speed.build(args)
     assert set(bundle.builds) == {"eager-fp32", "torchscript-fp32"}
     assert "nothing-fp32 was left out: xfer has no such target." in notes
@@ -73,8 +74,8 @@ def test_what_is_built_is_kept_and_what_cannot_be_is_noted(small, tmp_path):
 def test_it_measures_against_eager_and_compares_with_the_floors(small, monkeypatch, tmp_path):
     monkeypatch.setattr(resnet_speed, "QUICK", True)
     monkeypatch.setattr(resnet_speed, "CALIBRATION", 4)
-    monkeypatch.setattr(resnet_speed, "FLOORS", {"onnx-fp32": 0.01, "onnx-int8": 1000.0})
-    found = resnet_speed.reproduce(Args(name="resnet-speed", output=tmp_path, runs=5, threads=1))
+    monkeypatch.setattr(resnet_speed, "MIN_SPEEDUPS", {"onnx-fp32": 0.01, "onnx-int8": 1000.0})
+    found = resnet_speed.reproduce(Options(name="resnet-speed", output=tmp_path, runs=5, threads=1))
     held = {one["variant"]: one["holds"] for one in found.rows}
     assert held["onnx-fp32"]
     assert not held["onnx-int8"]

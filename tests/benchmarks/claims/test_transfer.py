@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.claims import Args, _learning_curves, transfer
+from benchmarks.claims import Options, _learning_curves, transfer
 from benchmarks.claims._learning_curves import Curve
 from benchmarks.claims.transfer import Protocol, judge, rank
 from xfer import tasks
@@ -80,7 +80,7 @@ def test_the_band_reaches_from_the_worst_seed_to_the_best():
 
 def test_more_seeds_than_lie_below_the_one_for_tuning_are_refused():
     with pytest.raises(UsageError, match="--runs 101"):
-        transfer.reproduce(Args(name="transfer", runs=101))
+        transfer.reproduce(Options(name="transfer", runs=101))
 
 
 def small(world):
@@ -117,7 +117,7 @@ def test_a_small_comparison_from_end_to_end(one_thread, tmp_path, capsys):
     pytest.importorskip("minigrid", reason="needs minigrid: pip install 'xfer-policy[navigation]'")
     found = transfer.compare(TINY, tmp_path, 0, 1)
     (row,) = found.rows
-    assert row["holds"] is (row["ratio"] >= transfer.WANTED)
+    assert row["holds"] is (row["ratio"] >= transfer.MIN_RATIO)
     assert row["source_frames"] == (64,)
     frames = {name: [r.frames for r in RunFolder(tmp_path / f"{name}-0").rounds()] for name in ("transfer", "scratch")}
     assert frames["transfer"] == [32]

@@ -9,9 +9,11 @@ import msgspec
 import pytest
 import tyro
 
+from benchmarks.bench import choose
 from benchmarks.commands import bench, bench_options
 from benchmarks.measure import protocol, whole_backbone
 from benchmarks.measure.protocol import Protocol
+from benchmarks.report.decision import Limits
 from export.bundle import records
 from export.bundle.manifest import Build
 from export.bundle.reader import Bundle
@@ -57,7 +59,17 @@ def bundle(small_bundle, tmp_path):
 
 def test_bench_measures_saves_and_reports_and_a_damaged_build_is_a_row_with_its_reason(bundle, monkeypatch, capsys):
     # The protocol's own counts would take minutes; everything else is the real thing.
-    short = Protocol(1, 5, calls=70, seconds=0, quick=True, warmup_calls=5, warmup_seconds=0, warmup_limit_seconds=0.1)
+    short = Protocol(
+        1,
+        rounds=5,
+        calls=70,
+        seconds=0,
+        quick=True,
+        warmup_calls=5,
+        warmup_seconds=0,
+        warmup_limit_seconds=0.1,
+        pause_seconds=0.01,
+    )
     monkeypatch.setattr(protocol, "quick", lambda threads, rounds, cores: short)
     monkeypatch.setattr(whole_backbone, "VARIANTS", ("eager-fp32", "onnx-fp32"))
     BundleWriter(bundle.path).add(Build("tensorrt-fp16", "unavailable", "tensorrt is not installed"))
@@ -118,18 +130,18 @@ def test_bench_measures_saves_and_reports_and_a_damaged_build_is_a_row_with_its_
 
 def test_by_default_every_build_takes_part_and_eager_channels_last_beside_the_baseline(bundle):
     expected = ["eager-fp32", "eager-fp32@channels_last", "onnx-fp32", "onnx-int8", "torchscript-fp32"]
-    assert bench.choose(bundle, "") == expected
+    assert choose(bundle, "") == expected
 
 
 def test_the_baseline_is_measured_whatever_was_asked_for(bundle):
-    assert bench.choose(bundle, "onnx-int8") == ["eager-fp32", "onnx-int8"]
-    assert bench.choose(bundle, "onnx,eager-fp32") == ["eager-fp32", "onnx-fp32", "onnx-int8"]
+    assert choose(bundle, "onnx-int8") == ["eager-fp32", "onnx-int8"]
+    assert choose(bundle, "onnx,eager-fp32") == ["eager-fp32", "onnx-fp32", "onnx-int8"]
 
 
 @pytest.mark.parametrize(("text", "hint"), [("onyx", "'onnx'"), ("onnx-int4", "int8")])
 def test_a_variant_that_does_not_exist_is_refused_with_the_closest(bundle, text, hint):
     with pytest.raises(UsageError, match=hint):
-        bench.choose(bundle, text)
+        choose(bundle, text)
 
 
 @pytest.mark.parametrize(
@@ -165,9 +177,9 @@ def test_options_say_how_much_is_measured(bundle):
     args = bench_options.Args(bundle=bundle.path, strict=True, cores=str(core), rate_hz=20, batches="1, 4,1")
     chosen = bench_options.protocol_of(args)
     assert (chosen.strict, chosen.cores, chosen.threads) == (True, (core,), 1)
-    pace, deadline = bench_options.pace_of(args)
-    assert (pace.seconds, deadline) == (60, 50)
-    assert bench_options.pace_of(replace(args, strict=False, quick=True))[0].seconds == 10
+    assert bench_options.pace_of(args).seconds == 60
+    assert bench_options.pace_of(replace(args, strict=False, quick=True)).seconds == 10
+    assert bench_options.limits_of(replace(args, deadline_ms=8.0)) == Limits(8.0, 0.02, False)
     assert bench_options.batches_of(args) == (1, 4)
     assert bench_options.pace_of(bench_options.Args(bundle=bundle.path)) is None
 

@@ -9,6 +9,7 @@ from benchmarks.commands import compare
 from benchmarks.commands.compare import Args
 from benchmarks.measure.interference import Interference
 from benchmarks.report import write
+from benchmarks.report.conclusion import conclude
 from benchmarks.stats import permutation
 from benchmarks.stats.permutation import simultaneous
 from export.bundle.machine import Machine
@@ -97,11 +98,11 @@ def test_too_few_rounds_are_an_error_and_not_a_check_that_cannot_fail():
 
 def test_a_status_that_fell_a_variant_that_is_gone_and_a_new_one():
     old, new = bench(1), bench(2)
-    rows = {row["variant"]: dict(row) for row in new.rows}
-    rows["onnx-int8"]["status"] = "rejected"
-    rows["onnx-fp32"]["status"] = "verified"  # it was provisional
+    rows = {row.variant: row for row in new.rows}
+    rows["onnx-int8"] = replace(rows["onnx-int8"], status="rejected")
+    rows["onnx-fp32"] = replace(rows["onnx-fp32"], status="verified")  # it was provisional
     del rows["torchscript-fp32"]
-    rows["onnx-fp16"] = {**rows["onnx-fp32"], "variant": "onnx-fp16"}
+    rows["onnx-fp16"] = replace(rows["onnx-fp32"], variant="onnx-fp16")
     failed = [replace(m, error="its process died") if "@" in m.name else m for m in new.measurements]
     changes = compare.compare(old, replace(new, rows=tuple(rows.values()), measurements=tuple(failed)), 0.05, 0.02)
     found = {change.variant: (change.verdict, change.regression) for change in changes}
@@ -167,7 +168,7 @@ def files(tmp_path):
     paths = []
     for name, one in (("old", bench(1)), ("same", bench(2)), ("worse", bench(2, slower={"onnx-int8": 1.1}))):
         paths.append(tmp_path / f"{name}.json")
-        paths[-1].write_text(write.to_json(one))
+        paths[-1].write_text(write.to_json(one, conclude(one)))
     return paths
 
 

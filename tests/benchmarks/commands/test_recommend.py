@@ -35,7 +35,7 @@ def test_the_fastest_variant_that_holds_is_named(bundle):
     _save(bundle, "torchscript-fp32", p50_ms=5.0)
     found = recommend.main(_args(bundle))
     assert (found["variant"], found["p50_ms"], found["speedup"], found["reward_delta"]) == ("onnx-int8", 1, 5, -1)
-    assert "fastest of 3 variants that hold" in found["why"]
+    assert "fastest of 3 variants that keep the limits" in found["why"]
 
 
 def test_a_fast_median_does_not_excuse_a_late_tail(bundle):
@@ -45,12 +45,11 @@ def test_a_fast_median_does_not_excuse_a_late_tail(bundle):
     assert recommend.main(_args(bundle, 20.5))["variant"] == "onnx-int8"
 
 
-def test_the_default_deadline_is_the_control_period(bundle):
-    _save(bundle, "onnx-int8", p99_upper_ms=20.0)  # CartPole: 50 Hz
+def test_without_a_deadline_a_quick_bench_is_enough(bundle):
+    _save(bundle, "onnx-int8", p99_ms=None, p99_upper_ms=None, samples=256)
     assert recommend.main(recommend.Args(bundle=bundle.path))["variant"] == "onnx-int8"
-    _save(bundle, "onnx-int8", p99_upper_ms=20.1)
-    with pytest.raises(XferError, match="later than 20 ms"):
-        recommend.main(recommend.Args(bundle=bundle.path))
+    with pytest.raises(XferError, match="256 calls are too few for p99"):
+        recommend.main(_args(bundle))
 
 
 def test_the_drop_is_judged_by_its_bound_and_not_by_its_mean(bundle):
@@ -65,7 +64,7 @@ def test_the_drop_is_judged_by_its_bound_and_not_by_its_mean(bundle):
 
 def test_a_provisional_variant_is_taken_only_when_that_is_allowed(bundle):
     _save(bundle, "onnx-int8", replace(VERIFIED, status="provisional", reason="130 pairs more"))
-    with pytest.raises(XferError, match=r"No variant holds 20 ms\. onnx-int8: provisional: 130 pairs more"):
+    with pytest.raises(XferError, match=r"No variant keeps the limits\. onnx-int8: provisional: 130 pairs more"):
         recommend.main(_args(bundle))
     assert recommend.main(_args(bundle, allow_provisional=True))["variant"] == "onnx-int8"
 

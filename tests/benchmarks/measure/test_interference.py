@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.measure.interference import (
-    OTHERS_LIMIT,
+    MAX_OTHERS,
+    MAX_STEAL,
     RESOLUTION_S,
-    STEAL_LIMIT,
     Interference,
     Meter,
     Reading,
@@ -63,7 +63,7 @@ def test_short_turns_are_added_up_and_what_lies_between_them_is_nobody_s():
 
 def test_daemons_do_not_disturb_and_a_busy_process_or_a_greedy_neighbor_does():
     assert not Interference(others=0.02, steal=0.01).disturbed
-    assert not Interference(OTHERS_LIMIT, STEAL_LIMIT).disturbed
+    assert not Interference(MAX_OTHERS, MAX_STEAL).disturbed
     assert Interference(others=0.25, steal=0.0).disturbed
     assert Interference(others=0.0, steal=0.1).disturbed
 

@@ -4,7 +4,6 @@ import base64
 import io
 from dataclasses import replace
 
-import msgspec
 import numpy as np
 
 from benchmarks.measure.batch_sweep import BatchPoint
@@ -12,10 +11,11 @@ from benchmarks.measure.control_loop import ControlLoop
 from benchmarks.measure.interference import Interference
 from benchmarks.measure.protocol import Measurement, Protocol
 from benchmarks.report import data
-from benchmarks.report.rows import summarize
+from benchmarks.report.decision import Limits
+from benchmarks.report.rows import Row, summarize
 from export.bundle.machine import Machine
 from export.bundle.manifest import Provenance
-from export.bundle.records import Divergence, Latency, Verification
+from export.bundle.records import Divergence, Verification
 from xfer.spec import RewardScale
 
 PROTOCOL = Protocol(threads=2, rounds=10, quick=True)
@@ -49,9 +49,7 @@ def measured(name, milliseconds=None, seed=0, disturbed=0):
 
 
 def row(variant, verification, latency, whole=False):
-    figures = msgspec.to_builtins(latency) if latency else dict.fromkeys(Latency.__dataclass_fields__)
-    verdict = msgspec.to_builtins(verification)
-    return {"variant": variant, **verdict, "size_bytes": 44_700_000, **figures, "whole_backbone": whole}
+    return Row.of(variant, verification, 44_700_000, latency, whole=whole)
 
 
 def looped(name, missed=0, ticks=3000, seed=0):
@@ -123,7 +121,7 @@ def sample_report(**changes):
     whole = data.Report(
         machine=Machine("Some <CPU>", 2, "avx2", 2**34, "Linux 6", "3.11"),
         measured="2026-01-02T03:04:05+00:00",
-        command="xfer bench x.bundle --quick --rate-hz 50 --deadline-ms 5",
+        command="xfer bench x.bundle --quick --rate-hz 50 --deadline-ms 5 --allow-provisional",
         task="cartpole",
         control_hz=50.0,
         reward=RewardScale(22, 500),
@@ -135,5 +133,6 @@ def sample_report(**changes):
         loops=tuple(looped(name, 3 if name == "onnx-int8" else 0, seed=i) for i, name in enumerate(TYPICAL_MS)),
         sweep=tuple(sweep),
         bundle="x.bundle",
+        limits=Limits(5.0, allow_provisional=True),
     )
     return replace(whole, **changes)

@@ -3,9 +3,13 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.measure.control_loop import ControlLoop
-from benchmarks.report import conclusion, decision
-from benchmarks.report.figures import loop_figures, pareto_front, reward_summaries
+from benchmarks.report import conclusion
+from benchmarks.report.conclusion import conclude
+from benchmarks.report.decision import Limits
+from benchmarks.report.figures import comparable, pareto_front, reward_summaries
 from tests.benchmarks.report.sample_report import TYPICAL_MS, looped, measured, sample_report
+
+EAGER, NO_DEADLINE = "eager-fp32", Limits()
 
 
 @pytest.fixture(scope="module")
@@ -15,75 +19,116 @@ def sample():
 
 def loops(**missed):
     names = list(TYPICAL_MS)
-    return [loop_figures(looped(name, missed.get(name.replace("-", "_"), 0))) for name in names if "@" not in name]
+    return tuple(looped(name, missed.get(name.replace("-", "_"), 0)) for name in names if "@" not in name)
 
 
 def changed(rows, **changes):
-    return [{**row, **changes} for row in rows]
+    return tuple(replace(row, **changes) for row in rows)
+
+
+def concluded(sample, limits=NO_DEADLINE, loops=(), **changes):
+    return conclude(replace(sample, limits=limits, loops=loops, **changes))
+
+
+def in_time(sample, loops):
+    return concluded(sample, Limits(5.0, allow_provisional=True), loops)
 
 
 def test_the_fastest_proven_variant_is_shipped(sample):
-    text = conclusion.headline(sample.rows)
+    text = concluded(sample).headline
     assert text.startswith("Ship onnx-int8: the fastest variant that is verified. It is 5.0 times as fast as eager: ")
 
 
 def test_a_missed_deadline_is_named_and_the_next_variant_shipped(sample):
-    found = loops(onnx_int8=3)
-    text = conclusion.headline(sample.rows, found)
-    assert text.startswith("Ship onnx-fp32: ")
-    assert "kept all 3,000 deadlines of 5 ms" in text
-    assert conclusion.misses(found) == ["onnx-int8 missed 3 of 3,000 deadlines of 5 ms."]
+    found = in_time(sample, loops(onnx_int8=3))
+    assert found.headline.startswith("Ship onnx-fp32: ")
+    assert "kept all 3,000 deadlines of 5 ms" in found.headline
+    assert found.misses == ("onnx-int8 missed 3 of 3,000 deadlines of 5 ms.",)
 
 
 def test_a_variant_that_kept_its_deadlines_is_shipped_and_it_says_so(sample):
-    assert conclusion.headline(sample.rows, loops()).startswith(
+    assert in_time(sample, loops()).headline.startswith(
         "Ship onnx-int8: the fastest variant that is verified and kept all 3,000 deadlines of 5 ms."
     )
 
 
 def test_a_variant_whose_loop_broke_off_is_not_shipped(sample):
-    broken = loop_figures(ControlLoop("onnx-int8", 50.0, 5.0, (1.0,) * 100, error="its process ended"))
-    found = [loop for loop in loops() if loop.name != "onnx-int8"] + [broken]
-    assert decision.choose(sample.rows, found)["variant"] == "onnx-fp32"
-    assert conclusion.misses(found) == ["onnx-int8 did not finish its control loop: its process ended."]
+    broken = ControlLoop("onnx-int8", 50.0, 5.0, (1.0,) * 100, error="its process ended")
+    found = in_time(sample, (*(loop for loop in loops() if loop.name != "onnx-int8"), broken))
+    assert found.ship == "onnx-fp32"
+    assert found.misses == ("onnx-int8 did not finish its control loop: its process ended.",)
 
 
 def test_nothing_is_shipped_where_every_variant_misses(sample):
-    found = [loop_figures(looped(name, 10 if name == "onnx-fp32" else 20)) for name in TYPICAL_MS]
-    assert decision.choose(sample.rows, found) is None
-    text = conclusion.headline(sample.rows, found)
-    assert text.startswith("Ship nothing at 50 Hz yet")
-    assert "onnx-fp32 came closest" in text
-    silent = [loop_figures(ControlLoop("onnx-int8", 50.0, 5.0, error="no"))]
-    assert "no verified variant has run" in conclusion.headline(sample.rows, silent)
+    found = in_time(sample, tuple(looped(name, 10 if name == "onnx-fp32" else 20) for name in TYPICAL_MS))
+    assert found.ship == ""
+    assert found.headline.startswith("Ship nothing yet: no variant keeps 5 ms. onnx-fp32 came closest: missed 10 of")
+
+
+def test_without_a_loop_the_bound_of_p99_judges_a_deadline(sample):
+    bound = sample.rows[4].p99_upper_ms
+    found = concluded(sample, Limits(bound))
+    assert found.ship == "onnx-int8"
+    assert f"keeps {bound:g} ms (p99 at most " in found.headline
+    assert concluded(sample, Limits(0.99 * bound)).ship == ""
+    few = changed(sample.rows, p99_upper_ms=None)
+    assert "calls are too few for p99" in concluded(sample, Limits(bound), rows=few).headline
+    assert concluded(sample, rows=few).ship == "onnx-int8"
+
+
+def test_a_loop_with_another_deadline_does_not_judge_this_one(sample):
+    assert concluded(sample, Limits(4.0), loops(onnx_int8=3)).ship == "onnx-int8"
+
+
+def test_a_provisional_variant_is_shipped_only_where_that_is_allowed(sample):
+    rows = changed(sample.rows[3:4], status="provisional")
+    assert concluded(sample, rows=rows).ship == ""
+    assert "onnx-fp32 is only provisional. Run xfer verify --full" in concluded(sample, rows=rows).headline
+    assert concluded(sample, Limits(allow_provisional=True), rows=rows).ship == "onnx-fp32"
+
+
+def test_a_variant_that_may_lose_too_much_is_not_shipped(sample):
+    # The bound of onnx-int8's loss is 4 of a span of 478.
+    assert concluded(sample, Limits(max_reward_drop=0.0084)).ship == "onnx-int8"
+    assert concluded(sample, Limits(max_reward_drop=0.0083)).ship == "torchscript-fp32"
 
 
 def test_the_headline_is_careful_where_nothing_is_proven(sample):
-    text = conclusion.headline(changed(sample.rows, status="built"))
+    text = concluded(sample, rows=changed(sample.rows, status="built", reason="")).headline
     assert text.startswith("Ship nothing yet: onnx-int8 is the fastest (")
     assert "nothing is verified on this machine" in text
-    assert conclusion.headline(sample.rows[5:]) == "No variant could be measured on this machine."
+    assert concluded(sample, rows=sample.rows[5:]).headline == "No variant could be measured on this machine."
 
 
 def test_eager_is_shipped_where_nothing_proven_is_faster(sample):
-    text = conclusion.headline(sample.rows[:1])
+    text = concluded(sample, rows=sample.rows[:1]).headline
     assert text.startswith("Ship eager-fp32: no variant that is verified here is faster")
 
 
 def test_without_a_baseline_no_gain_is_claimed(sample):
-    text = conclusion.headline(changed(sample.rows[4:5], speedup=None, speedup_spread=None))
+    text = concluded(sample, rows=changed(sample.rows[4:5], speedup=None, speedup_spread=None)).headline
     assert "It takes " in text
     assert "times as fast" not in text
 
 
 def test_a_whole_backbone_is_never_shipped(sample):
-    whole = {**sample.rows[4], "variant": "onnx-int8 (whole resnet18)", "p50_ms": 0.1, "whole_backbone": True}
-    assert decision.choose([*sample.rows, whole])["variant"] == "onnx-int8"
+    whole = replace(sample.rows[4], variant="onnx-int8 (whole resnet18)", p50_ms=0.1, whole_backbone=True)
+    assert concluded(sample, rows=(*sample.rows, whole)).ship == "onnx-int8"
+
+
+def test_another_reference_is_what_variants_are_compared_with(sample):
+    """A bundle of a plain graph has no eager; its reference needs no comparison with itself."""
+    rows = tuple(replace(row, variant=row.variant.replace("eager", "given")) for row in sample.rows)
+    rows = (rows[0], *changed(rows[1:], reward_interval=None))
+    found = concluded(sample, rows=rows, reference="given-fp32")
+    assert found.ship == "given-fp32"
+    assert next(iter(found.reward_summaries)) == "given-fp32"
+    assert concluded(sample, rows=rows).ship == ""
 
 
 def test_caveats_name_what_is_wrong_with_the_whole_report(sample):
-    unstable = tuple(changed(sample.rows, stable=False))
-    found = replace(sample, partial="only three rounds", rows=unstable, loops=()).findings.caveats
+    unstable = changed(sample.rows, stable=False)
+    found = conclude(replace(sample, partial="only three rounds", rows=unstable, loops=())).caveats
     assert [caveat.mark for caveat in found] == ["partial", "quick", "disturbed", "unstable"]
     texts = {caveat.mark: caveat.text for caveat in found}
     assert "only three rounds" in texts["partial"]
@@ -94,30 +139,32 @@ def test_caveats_name_what_is_wrong_with_the_whole_report(sample):
 def test_a_clean_report_has_no_caveats(sample):
     measurements = tuple(replace(m, disturbances=()) for m in sample.measurements)
     quiet = replace(sample, protocol=replace(sample.protocol, quick=False), measurements=measurements, loops=())
-    clean = replace(quiet, rows=tuple(changed(sample.rows, stable=True)))
-    assert clean.findings.ship == "onnx-int8"
-    assert clean.findings.caveats == ()
+    clean = replace(quiet, rows=changed(sample.rows, stable=True), limits=Limits())
+    assert conclude(clean).ship == "onnx-int8"
+    assert conclude(clean).caveats == ()
 
 
 def test_what_is_shipped_on_too_few_episodes_is_a_caveat(sample):
-    assert sample.findings.ship == "onnx-fp32"
-    assert "provisional" in [caveat.mark for caveat in sample.findings.caveats]
+    assert conclude(sample).ship == "onnx-fp32"
+    assert "provisional" in [caveat.mark for caveat in conclude(sample).caveats]
 
 
 def test_the_pareto_front_is_what_no_other_beats_in_both(sample):
-    assert [row["variant"] for row in pareto_front(sample.rows)] == ["onnx-int8", "onnx-fp32"]
-    rejected = [{**row, "status": "rejected"} if row["variant"] == "onnx-int8" else row for row in sample.rows]
-    assert [row["variant"] for row in pareto_front(rejected)] == ["onnx-fp32"]
-    better = [{**row, "reward_delta": 1.0} if row["variant"] == "onnx-int8" else row for row in sample.rows]
-    assert [row["variant"] for row in pareto_front(better)] == ["onnx-int8"]
+    def front(rows):
+        return [point.row.variant for point in pareto_front(comparable(rows, EAGER))]
+
+    assert front(sample.rows) == ["onnx-int8", "onnx-fp32"]
+    int8 = sample.rows[4]
+    assert front([*sample.rows[:4], replace(int8, status="rejected")]) == ["onnx-fp32"]
+    assert front([*sample.rows[:4], replace(int8, reward_delta=1.0)]) == ["onnx-int8"]
 
 
 def test_eager_s_returns_are_those_of_all_seeds_once(sample):
-    found = reward_summaries(sample.rows)
+    found = reward_summaries(sample.rows, EAGER)
     assert found["eager-fp32"].episodes == 160
     assert found["onnx-fp32"].episodes == 20
     assert found["onnx-int8"].mean.value < 500
-    assert reward_summaries(changed(sample.rows, returns=())) == {}
+    assert reward_summaries(changed(sample.rows, returns=()), EAGER) == {}
 
 
 def test_a_precision_that_is_slower_than_fp32_of_its_target_is_said_to_be(sample):
@@ -126,7 +173,7 @@ def test_a_precision_that_is_slower_than_fp32_of_its_target_is_said_to_be(sample
     texts = conclusion.slower_than_fp32([*sample.measurements, slow, fp32])
     assert len(texts) == 1  # onnx-int8 is faster
     assert texts[0].startswith("onnx-bf16 in C++ is slower than onnx-fp32 in C++ here: 0.5")
-    found = replace(sample, measurements=(*sample.measurements, slow, fp32)).findings.caveats
+    found = conclude(replace(sample, measurements=(*sample.measurements, slow, fp32))).caveats
     assert found[-1] == conclusion.Caveat("slower", texts[0])
 
 

@@ -4,7 +4,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from benchmarks.report.html import to_html
+from benchmarks.report import html
+from benchmarks.report.conclusion import conclude
 from tests.benchmarks.report.chromium import Chromium, executable
 from tests.benchmarks.report.sample_report import sample_report
 from tests.conftest import skip_without
@@ -19,6 +20,10 @@ def browser():
 @pytest.fixture(scope="module")
 def sample():
     return sample_report()
+
+
+def to_html(report):
+    return html.to_html(report, conclude(report))
 
 
 class Page(HTMLParser):
@@ -52,16 +57,16 @@ def test_the_page_shows_every_variant_status_and_plot_and_escapes_what_it_was_gi
     page = Page(text)
     assert page.tags.count("svg") == 6
     for row in sample.rows:
-        assert row["variant"] in page.text
-        assert f'<span class="pill {row["status"]}">{row["status"]}</span>' in text
+        assert row.variant in page.text
+        assert f'<span class="pill {row.status}">{row.status}</span>' in text
     for words in ("<script>alert(1)</script> & no GPU", "Some <CPU>", "683,072 executed parameters", sample.command):
         assert words in page.text
     assert "<script>" not in text
 
 
 def test_a_divergence_cannot_smuggle_anything_in(sample):
-    place = {**sample.rows[4]["divergence"], "picture": '"><script>alert(1)</script>'}
-    text = to_html(replace(sample, rows=(*sample.rows[:4], {**sample.rows[4], "divergence": place})))
+    place = replace(sample.rows[4].divergence, picture='"><script>alert(1)</script>')
+    text = to_html(replace(sample, rows=(*sample.rows[:4], replace(sample.rows[4], divergence=place))))
     assert "<script>" not in text
 
 
@@ -90,7 +95,7 @@ def test_the_verdict_comes_first_then_the_parts_in_their_order(sample):
 
 
 def test_what_was_not_measured_is_left_out(sample):
-    rows = tuple({**row, "returns": (), "divergence": None, "reward_delta": None} for row in sample.rows)
+    rows = tuple(replace(row, returns=(), divergence=None, reward_delta=None) for row in sample.rows)
     measurements = tuple(replace(m, disturbances=()) for m in sample.measurements)
     page = Page(to_html(replace(sample, rows=rows, measurements=measurements, loops=(), sweep=(), bundle="")))
     for part in ("Latency against", "Control loop", "Reward against", "Batch", "differently", "meanwhile", "verify x"):

@@ -4,10 +4,13 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.report import plots
-from benchmarks.report.figures import reward_summaries
+from benchmarks.report.conclusion import conclude
+from benchmarks.report.figures import comparable, reward_summaries
 from benchmarks.report.svg import PIXELS, VARIABLES
 from benchmarks.report.timeline import timeline
 from tests.benchmarks.report.sample_report import looped, sample_report
+
+EAGER = "eager-fp32"
 
 
 @pytest.fixture(scope="module")
@@ -17,11 +20,11 @@ def sample():
 
 def draw(sample):
     return {
-        "pareto": plots.pareto(sample.rows, 9.56),
+        "pareto": plots.pareto(comparable(sample.rows, EAGER), 9.56),
         "latency": plots.latency(sample.measurements),
         "timeline": timeline(sample.loops),
         "reward": plots.reward(sample.rows, 9.56),
-        "returns": plots.returns(sample.findings.reward_summaries),
+        "returns": plots.returns(conclude(sample).reward_summaries),
         "sweep": plots.sweep(sample.sweep),
     }
 
@@ -62,7 +65,7 @@ def test_equal_figures_give_equal_bytes(sample, drawn):
 def test_nothing_to_draw_gives_no_plot(sample):
     assert plots.latency([]) == ""
     assert plots.reward(sample.rows[:1], 9.56) == ""
-    assert plots.pareto(sample.rows[:1], 9.56) == ""
+    assert plots.pareto(comparable(sample.rows[:1], EAGER), 9.56) == ""
     assert plots.returns({}) == ""
     assert plots.sweep([]) == ""
     assert timeline([]) == ""
@@ -76,18 +79,18 @@ def test_an_interval_below_the_margin_is_drawn_in_the_color_of_failure(sample):
 
 
 def test_the_pareto_plot_shows_status_by_color_and_numbers_every_point(sample):
-    svg = plots.pareto(sample.rows, None)
+    svg = plots.pareto(comparable(sample.rows, EAGER), None)
     assert "var(--good)" in svg
     assert "var(--warn)" in svg
     assert "var(--bad)" not in svg
     assert [n for n in "123456" if f">{n}</text>" in svg] == ["1", "2", "3", "4", "5"]
-    rejected = [{**row, "status": "rejected"} for row in sample.rows]
-    assert "var(--bad)" in plots.pareto(rejected, None)
+    rejected = [replace(row, status="rejected") for row in sample.rows]
+    assert "var(--bad)" in plots.pareto(comparable(rejected, EAGER), None)
 
 
 def test_a_point_without_bounds_is_drawn_all_the_same(sample):
-    rows = [{**row, "p99_upper_ms": None, "reward_interval": None} for row in sample.rows]
-    assert plots.pareto(rows, None).startswith("<svg")
+    rows = [replace(row, p99_upper_ms=None, reward_interval=None) for row in sample.rows]
+    assert plots.pareto(comparable(rows, EAGER), None).startswith("<svg")
 
 
 @pytest.mark.parametrize("missed", [0, 1, 3])
@@ -103,8 +106,8 @@ def test_a_loop_that_misses_every_tick_gives_no_larger_plot():
 
 
 def test_equal_returns_are_drawn_at_their_value(sample):
-    rows = [{**row, "returns": [(1, 500.0, 500.0), (2, 500.0, 500.0)]} for row in sample.rows]
-    svg = plots.returns(reward_summaries(rows))
+    rows = [replace(row, returns=((1, 500.0, 500.0), (2, 500.0, 500.0))) for row in sample.rows]
+    svg = plots.returns(reward_summaries(rows, EAGER))
     assert re.search(r">500(\.0+)?</text>", svg)
     assert "+5e2" not in svg
 

@@ -8,8 +8,9 @@ import pytest
 from rich.console import Console
 
 from benchmarks.measure.control_loop import ControlLoop
-from benchmarks.report import data, table, terminal, write
-from benchmarks.report.markdown import to_markdown
+from benchmarks.report import data, markdown, method, table, terminal, write
+from benchmarks.report.conclusion import conclude
+from benchmarks.report.rows import Row
 from export.bundle.records import Divergence
 from tests.benchmarks.report.sample_report import PROTOCOL, sample_report
 
@@ -19,38 +20,46 @@ def sample():
     return sample_report()
 
 
+def to_json(report):
+    return write.to_json(report, conclude(report))
+
+
+def to_markdown(report):
+    return markdown.to_markdown(report, conclude(report))
+
+
 def shown(sample, width):
     out = io.StringIO()
-    terminal.show(sample, {"html": "out/report.html"}, Console(file=out, width=width))
+    terminal.show(sample, conclude(sample), {"html": "out/report.html"}, Console(file=out, width=width))
     return out.getvalue()
 
 
 def test_json_keeps_every_raw_sample(sample):
-    plain = msgspec.json.decode(write.to_json(sample))
-    assert plain["schema"] == [1, 1]
+    plain = msgspec.json.decode(to_json(sample))
+    assert plain["schema"] == [1, 2]
     assert plain["measurements"][1]["rounds"] == [list(window) for window in sample.measurements[1].rounds]
     assert plain["loops"][4]["latencies_ms"] == list(sample.loops[4].latencies_ms)
     assert len(plain["sweep"]) == len(sample.sweep)
 
 
 def test_json_holds_what_the_page_shows(sample):
-    plain = msgspec.json.decode(write.to_json(sample))
+    plain = msgspec.json.decode(to_json(sample))
     findings = plain["findings"]
     assert findings["loops"][4]["missed"] == 3
     assert findings["disturbances"][3]["disturbed"] == 4
     assert findings["pareto_front"] == ["onnx-int8", "onnx-fp32"]
-    assert list(findings["reward_summaries"]) == [row["variant"] for row in sample.rows[:5]]
+    assert list(findings["reward_summaries"]) == [row.variant for row in sample.rows[:5]]
     assert plain["verdict"] == f"{findings['headline']} {' '.join(findings['misses'])}"
     assert plain["rows"][4]["divergence"]["picture"]
 
 
 def test_a_report_can_be_read_back(sample):
-    again = msgspec.json.decode(write.to_json(sample), type=data.Report)
-    assert again.findings == sample.findings
+    again = msgspec.json.decode(to_json(sample), type=data.Report)
+    assert conclude(again) == conclude(sample)
 
 
 def test_the_explanation_tells_the_figures_of_the_protocol(sample):
-    told = replace(sample, protocol=replace(PROTOCOL, rounds=23, calls=6_700, seconds=600.0)).explanation
+    told = method.explanation(replace(sample, protocol=replace(PROTOCOL, rounds=23, calls=6_700, seconds=600.0)))
     for text in (f"23 rounds of {PROTOCOL.passes} passes", "6,700 calls and 600 s", "p99: 662 calls", "more than 5 %"):
         assert text in told
 
@@ -69,7 +78,7 @@ def test_markdown_has_tables_of_equal_rows_and_no_raw_html(sample):
 
 
 def test_markdown_leaves_out_what_was_not_measured(sample):
-    rows = tuple({**row, "returns": (), "divergence": None} for row in sample.rows)
+    rows = tuple(replace(row, returns=(), divergence=None) for row in sample.rows)
     text = to_markdown(replace(sample, loops=(), sweep=(), rows=rows))
     for words in ("Control loop", "Returns", "Batch sweep", "first chose"):
         assert words in to_markdown(sample)
@@ -95,20 +104,20 @@ def test_the_terminal_says_that_a_report_is_partial_and_that_a_loop_did_not_run(
 
 
 def test_a_row_carries_its_marks(sample):
-    assert table.marks({"stable": False, "disturbed_rounds": 2}) == ["unstable", "disturbed"]
-    assert table.marks({"stable": True, "disturbed_rounds": 0}) == []
-    assert table.marks({"stable": None, "disturbed_rounds": None}) == []
+    assert table.marks(Row("x", "built", stable=False, disturbed_rounds=2)) == ["unstable", "disturbed"]
+    assert table.marks(Row("x", "built", stable=True, disturbed_rounds=0)) == []
+    assert table.marks(Row("x", "built")) == []
     assert "provisional, disturbed" in to_markdown(sample)
 
 
 def test_a_divergence_is_told_with_both_actions(sample):
     where = Divergence(7, 12, (0.5, -1.0), (0.25, -1.0), 0.031)
-    text = table.divergence({"variant": "onnx-int8", "divergence": msgspec.to_builtins(where)})
+    text = table.divergence(Row("onnx-int8", "verified", divergence=where), "eager-fp32")
     for words in ("step 12", "seed 7", "eager (0.5, -1)", "onnx-int8 (0.25, -1)", "0.031"):
         assert words in text
 
 
 def test_three_whole_files_are_written(sample, tmp_path):
-    paths = write.write(sample, tmp_path)
+    paths = write.write(sample, conclude(sample), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json", "report.md"]
     assert {Path(path).name for path in paths.values()} == {path.name for path in tmp_path.iterdir()}

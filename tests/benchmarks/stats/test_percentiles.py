@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 from benchmarks.measure.interference import Interference
 from benchmarks.measure.protocol import Measurement, Protocol
 from benchmarks.report.rows import summarize
-from benchmarks.stats.percentiles import FLOORS, drift, is_stable, percentile, settled, speedups, upper_bound, windows
+from benchmarks.stats.percentiles import (
+    MIN_SAMPLES,
+    drift,
+    is_stable,
+    percentile,
+    settled,
+    speedups,
+    upper_bound,
+    windows,
+)
 
 
 def test_percentile_is_the_smallest_sample_that_enough_samples_do_not_exceed():
@@ -26,9 +35,9 @@ def test_a_percentile_below_its_sample_floor_is_not_given(share, floor):
     assert upper_bound(samples[:-1], share) is None
 
 
-@pytest.mark.parametrize("share", FLOORS)
+@pytest.mark.parametrize("share", MIN_SAMPLES)
 def test_a_share_between_two_floors_needs_the_higher_one(share):
-    floor = next((f for s, f in FLOORS.items() if share + 1e-6 <= s), 6636)
+    floor = next((f for s, f in MIN_SAMPLES.items() if share + 1e-6 <= s), 6636)
     assert percentile(list(range(floor)), share + 1e-6) is not None
     assert percentile(list(range(floor - 1)), share + 1e-6) is None
 

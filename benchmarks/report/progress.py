@@ -7,14 +7,11 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def bar(total: int) -> Iterator[Callable[[str, str], None]]:
+def bar() -> Iterator[Callable[[str, str, float], None]]:
     """Show a bar on stderr.
 
-    Args:
-        total: How many steps there will be.
-
     Yields:
-        What to call before each step, with a row's name and what comes next.
+        What ``bench`` calls before each step, with a row's name, what comes next, and the share that is done.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -22,12 +19,9 @@ def bar(total: int) -> Iterator[Callable[[str, str], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     # It is drawn when a step begins and not in between: a thread that redraws it would disturb what is measured.
     with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
-        task = progress.add_task("bench", total=total)
-        begun = 0
+        task = progress.add_task("bench", total=1.0)
 
-        def on_step(name: str, stage: str) -> None:
-            nonlocal begun
-            progress.update(task, completed=begun, description=f"{name}: {stage}", refresh=True)
-            begun += 1
+        def on_step(name: str, stage: str, done: float) -> None:
+            progress.update(task, completed=done, description=f"{name}: {stage}", refresh=True)
 
         yield on_step

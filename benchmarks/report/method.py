@@ -1,0 +1,63 @@
+"""How a report was measured: on which machine, which graphs, and by which protocol."""
+
+from __future__ import annotations
+
+from benchmarks.measure.interference import MAX_OTHERS, MAX_STEAL
+from benchmarks.report.data import Report
+from benchmarks.report.table import share
+from benchmarks.stats.percentiles import MIN_SAMPLES, TOLERANCE, WINDOWS
+from export.bundle.manifest import Provenance
+
+
+def machine_line(report: Report) -> str:
+    """Say on what, and with what of it, was measured."""
+    machine, threads = report.machine, report.protocol.threads
+    cores = next((m.cores for m in report.measurements if m.cores), ())
+    gpu = f", {machine.gpu}" if machine.gpu else ", no GPU"
+    bound = f" on cores {', '.join(map(str, cores))}" if cores else ""
+    return (
+        f"{machine.processor}, {machine.cores} cores, {machine.instruction_set}{gpu},"
+        f" {machine.memory_bytes / 2**30:.0f} GiB, {machine.system}, Python {machine.python};"
+        f" {threads} {'thread' if threads == 1 else 'threads'}{bound}"
+    )
+
+
+def graph_lines(report: Report) -> list[str]:
+    """Say which graphs were timed."""
+    return [graph_line(provenance) for provenance in report.provenances]
+
+
+def graph_line(provenance: Provenance) -> str:
+    """Say which graph was timed.
+
+    Example:
+        >>> graph_line(Provenance("", "", "resnet18", "layer2", "flatten", 683072, 250_000_000, ""))
+        'resnet18 up to layer2, head flatten: 683,072 executed parameters, 250.0 million MACs a step'
+    """
+    graph = f"{provenance.backbone} up to {provenance.tap}, head {provenance.head}"
+    return (
+        f"{graph if provenance.backbone else 'a policy that was trained elsewhere'}:"
+        f" {provenance.parameters:,} executed parameters, {provenance.macs / 1e6:.1f} million MACs a step"
+    )
+
+
+def explanation(report: Report) -> str:
+    """Say how it was measured, in a paragraph."""
+    protocol, reference = report.protocol, report.reference
+    what = f"The reference is {reference}"
+    if reference.startswith("eager"):
+        what = "The baseline is eager PyTorch: contiguous, inference_mode, the same threads"
+    return (
+        "Timed: raw frame to action (host observation in, host action out, batch 1), rotating through recorded"
+        f" frames, in {protocol.rounds} rounds of {protocol.passes} passes over all variants; each has a process of"
+        f" its own that is idle outside its turn, and begins a turn with {protocol.lead_in_calls} untimed calls. At"
+        f" least {protocol.calls:,} calls and {protocol.seconds:g} s a variant, after a warm-up of at least"
+        f" {protocol.warmup_calls} calls and {protocol.warmup_seconds:g} s. {what}."
+        " A speed-up is the median over rounds of the ratio of medians within one round, with the smallest and"
+        f" largest. A percentile below its sample floor is n/a (p99: {MIN_SAMPLES[0.99]:,} calls, p99.9:"
+        f" {MIN_SAMPLES[0.999]:,}). Unstable: the speed-ups of the run's {min(WINDOWS, protocol.rounds)} stretches of"
+        " consecutive rounds (the medians, where there is no baseline) differ by more than"
+        f" {share(TOLERANCE)}; drifting: the baseline's medians do. Disturbed: in some round other processes took"
+        f" more than {share(MAX_OTHERS)} of the cores' time, or the hypervisor more than {share(MAX_STEAL)}. Nothing is"
+        " clipped, no round dropped."
+    )
