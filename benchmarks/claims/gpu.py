@@ -16,7 +16,6 @@ from benchmarks.report.decision import Limits
 from benchmarks.report.rows import Row
 from benchmarks.report.write import write
 from export.bundle.records import PROVEN
-from export.commands import export, verify
 from xfer.errors import UnavailableError
 
 TARGETS = "eager,torchscript,onnx,tensorrt"
@@ -35,6 +34,7 @@ def reproduce(options: Options) -> Outcome:
     """
     import torch
 
+    from export import export, verify
     from xfer import train
 
     if not torch.cuda.is_available():
@@ -52,13 +52,10 @@ def reproduce(options: Options) -> Outcome:
         compile_mode="reduce-overhead",
         **common,
     ).summary()
-    export.main(export.Args(source=str(run), targets=TARGETS, output=bundle))
-    verified = verify.main(verify.Args(bundle=bundle))["variants"]
-    names = [row["variant"] for row in verified]
-    on_gpu = verify.main(
-        verify.Args(bundle=bundle, variants=",".join(n for n in ON_GPU if n.partition("@")[0] in names))
-    )
-    variants = [*names, *(row["variant"] for row in on_gpu["variants"])]
+    export(run, TARGETS, bundle)
+    names = list(verify(bundle))
+    on_gpu = verify(bundle, [name for name in ON_GPU if name.partition("@")[0] in names])
+    variants = [*names, *on_gpu]
     quick, limits = protocol.quick(len(protocol.usable_cores())), Limits(allow_provisional=True)
     report = bench(bundle, variants, quick, limits=limits, command="xfer reproduce gpu")
     paths = write(report, conclude(report), options.folder / "report")

@@ -10,7 +10,10 @@ from typing import Any
 from benchmarks.commands import recommend
 from benchmarks.measure import protocol
 from benchmarks.report.decision import Limits
-from export.commands import export, verify
+from export.commands import export as export_command
+from export.commands import verify as verify_command
+from export.commands.console import build_lines, show, verdict_lines
+from export.verification.verify import DEFAULT_PAIRS
 from xfer.commands import Common
 
 
@@ -45,6 +48,7 @@ def main(args: Args) -> dict[str, Any]:
     from benchmarks.report import progress, terminal
     from benchmarks.report.conclusion import conclude, decide
     from benchmarks.report.write import write
+    from export import export, verify
     from xfer import train
 
     check_libraries()
@@ -55,9 +59,17 @@ def main(args: Args) -> dict[str, Any]:
     console.rule("1/5 train")
     results["train"] = train("cartpole", output=args.output, weights=args.weights, seed=args.seed).summary()
     console.rule("2/5 export")
-    results["export"] = export.main(export.Args(source=str(args.output)))
+    exported = export(
+        args.output,
+        command=shlex.join(["xfer", "export", str(args.output)]),
+        on_build=lambda build, cached: show(build_lines(build, cached)),
+    )
+    results["export"] = export_command.answer(exported)
     console.rule("3/5 verify")
-    results["verify"] = verify.main(verify.Args(bundle=bundle))
+    with verify_command.progress(console, DEFAULT_PAIRS) as (on_variant, on_pairs):
+        verdicts = verify(bundle, on_variant=on_variant, on_pairs=on_pairs)
+    show(verdict_lines(verdicts))
+    results["verify"] = verify_command.answer(verdicts)
     console.rule("4/5 bench")
     quick, limits = protocol.quick(len(protocol.usable_cores())), Limits(allow_provisional=True)
     command = shlex.join(["xfer", "bench", str(bundle), "--quick", *limits.options(), "--output", str(folder)])

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from export.build import DEFAULT_TARGETS, buildable, export
+from export.build import DEFAULT_TARGETS, ExportResult, buildable, export
 from export.bundle.manifest import Build
 from export.commands.console import (
     build_lines,
@@ -99,12 +99,15 @@ def main(args: Args) -> dict[str, Any]:
             on_build=lambda build, cached: show(build_lines(build, cached)),
             on_repair=lambda repaired: show(repair_lines(repaired)),
         )
-    bundle = str(result.path)
     show(reason_lines((build.variant, build.reason) for build, _ in result.builds))
-    show(next_lines(bundle, "xfer verify", "xfer bench"))
+    show(next_lines(str(result.path), "xfer verify", "xfer bench"))
     repairs = [repair_row(repaired) for repaired in result.repairs if not repaired.impossible]
-    rows = [build_row(*built) for built in result.builds]
-    return {"bundle": bundle, "variants": rows, **({"repairs": repairs} if args.repair else {})}
+    return {**answer(result), **({"repairs": repairs} if args.repair else {})}
+
+
+def answer(result: ExportResult) -> dict[str, Any]:
+    """Return what ``--json`` prints of an export."""
+    return {"bundle": str(result.path), "variants": [build_row(*built) for built in result.builds]}
 
 
 def rebuild_into(args: Args, bundle: Path) -> dict[str, Any]:

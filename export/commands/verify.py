@@ -78,7 +78,7 @@ def main(args: Args) -> dict[str, Any]:
     bundle = Bundle(args.bundle)
     if args.inject_faults:
         return verify_with_faults(args, bundle)
-    with _progress(Console(), FULL_PAIRS if args.full else args.pairs) as (on_variant, on_pairs):
+    with progress(Console(), FULL_PAIRS if args.full else args.pairs) as (on_variant, on_pairs):
         found = verify(
             bundle,
             args.variants,
@@ -91,7 +91,7 @@ def main(args: Args) -> dict[str, Any]:
             on_pairs=on_pairs,
         )
     show(verdict_lines(found))
-    return {"variants": rows(found)}
+    return answer(found)
 
 
 def verify_with_faults(args: Args, bundle: Bundle) -> dict[str, Any]:
@@ -128,6 +128,11 @@ def verify_with_faults(args: Args, bundle: Bundle) -> dict[str, Any]:
     return found
 
 
+def answer(found: dict[str, Verification]) -> dict[str, Any]:
+    """Return what ``--json`` prints of verdicts."""
+    return {"variants": rows(found)}
+
+
 def rows(found: dict[str, Verification]) -> list[dict[str, Any]]:
     """Return verdicts as ``--json`` prints them."""
     return [records.printed({"variant": name, **msgspec.to_builtins(v)}) for name, v in found.items()]
@@ -138,7 +143,7 @@ OnPairs = Callable[[int, "dict[str, Verdict]"], None]
 
 
 @contextmanager
-def _progress(console: Console, pairs: int) -> Iterator[tuple[OnVariant, OnPairs]]:
+def progress(console: Console, pairs: int) -> Iterator[tuple[OnVariant, OnPairs]]:
     """Show a bar of pairs of episodes, or a line at each look where there is no terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 _elsewhere = (Path(entry, *__name__.split(".")) for entry in sys.path)
 __path__ += [str(folder) for folder in _elsewhere if folder.is_dir() and not folder.samefile(__path__[0])]
 
-BASELINE = "eager-fp32"
-"""The reference of bundles that do not name one (``Bundle.reference``)."""
-
 
 @dataclass(frozen=True)
 class ExportOptions:
