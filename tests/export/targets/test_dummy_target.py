@@ -22,7 +22,7 @@ FILE = '''
 from contextlib import contextmanager
 
 from export.targets import Exported
-from export.torch_library import available, libraries, load_trace, save_trace, trace
+from export.libraries.pytorch import available, libraries, load_trace, save_trace, trace
 from xfer.errors import UnavailableError
 
 PRECISIONS, PLACES = ("fp32",), ()
@@ -41,7 +41,7 @@ def export(request, folder, precision):
 def load(folder, spec, place):
     if (reason := runnable(place.name)) is not None:
         raise UnavailableError(reason)
-    from xfer.torch_session import TorchSession, set_threads
+    from xfer.models.torch_session import TorchSession, set_threads
 
     set_threads(place.threads)
     yield TorchSession(load_trace(folder / "dummy.pt"), spec)
