@@ -22,7 +22,7 @@ FILE = '''
 from contextlib import contextmanager
 
 from export.targets import Exported
-from export.libraries.pytorch import available, libraries, load_trace, save_trace, trace
+from export.torch_library import available, libraries, load_trace, save_trace, trace
 from xfer.errors import UnavailableError
 
 PRECISIONS, PLACES = ("fp32",), ()
@@ -41,7 +41,7 @@ def export(request, folder, precision):
 def load(folder, spec, place):
     if (reason := runnable(place.name)) is not None:
         raise UnavailableError(reason)
-    from xfer.models.torch_session import TorchSession, set_threads
+    from xfer.torch_session import TorchSession, set_threads
 
     set_threads(place.threads)
     yield TorchSession(load_trace(folder / "dummy.pt"), spec)
@@ -69,7 +69,7 @@ def found(folder, monkeypatch):
 
 def test_a_file_in_a_folder_of_pythonpath_is_a_target(folder):
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-c", "from export import targets; print(*targets.names())"]
+    command = [sys.executable, "-c", "from export import target; print(*target.names())"]
     environment = {**os.environ, "PYTHONPATH": path}
     said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split()
     assert set(said) == {*targets.names(), "dummy"}
