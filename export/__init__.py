@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from export.build import export
     from export.bundle.reader import Bundle
-    from export.importers.module import Deployable
+    from export.importers._deployable import Deployable
     from export.verification.verify import verify
 
 __all__ = ["Bundle", "Deployable", "export", "verify"]
 
 _HOME = {
     "Bundle": "export.bundle.reader",
-    "Deployable": "export.importers.module",
+    "Deployable": "export.importers._deployable",
     "export": "export.build",
     "verify": "export.verification.verify",
 }

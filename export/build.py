@@ -19,7 +19,7 @@ from export.bundle.reader import Bundle
 from export.bundle.writer import BundleWriter, content_key
 from export.importers import ImportOptions
 from export.importers._choose import import_policy
-from export.importers.module import Deployable
+from export.importers._deployable import Deployable
 from export.libraries import pytorch
 from export.targets import ExportOptions, ExportRequest, Variant, expand
 from xfer import __version__, tasks

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from export.importers import ImportedPolicy, ImportOptions
-from export.importers.module import Deployable
+from export.importers._deployable import Deployable
 from xfer.errors import UsageError
 
 ELSEWHERE = ("observations", "task")

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from export.importers import FACTS, Facts, ImportedPolicy, read_facts
+from export.importers._deployable import Deployable
 from export.importers._deployed import digest
-from export.importers.module import Deployable
 from xfer import tasks
 from xfer.errors import RunError, UnavailableError, UsageError
 from xfer.evaluate import CALIBRATION_SEED, HELD_OUT_SEED, episode_returns, native, record
