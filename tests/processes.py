@@ -125,6 +125,8 @@ def start(*words: object, **environment: str) -> Command:
     A run that it trains records few observations.
     """
     folder = Path(tempfile.mkdtemp(dir=server().folder.name))
+    for name in ("stdout", "stderr"):
+        (folder / name).touch()
     everything = {**os.environ, **environment}
     request = {"words": [str(word) for word in words], "folder": str(folder), "environment": everything}
     return Command(server().fork(request), folder)
@@ -181,7 +183,7 @@ def _command(request: dict) -> int:
     os.environ.clear()
     os.environ.update(request["environment"])
     for number, name in ((0, os.devnull), (1, f"{request['folder']}/stdout"), (2, f"{request['folder']}/stderr")):
-        file = os.open(name, os.O_RDWR | os.O_CREAT)
+        file = os.open(name, os.O_RDWR)
         os.dup2(file, number)
         os.close(file)
     signal.signal(signal.SIGINT, signal.default_int_handler)
