@@ -26,6 +26,7 @@ PRELOADED = (
     "xfer.commands.train",
     "xfer.models.torch_session",
     "xfer.training.learners",
+    "xfer.training.train",
     "export.commands.verify",
     "benchmarks.commands.bench",
 )
@@ -99,11 +100,15 @@ class Command:
 
     @property
     def stdout(self) -> str:
-        return (self.folder / "stdout").read_text()
+        return self._said("stdout")
 
     @property
     def stderr(self) -> str:
-        return (self.folder / "stderr").read_text()
+        return self._said("stderr")
+
+    def _said(self, name: str) -> str:
+        path = self.folder / name  # the command makes it when it begins
+        return path.read_text() if path.exists() else ""
 
     def poll(self) -> int | None:
         return server().ended(self.pid, 0)

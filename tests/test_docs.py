@@ -199,7 +199,12 @@ def test_the_layout_names_what_exists(page):
 def test_every_environment_variable_is_documented():
     page = (DOCS / "reference/environment-variables.md").read_text()
     quoted = re.compile(r"(?:environ(?:\.get|\.setdefault)?[\[(]|getenv\()\s*\"([A-Z_]+)\"")
-    files = [f for folder in ("xfer", "export", "benchmarks") for f in (ROOT / folder).rglob("*.[ch]*") if f.is_file()]
+    files = [
+        f
+        for folder in ("xfer", "export", "benchmarks")
+        for f in (ROOT / folder).rglob("*.[ch]*")
+        if f.suffix in (".h", ".hpp", ".cpp")
+    ]
     files += [f for folder in ("xfer", "export", "benchmarks") for f in (ROOT / folder).rglob("*.py")]
     read = {name for file in files for name in quoted.findall(file.read_text())}
     assert {"XFER_SSH", "XFER_PLUGIN_DIR"} <= read

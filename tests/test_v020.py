@@ -168,6 +168,7 @@ def test_a_finished_run_gives_its_weights_to_another(answer):
 
 def test_a_report_is_read_and_drawn(folder):
     from benchmarks.commands.compare import read
+    from benchmarks.report.conclusion import conclude
     from benchmarks.report.write import write
 
     path = folder / "old.json"
@@ -175,7 +176,7 @@ def test_a_report_is_read_and_drawn(folder):
     plain, report = json.loads(path.read_bytes()), read(path)
     assert [m.name for m in report.measurements] == [m["name"] for m in plain["measurements"]]
     assert json.loads(msgspec.json.encode(report.measurements[0].rounds)) == plain["measurements"][0]["rounds"]
-    paths = write(report, folder)
+    paths = write(report, conclude(report), folder)
     for kind in ("html", "md"):
         text = Path(paths[kind]).read_text()
         assert "onnx-int8" in text

@@ -90,7 +90,7 @@ limits = st.builds(
 def test_the_report_and_the_records_of_one_bench_name_the_same_variant_or_none(shell):
     named = []
 
-    @settings(max_examples=150, deadline=None, database=None)
+    @settings(max_examples=300, deadline=None, database=None)
     @given(benches(), limits)
     def check(bench, asked):
         builds, idle, known, measured, control_loops, loop_deadline = bench
@@ -111,8 +111,8 @@ def test_the_report_and_the_records_of_one_bench_name_the_same_variant_or_none(s
 
     check()
     # The examples are not all of one kind.
-    assert len(set(named)) >= 4
-    assert 0.1 < sum(map(bool, named)) / len(named) < 0.9
+    assert len(set(named)) >= 3
+    assert 0.02 < sum(map(bool, named)) / len(named) < 0.9
 
 
 @pytest.fixture(scope="module")

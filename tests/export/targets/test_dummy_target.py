@@ -69,7 +69,7 @@ def found(folder, monkeypatch):
 
 def test_a_file_in_a_folder_of_pythonpath_is_a_target(folder):
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-c", "from export import target; print(*target.names())"]
+    command = [sys.executable, "-c", "from export import targets; print(*targets.names())"]
     environment = {**os.environ, "PYTHONPATH": path}
     said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split()
     assert set(said) == {*targets.names(), "dummy"}

@@ -87,7 +87,7 @@ def test_a_provider_that_was_asked_for_and_is_missing_is_an_error_not_a_fallback
         pytest.skip(f"this machine has the {provider}")
     folder, _ = exported(Variant("onnx", "fp32"))
     module = targets.load("onnx")
-    install = rf"has no {provider}: pip uninstall onnxruntime.*; pip install 'xfer-policy\[{extra}\]'"
+    install = rf"has no {provider}: pip uninstall onnxruntime.* && pip install 'xfer-policy\[{extra}\]'"
     with pytest.raises(UnavailableError, match=install), module.load(folder, policy.spec, Place(place)):
         pass
 
