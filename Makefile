@@ -9,16 +9,24 @@ JOBS   ?= 2
 OPTIONS ?=
 PYTEST := $(VENV)/bin/python -m pytest
 
-.PHONY: demo test slow coverage install install-dev clean
+.PHONY: demo lint docs test slow coverage install install-dev clean
 
 demo: install
 	$(VENV)/bin/xfer demo
 
-test: install-dev
+lint: install-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/codespell
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+# What is generated from the code: the command line reference, and the schema of report.json.
+docs: install-dev
+	$(VENV)/bin/python docs/generate_cli.py
+	$(VENV)/bin/python -m benchmarks.report.schema docs/report.schema.json
+
+test: lint
 	$(PYTEST) -n $(JOBS) -m 'not slow and not timing' $(OPTIONS)
 	$(PYTEST) -m 'timing and not slow' $(OPTIONS)
 

@@ -81,14 +81,6 @@ def test_what_a_package_offers_is_listed_and_described(package):
 
 
 RETIRED = re.compile(r"\b(evidences|Evidence|Mistake|climb|acted_by|mistaken_graphs)\b|xfer evidence")
-BRITISH = re.compile(
-    r"\b(?:behaviour|colour|favour|flavour|harbour|honour|labour|neighbour|rigour|vapour|centre|fibre|litre|metre"
-    r"|theatre|grey|analogue|catalogue|dialogue|artefact|defence|offence|licence|judgement|fulfil|learnt|burnt|whilst"
-    r"|amongst|modell|labell|travell)(?:s|ed|d|ing|al|ly|less|able)?\b"
-    r"|\b(?!\w*(?:advert|comprom|disgu|enterpr|exerc|expert|franch|improv|merchand|no|otherw|pairw|likew|prec|conc|prem"
-    r"|prom|surpr|superv|compr|adv|dev|rev)is)\w{3,}[iy]s(?:e[ds]?|ing|ers?|ations?)\b",
-    re.IGNORECASE,
-)
 
 
 def found(pattern: re.Pattern[str], names: list[str]) -> list[str]:
@@ -98,15 +90,6 @@ def found(pattern: re.Pattern[str], names: list[str]) -> list[str]:
 
 def test_retired_words_do_not_come_back():
     assert found(RETIRED, MODULES) == []
-
-
-def test_spelling_is_american():
-    for word in ("colours", "centred", "normalisation", "analysed", "unlabelled inputs, labelled ones"):
-        assert BRITISH.search(word), word
-    assert not BRITISH.search(
-        "A promise, otherwise noise: four stages rise, exercised and raised; the analysis is precise."
-    )
-    assert found(BRITISH, [name for name in PROSE if name != "tests/test_structure.py"]) == []
 
 
 def test_every_module_says_what_it_is():
