@@ -15,6 +15,7 @@ from export.commands import verify as verify_command
 from export.commands.console import build_lines, show, verdict_lines
 from export.verification.verify import DEFAULT_PAIRS
 from xfer.commands import Common
+from xfer.commands.train import show as show_training
 
 
 @dataclass(kw_only=True)
@@ -57,7 +58,9 @@ def main(args: Args) -> dict[str, Any]:
     folder = args.output.with_name(args.output.name + ".report")
     results = {}
     console.rule("1/5 train")
-    results["train"] = train("cartpole", output=args.output, weights=args.weights, seed=args.seed).summary()
+    trained = train("cartpole", output=args.output, weights=args.weights, seed=args.seed)
+    show_training(trained, console)
+    results["train"] = trained.summary()
     console.rule("2/5 export")
     exported = export(
         args.output,

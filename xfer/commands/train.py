@@ -30,6 +30,9 @@ from xfer.training.run_config import RunConfig, load_config
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+    from rich.console import Console
+
+    from xfer.training.train import TrainResult
 
 
 @dataclass(kw_only=True)
@@ -133,11 +136,17 @@ def main(args: Args) -> dict[str, Any]:
         how = {"ppo": PPOConfig(**vars(args.training), **vars(args.ppo))}
     console = Console()
     result = train(task, policy=args.policy, console=console, **how, **options)
+    show(result, console)
+    console.print(f"Next: xfer export {result.path}", markup=False)
+    return result.summary()
+
+
+def show(result: TrainResult, console: Console) -> None:
+    """Print how a finished run did."""
     console.print(
         f"[bold]{result.path}[/]: mean return {result.mean:.1f} over {len(result.returns)} fresh episodes,"
-        f" {result.frames} frames, {result.seconds / 60:.1f} min.  Next: xfer export {result.path}"
+        f" {result.frames} frames, {result.seconds / 60:.1f} min"
     )
-    return result.summary()
 
 
 def _brought(task: Task, algorithm: Algorithm) -> str:
