@@ -1,6 +1,7 @@
 // AOTInductor's machine code, run by LibTorch; checked as export/targets/aotinductor.py does before it is loaded.
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
+#include <c10/core/InferenceMode.h>
 #include <sys/utsname.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/version.h>

@@ -1,6 +1,9 @@
 // TorchScript, run by LibTorch: loaded, frozen and optimized as export/targets/torchscript.py does.
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
-#include <torch/script.h>
+#include <c10/core/InferenceMode.h>
+#include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/serialization/import.h>
 #include <torch/version.h>
 
 #include <sstream>
@@ -18,8 +21,8 @@ class Session {
       : threads_(request.threads), tensors_(request), library_("torch " TORCH_VERSION) {
     const std::string place = request.place;
     if (place == "cuda") {
-      if (!torch::hasCUDA()) throw Refusal(XFER_UNAVAILABLE, "PyTorch sees no CUDA GPU.");
-      device_ = torch::kCUDA;
+      if (!at::hasCUDA()) throw Refusal(XFER_UNAVAILABLE, "PyTorch sees no CUDA GPU.");
+      device_ = at::kCUDA;
     } else if (!place.empty()) {
       throw Refusal(XFER_USAGE, "Unknown place '" + place + "'. Choose from: cuda.");
     }
@@ -44,7 +47,7 @@ class Session {
     if (at::get_num_threads() != threads_) at::set_num_threads(threads_);
     stack_.clear();
     stack_.emplace_back(module_._ivalue());
-    for (torch::Tensor &input : tensors_.inputs(batch, inputs)) stack_.emplace_back(input.to(device_));
+    for (at::Tensor &input : tensors_.inputs(batch, inputs)) stack_.emplace_back(input.to(device_));
     forward_->run(stack_);
     const auto results = stack_.back().toTuple();
     tensors_.copy(results->elements(), batch, outputs);
@@ -54,7 +57,7 @@ class Session {
   int threads_;
   TorchTensors tensors_;
   std::string library_;
-  torch::Device device_ = torch::kCPU;
+  at::Device device_ = at::kCPU;
   torch::jit::Module module_;
   torch::jit::Function *forward_ = nullptr;
   torch::jit::Stack stack_;  // kept, so that a step allocates none of its own

@@ -1,7 +1,8 @@
 // What the backends on LibTorch share: the caller's memory as tensors, and tensors into the caller's memory.
 #pragma once
 
-#include <torch/torch.h>
+#include <ATen/core/ivalue.h>
+#include <ATen/ops/from_blob.h>
 
 #include <cstring>
 #include <string>
@@ -17,7 +18,7 @@ class TorchTensors {
       : inputs_(facts(request.inputs, request.input_count)), outputs_(facts(request.outputs, request.output_count)) {}
 
   // The caller's memory; kept between steps, so that one allocates no list of its own.
-  std::vector<torch::Tensor> &inputs(std::size_t batch, const void *const *data) {
+  std::vector<at::Tensor> &inputs(std::size_t batch, const void *const *data) {
     tensors_.clear();
     for (std::size_t i = 0; i < inputs_.size(); ++i) {
       inputs_[i].shape[0] = static_cast<std::int64_t>(batch);
@@ -32,7 +33,7 @@ class TorchTensors {
     if (results.size() != outputs_.size()) throw Refusal(XFER_BUNDLE, "The module has other outputs.");
     for (std::size_t i = 0; i < outputs_.size(); ++i) {
       outputs_[i].shape[0] = static_cast<std::int64_t>(batch);
-      const torch::Tensor result = tensor(results[i]).contiguous().cpu();
+      const at::Tensor result = tensor(results[i]).contiguous().cpu();
       if (result.sizes() != c10::IntArrayRef(outputs_[i].shape) || result.scalar_type() != outputs_[i].type) {
         throw Refusal(XFER_BUNDLE, "The module gives '" + outputs_[i].name + "' of another shape or type.");
       }
@@ -43,13 +44,13 @@ class TorchTensors {
  private:
   struct Fact {
     std::string name;
-    torch::ScalarType type;
+    at::ScalarType type;
     std::vector<std::int64_t> shape;  // the batch first
     std::size_t row_bytes;
   };
 
-  static torch::ScalarType scalar_type(xfer_dtype dtype) {
-    return dtype == XFER_UINT8 ? torch::kUInt8 : dtype == XFER_INT64 ? torch::kInt64 : torch::kFloat32;
+  static at::ScalarType scalar_type(xfer_dtype dtype) {
+    return dtype == XFER_UINT8 ? at::kByte : dtype == XFER_INT64 ? at::kLong : at::kFloat;
   }
 
   static std::vector<Fact> facts(const xfer_tensor *tensors, std::size_t count) {
@@ -62,11 +63,11 @@ class TorchTensors {
     return result;
   }
 
-  static torch::Tensor tensor(const torch::Tensor &result) { return result; }
-  static torch::Tensor tensor(const c10::IValue &result) { return result.toTensor(); }
+  static at::Tensor tensor(const at::Tensor &result) { return result; }
+  static at::Tensor tensor(const c10::IValue &result) { return result.toTensor(); }
 
   std::vector<Fact> inputs_, outputs_;
-  std::vector<torch::Tensor> tensors_;
+  std::vector<at::Tensor> tensors_;
 };
 
 }  // namespace xfer::backend

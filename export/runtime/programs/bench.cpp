@@ -1,5 +1,5 @@
 // xfer-bench: how long does a variant take from raw observation to action? The protocol and its numbers are those of
-// benchmarks/measure/latency.py; tests/export/runtime/test_runtime_bench.py compares the two.
+// benchmarks/measure/protocol.py; tests/export/runtime/test_runtime_bench.py compares the two.
 #include <fcntl.h>
 #include <sched.h>
 #include <sys/wait.h>

@@ -45,7 +45,7 @@ def build_project(source: Path, folder: Path, *options: object, targets: tuple[s
     if shutil.which("ccache"):
         options = ("-DCMAKE_CXX_COMPILER_LAUNCHER=ccache", *options)
     run("cmake", "-S", source, "-B", folder, *options)
-    run("cmake", "--build", folder, "--parallel", os.cpu_count() or 1, *(("--target", *targets) if targets else ()))
+    run("cmake", "--build", folder, "--parallel", 2, *(("--target", *targets) if targets else ()))
     return folder
 
 

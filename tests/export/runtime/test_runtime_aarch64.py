@@ -36,7 +36,8 @@ def programs(tmp_path_factory) -> Path:
     toolchain = RUNTIME / "cmake" / "aarch64-linux-gnu.cmake"
     options = [o for o in header_options() if "ONNX" in o]
     options += [f"-DXFER_SYSROOT={os.environ[NEEDED[0]]}", "-DXFER_TESTS=OFF"]
-    return build_project(RUNTIME, folder, "--toolchain", toolchain, *options)
+    used = ("xfer_onnx", "xfer-run", "xfer-verify")
+    return build_project(RUNTIME, folder, "--toolchain", toolchain, *options, targets=used)
 
 
 def emulate(program: Path, *words: object, **options) -> bytes:

@@ -26,7 +26,8 @@ def installed(tmp_path_factory) -> Path:
     """Where `pip install` put the wheel's files."""
     require()
     folder = tmp_path_factory.mktemp("installed")
-    run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, ROOT)
+    options = ("--quiet", "--no-deps", "--no-build-isolation", "--target", folder)
+    run(sys.executable, "-m", "pip", "install", *options, ROOT)
     return folder
 
 
@@ -38,9 +39,8 @@ def robot(installed, tmp_path_factory) -> Path:
     lines = (installed / "export" / "runtime" / "examples" / "ten_lines.cpp").read_text()
     (source / "robot.cpp").write_text(lines)
     environment = {**os.environ, "PYTHONPATH": str(installed)}
-    found = (
-        run(sys.executable, "-P", "-m", "xfer.cli", "cmake-dir", env=environment, cwd=source).stdout.decode().strip()
-    )
+    command = (sys.executable, "-P", "-m", "xfer.cli", "cmake-dir")
+    found = run(*command, env=environment, cwd=source).stdout.decode().strip()
     assert Path(found).is_relative_to(installed)
     options = [f"-Dxfer_DIR={found}", "-DXFER_ONNX=ON", "-DCMAKE_BUILD_TYPE=Debug"]
     if include := os.environ.get("ONNXRUNTIME_INCLUDE_DIR"):
