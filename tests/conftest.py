@@ -17,19 +17,25 @@ from filelock import FileLock
 
 from export.build import export_policy
 from export.targets import expand
-from tests import small_task
+from export.verification import pairs
+from tests import processes, small_task
 from xfer import tasks
 from xfer.evaluate import native
 from xfer.models.checkpoint import load_policy, save_policy
 from xfer.models.policy import Policy, PolicyConfig, make_spec
 from xfer.models.torch_session import set_threads
-from xfer.training import imitation, rounds
+from xfer.training import imitation, rounds, vector_env
 from xfer.trajectories import Trajectories
 
 torch.set_num_threads(1)
 
 # In the background of a script pytest inherits an ignored SIGINT, and so would the commands that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Processes for pairs of episodes spend seconds on importing PyTorch. Here they are forked from one that has.
+pairs.CONTEXT = processes.PreloadedContext()
+vector_env.PRELOADED += processes.PRELOADED
+pairs.CONTEXT.set_forkserver_preload(vector_env.PRELOADED)
 
 REQUIRABLE = ("browser", "ssh", "runtime")
 """Parts that are not Python packages. ``XFER_REQUIRED=browser,ssh`` in the environment: a test that wants one fails."""

@@ -2,6 +2,8 @@
 
 For tests that kill a command, interrupt it, or run several at a time; ``xfer.cli.main`` is enough for all others.
 ``start`` is what they call. This file is also the server that forks: ``python -m tests.processes``.
+
+``PreloadedContext`` does the same for processes that a test starts by multiprocessing.
 """
 
 import atexit
@@ -16,6 +18,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -130,6 +133,25 @@ def start(*words: object, **environment: str) -> Command:
     everything = {**os.environ, **environment}
     request = {"words": [str(word) for word in words], "folder": str(folder), "environment": everything}
     return Command(server().fork(request), folder)
+
+
+class PreloadedProcess(ForkServerProcess):
+    """A process that has the environment variables of the moment, not those of when its server was started."""
+
+    def __init__(self, *args, **options) -> None:
+        super().__init__(*args, **options)
+        self._environment = dict(os.environ)
+
+    def run(self) -> None:
+        os.environ.clear()
+        os.environ.update(self._environment)
+        super().run()
+
+
+class PreloadedContext(ForkServerContext):
+    """Forks from a server that has imported PyTorch already; there is one for each process of pytest."""
+
+    Process = PreloadedProcess
 
 
 def main() -> int:
