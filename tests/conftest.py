@@ -15,6 +15,8 @@ import pytest
 import torch
 from filelock import FileLock
 
+from benchmarks.measure import protocol
+from benchmarks.measure.protocol import Protocol
 from export.build import export_policy
 from export.targets import expand
 from export.verification import pairs
@@ -163,6 +165,27 @@ def drive(seed: int, steps: int) -> Trajectories:
 def few_recordings(monkeypatch):
     """A run that is trained in this process records a hundred observations, not a thousand."""
     monkeypatch.setattr(rounds, "RECORDED", small_task.FEW)
+
+
+@pytest.fixture
+def short_bench(monkeypatch):
+    """What is measured by ``--quick`` takes seconds; everything but the counts is the real thing."""
+
+    def quick(threads, rounds=0, cores=()):
+        return Protocol(
+            threads,
+            rounds=5,
+            calls=70,
+            seconds=0,
+            quick=True,
+            warmup_calls=5,
+            warmup_seconds=0,
+            warmup_limit_seconds=0.1,
+            pause_seconds=0.01,
+            cores=cores,
+        )
+
+    monkeypatch.setattr(protocol, "quick", quick)
 
 
 @pytest.fixture
