@@ -15,7 +15,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from benchmarks.measure import protocol
+from benchmarks.measure import protocol, worker_process
 from benchmarks.measure.protocol import Protocol
 from export.build import export_policy
 from export.targets import expand
@@ -169,7 +169,7 @@ def few_recordings(monkeypatch):
 
 @pytest.fixture
 def short_bench(monkeypatch):
-    """What is measured by ``--quick`` takes seconds; everything but the counts is the real thing."""
+    """What is measured by ``--quick`` takes seconds: a few calls, in workers that are forked, not started anew."""
 
     def quick(threads, rounds=0, cores=()):
         return Protocol(
@@ -186,6 +186,7 @@ def short_bench(monkeypatch):
         )
 
     monkeypatch.setattr(protocol, "quick", quick)
+    monkeypatch.setattr(worker_process, "Popen", processes.ForkedWorker)
 
 
 @pytest.fixture
