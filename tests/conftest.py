@@ -26,6 +26,7 @@ from xfer.evaluate import native
 from xfer.models.checkpoint import load_policy, save_policy
 from xfer.models.policy import Policy, PolicyConfig, make_spec
 from xfer.models.torch_session import set_threads
+from xfer.tasks import Task
 from xfer.training import imitation, rounds, vector_env
 from xfer.trajectories import Trajectories
 
@@ -122,19 +123,20 @@ def imitation_config(**changes) -> imitation.ImitationConfig:
     return imitation.ImitationConfig(**{**defaults, **changes})
 
 
-def make_policy(seed: int = 0, tap: str = "layer1", head: str = "flatten", loss: str = "mse") -> Policy:
+def make_policy(
+    seed: int = 0, tap: str = "layer1", head: str = "flatten", loss: str = "mse", task: Task | None = None
+) -> Policy:
     from xfer.training.config import SCORE_KINDS
 
     torch.manual_seed(seed)
-    task = tasks.load("cartpole")
+    task = task or tasks.load("cartpole")
     spec = make_spec(task, task.image, SCORE_KINDS[loss])
     return Policy(PolicyConfig("resnet18", tap, head, 8, task.image), spec).eval()
 
 
-def train_briefly(policy: Policy, **changes) -> imitation.Frames:
+def train_briefly(policy: Policy, task: Task | None = None, **changes) -> imitation.Frames:
     config = imitation_config(**changes)
-    task = tasks.load("cartpole")
-    frames = imitation.collect(task, policy, config, 0, "cpu", lambda count: None)
+    frames = imitation.collect(task or tasks.load("cartpole"), policy, config, 0, "cpu", lambda count: None)
     frozen, _ = policy.split(config.train_from)
     features = imitation.compute_features(frozen, frames.seen, "cpu")
     policy.fit_standardize(config.train_from, features)
@@ -143,9 +145,9 @@ def train_briefly(policy: Policy, **changes) -> imitation.Frames:
     return frames
 
 
-def drive(seed: int, steps: int) -> Trajectories:
+def drive(seed: int, steps: int, task: Task | None = None) -> Trajectories:
     """Frames of episodes that a noisy expert drives."""
-    task = tasks.load("cartpole")
+    task = task or tasks.load("cartpole")
     env, rng = task.make(), np.random.default_rng(seed)
     frames, resets = [], []
     observations, begins = env.reset(seed=seed)[0], True
