@@ -15,21 +15,30 @@ import pytest
 import torch
 from filelock import FileLock
 
+from benchmarks.measure import protocol, worker_process
+from benchmarks.measure.protocol import Protocol
 from export.build import export_policy
 from export.targets import expand
-from tests import small_task
+from export.verification import pairs
+from tests import processes, small_task
 from xfer import tasks
 from xfer.evaluate import native
 from xfer.models.checkpoint import load_policy, save_policy
 from xfer.models.policy import Policy, PolicyConfig, make_spec
 from xfer.models.torch_session import set_threads
-from xfer.training import imitation, rounds
+from xfer.tasks import Task
+from xfer.training import imitation, rounds, vector_env
 from xfer.trajectories import Trajectories
 
 torch.set_num_threads(1)
 
 # In the background of a script pytest inherits an ignored SIGINT, and so would the commands that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Processes for pairs of episodes spend seconds on importing PyTorch. Here they are forked from one that has.
+pairs.CONTEXT = processes.PreloadedContext()
+vector_env.PRELOADED += processes.PRELOADED
+pairs.CONTEXT.set_forkserver_preload(vector_env.PRELOADED)
 
 REQUIRABLE = ("browser", "ssh", "runtime")
 """Parts that are not Python packages. ``XFER_REQUIRED=browser,ssh`` in the environment: a test that wants one fails."""
@@ -114,19 +123,20 @@ def imitation_config(**changes) -> imitation.ImitationConfig:
     return imitation.ImitationConfig(**{**defaults, **changes})
 
 
-def make_policy(seed: int = 0, tap: str = "layer1", head: str = "flatten", loss: str = "mse") -> Policy:
+def make_policy(
+    seed: int = 0, tap: str = "layer1", head: str = "flatten", loss: str = "mse", task: Task | None = None
+) -> Policy:
     from xfer.training.config import SCORE_KINDS
 
     torch.manual_seed(seed)
-    task = tasks.load("cartpole")
+    task = task or tasks.load("cartpole")
     spec = make_spec(task, task.image, SCORE_KINDS[loss])
     return Policy(PolicyConfig("resnet18", tap, head, 8, task.image), spec).eval()
 
 
-def train_briefly(policy: Policy, **changes) -> imitation.Frames:
+def train_briefly(policy: Policy, task: Task | None = None, **changes) -> imitation.Frames:
     config = imitation_config(**changes)
-    task = tasks.load("cartpole")
-    frames = imitation.collect(task, policy, config, 0, "cpu", lambda count: None)
+    frames = imitation.collect(task or tasks.load("cartpole"), policy, config, 0, "cpu", lambda count: None)
     frozen, _ = policy.split(config.train_from)
     features = imitation.compute_features(frozen, frames.seen, "cpu")
     policy.fit_standardize(config.train_from, features)
@@ -135,9 +145,9 @@ def train_briefly(policy: Policy, **changes) -> imitation.Frames:
     return frames
 
 
-def drive(seed: int, steps: int) -> Trajectories:
+def drive(seed: int, steps: int, task: Task | None = None) -> Trajectories:
     """Frames of episodes that a noisy expert drives."""
-    task = tasks.load("cartpole")
+    task = task or tasks.load("cartpole")
     env, rng = task.make(), np.random.default_rng(seed)
     frames, resets = [], []
     observations, begins = env.reset(seed=seed)[0], True
@@ -157,6 +167,28 @@ def drive(seed: int, steps: int) -> Trajectories:
 def few_recordings(monkeypatch):
     """A run that is trained in this process records a hundred observations, not a thousand."""
     monkeypatch.setattr(rounds, "RECORDED", small_task.FEW)
+
+
+@pytest.fixture
+def short_bench(monkeypatch):
+    """What is measured by ``--quick`` takes seconds: a few calls, in workers that are forked, not started anew."""
+
+    def quick(threads, rounds=0, cores=()):
+        return Protocol(
+            threads,
+            rounds=5,
+            calls=70,
+            seconds=0,
+            quick=True,
+            warmup_calls=5,
+            warmup_seconds=0,
+            warmup_limit_seconds=0.1,
+            pause_seconds=0.01,
+            cores=cores,
+        )
+
+    monkeypatch.setattr(protocol, "quick", quick)
+    monkeypatch.setattr(worker_process, "Popen", processes.ForkedWorker)
 
 
 @pytest.fixture

@@ -2,10 +2,13 @@
 
 For tests that kill a command, interrupt it, or run several at a time; ``xfer.cli.main`` is enough for all others.
 ``start`` is what they call. This file is also the server that forks: ``python -m tests.processes``.
+
+``PreloadedContext`` does the same for processes that a test starts by multiprocessing.
 """
 
 import atexit
 import contextlib
+import importlib
 import json
 import os
 import select
@@ -16,7 +19,10 @@ import tempfile
 import time
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.reduction import DupFd
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 PRELOADED = (
@@ -137,10 +143,70 @@ def start(*words: object, **environment: str) -> Command:
     return Command(server().fork(request), folder)
 
 
+class PreloadedProcess(ForkServerProcess):
+    """A process that has the environment variables of the moment, not those of when its server was started."""
+
+    def __init__(self, *args, **options) -> None:
+        super().__init__(*args, **options)
+        self._environment = dict(os.environ)
+
+    def run(self) -> None:
+        os.environ.clear()
+        os.environ.update(self._environment)
+        super().run()
+
+
+class PreloadedContext(ForkServerContext):
+    """Forks from a server that has imported PyTorch already; there is one for each process of pytest."""
+
+    Process = PreloadedProcess
+
+
+class ForkedWorker:
+    """A worker of a bench that starts at once, as the ``subprocess.Popen`` of a ``WorkerProcess``."""
+
+    def __init__(self, words, *, stdin, stdout, stderr, env) -> None:
+        (taken, given), (answered, answers) = os.pipe(), os.pipe()
+        numbers = [taken, answers, stderr.fileno()]
+        self._process = PreloadedContext().Process(target=_worker, args=(words, [Passed(n) for n in numbers], env))
+        self._process.start()
+        os.close(taken)
+        os.close(answers)
+        self.stdin, self.stdout = os.fdopen(given, "wb"), os.fdopen(answered, "rb")
+        self.pid, self.kill = self._process.pid, self._process.kill
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("worker", timeout)
+        return self._process.exitcode
+
+
+class Passed(NamedTuple):
+    """A file descriptor that is on its way to a process that is being started."""
+
+    number: int
+
+    def __reduce__(self):
+        return _arrived, (DupFd(self.number),)
+
+
+def _arrived(file) -> int:
+    return file.detach()
+
+
+def _worker(words: list[str], files: list[int], environment: dict[str, str]) -> None:
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.stdin, sys.argv = os.fdopen(0), words[-2:]
+    sys.exit(importlib.import_module(words[-2]).main())
+
+
 def main() -> int:
     """Fork a command for each line of standard input; print ``[pid, null]``, and ``[pid, status]`` when it ended."""
-    import importlib
-
     # Replies keep the pipe for themselves.
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from export.bundle.records import Latency, Verification
-from xfer import cli, errors, evaluate
-from xfer.training import rounds
+from tests import small_task
+from xfer import cli, errors, tasks
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -140,8 +140,15 @@ def test_a_quick_command_runs(command, bundle_path, tmp_path, monkeypatch, capsy
     assert cli.main(shlex.split(command)[1:]) == QUICK[command], capsys.readouterr().err
 
 
+@pytest.fixture
+def small_cartpole(monkeypatch):
+    """Whoever loads CartPole gets it in 32 x 32 pixels."""
+    small, load = small_task.task(), tasks.load
+    monkeypatch.setattr(tasks, "load", lambda name: small if name == "cartpole" else load(name))
+
+
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "python" and b.run], ids=lambda b: b.page.name)
-def test_python_of_the_pages_runs(block, shared_bundle, tmp_path, monkeypatch, capsys):
+def test_python_of_the_pages_runs(block, shared_bundle, tmp_path, monkeypatch, capsys, small_cartpole):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "cartpole.bundle").symlink_to(shared_bundle)
     monkeypatch.chdir(tmp_path)
@@ -278,11 +285,7 @@ def run_example(number: int, monkeypatch, *arguments) -> None:
     runpy.run_path(str(example), run_name="__main__")
 
 
-def test_example_1_trains_and_exports(tmp_path, monkeypatch, capsys, one_thread):
-    def record_less(task, actor, seed, length, stretch):
-        return evaluate.record(task, actor, seed, length // 10, stretch)
-
-    monkeypatch.setattr(rounds, "record", record_less)  # rendering a thousand frames is not what this is about
+def test_example_1_trains_and_exports(tmp_path, monkeypatch, capsys, one_thread, small_cartpole, few_recordings):
     run_example(1, monkeypatch, tmp_path)
     assert "onnx-int8: built" in capsys.readouterr().out
 
@@ -313,6 +316,6 @@ def test_example_4_is_a_task(monkeypatch, somebodys_modules):
     assert total > 0.8 * task.reward.reference_return
 
 
-def test_example_5_verifies_and_chooses(bundle_path, monkeypatch, capsys, one_thread):
+def test_example_5_verifies_and_chooses(bundle_path, monkeypatch, capsys, one_thread, short_bench):
     run_example(5, monkeypatch, bundle_path)
     assert "Ship" in capsys.readouterr().out

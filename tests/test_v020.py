@@ -93,7 +93,7 @@ def test_a_bundle_is_verified_in_its_task(answer):
     assert (row["status"], row["rung"], row["pairs"]) == ("provisional", "reward", 2)
 
 
-def test_a_bundle_is_measured(answer):
+def test_a_bundle_is_measured(answer, short_bench):
     bundle = unpacked("finished.bundle")
     words = ["--quick", "--rounds", "5", "--threads", "1", "--no-whole-backbone", "--variants", "onnx-fp32"]
     rows = {row["variant"]: row for row in answer("bench", bundle, *words)["variants"]}

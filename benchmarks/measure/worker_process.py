@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 import time
+from subprocess import PIPE, Popen, TimeoutExpired
 from types import TracebackType
 
 import msgspec
@@ -51,10 +51,10 @@ class WorkerProcess:
         argument = msgspec.json.encode(self.assignment).decode()
         self._errors = tempfile.TemporaryFile()
         started = time.perf_counter()
-        self._process = subprocess.Popen(
+        self._process = Popen(
             [*self.command, argument],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdin=PIPE,
+            stdout=PIPE,
             stderr=self._errors,
             env={**os.environ, "PYTHONPATH": path},
         )
@@ -114,7 +114,7 @@ class WorkerProcess:
                 continue
         try:
             self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
+        except TimeoutExpired:
             self._process.kill()
             self._process.wait()
         self._errors.close()

@@ -20,6 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,9 @@ AHEAD = 2
 
 MAX_DEATHS = 3
 """How often dead processes are replaced before that is called an error."""
+
+CONTEXT: BaseContext = multiprocessing.get_context("spawn")
+"""How processes are started. Not forked from this one: neither torch nor a CUDA context survives that."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +110,7 @@ class PairProcesses:
             yield outcomes
 
     def _start(self) -> ProcessPoolExecutor:
-        # Not forked: neither torch nor a CUDA context survives that.
-        context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self.count, context, initializer=_begin_process)
+        return ProcessPoolExecutor(self.count, CONTEXT, initializer=_begin_process)
 
     def _end(self) -> None:
         """End the processes at once: the pairs that they are running are not needed.

@@ -22,6 +22,9 @@ from xfer.tasks import Task
 
 Vectorize = Literal["auto", "sync", "async"]
 
+PRELOADED = ["gymnasium"]
+"""What the process that environments' processes are forked from imports, once for all of them."""
+
 
 class MadeAnew(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Build the environment anew when it is given a seed, so that nothing of earlier episodes remains.
@@ -83,7 +86,7 @@ def vector_env(task: Task, environments: int, kind: Vectorize = "auto") -> Itera
         # Never a fork of this process: its threads (PyTorch's) would not come along, but their locks would.
         methods = multiprocessing.get_all_start_methods()
         context = "forkserver" if "forkserver" in methods else "spawn"
-        multiprocessing.get_context(context).set_forkserver_preload(["gymnasium"])
+        multiprocessing.get_context(context).set_forkserver_preload(PRELOADED)
         envs = AsyncVectorEnv(
             makers, shared_memory=True, copy=False, context=context, autoreset_mode=AutoresetMode.SAME_STEP
         )

@@ -12,7 +12,6 @@ import tyro
 from benchmarks.bench import choose
 from benchmarks.commands import bench, bench_options
 from benchmarks.measure import protocol, whole_backbone
-from benchmarks.measure.protocol import Protocol
 from benchmarks.report.decision import Limits
 from export.bundle import records
 from export.bundle.manifest import Build
@@ -57,20 +56,9 @@ def bundle(small_bundle, tmp_path):
     return Bundle(tmp_path / "copy.bundle")
 
 
-def test_bench_measures_saves_and_reports_and_a_damaged_build_is_a_row_with_its_reason(bundle, monkeypatch, capsys):
-    # The protocol's own counts would take minutes; everything else is the real thing.
-    short = Protocol(
-        1,
-        rounds=5,
-        calls=70,
-        seconds=0,
-        quick=True,
-        warmup_calls=5,
-        warmup_seconds=0,
-        warmup_limit_seconds=0.1,
-        pause_seconds=0.01,
-    )
-    monkeypatch.setattr(protocol, "quick", lambda threads, rounds, cores: short)
+def test_bench_measures_saves_and_reports_and_a_damaged_build_is_a_row_with_its_reason(
+    bundle, monkeypatch, capsys, short_bench
+):
     monkeypatch.setattr(whole_backbone, "VARIANTS", ("eager-fp32", "onnx-fp32"))
     BundleWriter(bundle.path).add(Build("tensorrt-fp16", "unavailable", "tensorrt is not installed"))
     next(bundle.path.glob("variants/torchscript-fp32-*/policy.pt")).write_bytes(b"")

@@ -30,8 +30,8 @@ from export.verification.non_inferiority import MARGIN, pairs_needed
 from export.verification.pair_cache import PairCache
 from export.verification.pairs import PairProcesses
 from export.verification.reward import LOOK_EVERY, run_gate
-from tests import processes
-from tests.conftest import make_policy
+from tests import processes, small_task
+from tests.conftest import drive, make_policy, train_briefly
 from tests.export.verification.test_parity import plant
 from xfer import tasks
 from xfer.errors import BundleError, UsageError, XferError
@@ -40,6 +40,7 @@ from xfer.files import write_atomically
 from xfer.models.policy import Deployed
 from xfer.spec import RewardScale
 
+TASK = small_task.task()
 SAME, WORSE, ROUNDED = "torchscript-fp32", "onnx-fp32", "onnx-int8"
 SCALE = 40.0
 
@@ -53,11 +54,27 @@ def always(policy, action):
     return policy
 
 
+@pytest.fixture(scope="module", autouse=True)
+def trusted():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(tasks.TRUSTED, TASK.name)
+        yield
+
+
 @pytest.fixture(scope="module")
-def bundle(shared_bundle, tmp_path_factory):
+def golden():
+    return drive(5, 24, TASK)
+
+
+@pytest.fixture(scope="module")
+def bundle(golden, tmp_path_factory):
     """A briefly trained policy: one variant agrees, one is rounded, and one was exchanged for a far worse policy."""
-    path = shutil.copytree(shared_bundle, tmp_path_factory.mktemp("bundles") / "worse.bundle")
-    plant(path, always(make_policy(), 0).deploy(), WORSE)
+    path = tmp_path_factory.mktemp("bundles") / "worse.bundle"
+    policy = make_policy(task=TASK)
+    train_briefly(policy, TASK)
+    variants = [Variant.parse(name) for name in ("eager-fp32", SAME, WORSE, ROUNDED)]
+    export_policy(policy, policy.spec, drive(6, 64, TASK), golden, variants, path, run="nowhere")
+    plant(path, always(make_policy(task=TASK), 0).deploy(), WORSE)
     manifest = Bundle(path).manifest
     # A scale that such a policy can reach, so that falling at once is a great loss.
     spec = replace(manifest.spec, reward=RewardScale(0.0, SCALE))
@@ -68,7 +85,7 @@ def bundle(shared_bundle, tmp_path_factory):
 @pytest.fixture(scope="module")
 def falling(golden, tmp_path_factory):
     """A policy whose episodes are short, and a faithful variant of it."""
-    policy = always(make_policy(), 0)
+    policy = always(make_policy(task=TASK), 0)
     path = tmp_path_factory.mktemp("bundles") / "falling.bundle"
     variants = [Variant.parse("eager-fp32"), Variant.parse(SAME)]
     for build, _ in export_policy(policy, policy.spec, golden, golden, variants, path, run="nowhere"):
@@ -156,7 +173,7 @@ def test_a_variant_that_is_surely_worse_is_rejected_at_a_look_and_runs_no_more(a
 def test_the_first_divergence_is_the_one_that_the_same_pair_shows_here(bundle, alone):
     found = alone[WORSE].divergence
     with bundle.runner("eager-fp32") as eager, bundle.runner(WORSE) as worse:
-        pair = paired_episode(tasks.load("cartpole"), eager, {WORSE: worse}, found.seed)[WORSE]
+        pair = paired_episode(TASK, eager, {WORSE: worse}, found.seed)[WORSE]
     assert (found.seed, found.step) == (PAIR_SEED, pair.fork.step)
     assert (found.reference_action, found.variant_action) == ((1.0,), (0.0,))
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(found.picture))))
@@ -192,7 +209,7 @@ def test_a_variant_whose_scores_are_not_finite_is_rejected_alone(bundle, tmp_pat
             return action, scores / first.float(), after
 
     path = shutil.copytree(bundle.path, tmp_path / "broken.bundle")
-    module = make_policy().deploy()
+    module = make_policy(task=TASK).deploy()
     module.__class__ = NotFiniteLater
     plant(path, module, WORSE)
     found = gate(Bundle(path), [SAME, WORSE], 10, 1)
@@ -238,8 +255,7 @@ def test_an_environment_that_fails_is_one_clear_error_that_names_the_seed(bundle
     def make():
         raise UnsendableError("the simulator", "crashed")
 
-    task = tasks.load("cartpole")
-    monkeypatch.setattr(tasks, "load", lambda name: replace(task, make=make))
+    monkeypatch.setattr(tasks, "load", lambda name: replace(TASK, make=make))
     with pytest.raises(XferError, match="seed 2000007 failed: UnsendableError: the simulator crashed") as caught:
         pairs._run_pair(bundle.path, (SAME,), bundle.golden().scores, 2_000_007)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
@@ -253,7 +269,7 @@ def test_counts_below_one_are_refused(bundle, most_pairs, workers):
 
 @pytest.mark.parametrize("how", ["Ctrl-C", pytest.param("killed", marks=pytest.mark.slow)])
 def test_an_end_of_the_command_leaves_no_process_behind(bundle, how):
-    words = ["verify", bundle.path, "--variants", SAME, "--full", "--workers", "2"]
+    words = ["verify", bundle.path, "--variants", SAME, "--full", "--workers", "2", "--task", TASK.name]
     command = processes.start(*words)
     parent = psutil.Process(command.pid)
     until = time.monotonic() + 240
