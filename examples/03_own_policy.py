@@ -13,7 +13,7 @@ from xfer.trajectories import Trajectories
 
 
 class Reach(torch.nn.Module):
-    """A policy that has never heard of xfer: raw joint angles in, torques and the scores behind them out."""
+    """A policy that does not know xfer: raw joint angles in, torques and the scores behind them out."""
 
     def forward(self, joints: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         torques = -torch.tanh(joints[:, :2])
@@ -24,7 +24,7 @@ folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
 torques = ActionSpec("continuous", ("shoulder", "elbow"), "N m", low=(-1.0, -1.0), high=(1.0, 1.0))
 spec = PolicySpec("", 50.0, (TensorSpec("joints", "float32", (4,)),), (), torques, "mean")
 joints = np.random.default_rng(0).normal(size=(256, 4)).astype(np.float32)  # what the robot recorded
-Trajectories({"joints": joints}, np.arange(256) % 64 == 0).save(folder / "met.safetensors.gz")
-met = ImportOptions(observations=folder / "met.safetensors.gz")
-export(Deployable(Reach(), spec), "eager,onnx-fp32", folder / "reach.bundle", importing=met)
+Trajectories({"joints": joints}, np.arange(256) % 64 == 0).save(folder / "recorded.safetensors.gz")
+importing = ImportOptions(observations=folder / "recorded.safetensors.gz")
+export(Deployable(Reach(), spec), "eager,onnx-fp32", folder / "reach.bundle", importing=importing)
 print({name: verdict.status for name, verdict in verify(folder / "reach.bundle").items()})
