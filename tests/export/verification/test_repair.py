@@ -25,7 +25,9 @@ from export.targets import ExportOptions, ExportRequest, Variant
 from export.verification.parity import first_gates
 from export.verification.repair import Trials, alternating_p50_ms, fewest
 from export.verification.repair_bundle import not_repairable, repair_bundle
-from tests.conftest import drive, imitation_config, make_policy
+from tests import small_task
+from tests.conftest import drive, imitation_config, make_policy, train_briefly
+from xfer import tasks
 from xfer.errors import UsageError
 from xfer.models.checkpoint import save_policy
 from xfer.models.torch_session import TorchSession
@@ -33,6 +35,7 @@ from xfer.runner import Runner
 from xfer.training.run_config import RunConfig
 from xfer.training.run_folder import RunFolder, RunResult
 
+TASK = small_task.task()
 BLOCK = "policy.trunk.layer1.0"
 ONNX = Variant("onnx", "int8")
 
@@ -50,20 +53,44 @@ def acted(policy, observations):
     return observations.replay(Runner(TorchSession(policy.deploy(), policy.spec), policy.spec))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def trusted():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(tasks.TRUSTED, TASK.name)
+        yield
+
+
+@pytest.fixture(scope="module")
+def policy():
+    policy = make_policy(task=TASK)
+    train_briefly(policy, TASK, frames=1000, steps=250)
+    return policy
+
+
+@pytest.fixture(scope="module")
+def met():
+    return drive(5, 120, TASK)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return drive(5, 24, TASK)
+
+
 @pytest.fixture(scope="module")
 def calibration():
-    return drive(6, 64)
+    return drive(6, 64, TASK)
 
 
 @pytest.fixture(scope="module")
 def hard_run(policy, met, calibration, tmp_path_factory):
     """A run folder whose policy acts as the trained one does, and which int8 spoils."""
-    hard = make_policy()
+    hard = make_policy(task=TASK)
     hard.load_state_dict(policy.state_dict())
     make_hard(hard)
     np.testing.assert_allclose(acted(hard, met).scores, acted(policy, met).scores, atol=1e-5)
     folder = RunFolder(tmp_path_factory.mktemp("runs") / "hard")
-    folder.start(RunConfig("cartpole", "none", hard.config, imitation_config()))
+    folder.start(RunConfig(TASK.name, "none", hard.config, imitation_config()))
     calibration.save(folder.observations_file("calibration"))
     met.save(folder.observations_file("held-out"))
     save_policy(hard, folder.path)
