@@ -22,9 +22,10 @@ NAMES = ("eager-fp32", "eager-fp32@channels_last", "torchscript-fp32", "onnx-fp3
 BUILDS = ("eager-fp32", "torchscript-fp32", "onnx-fp32", "onnx-int8")
 REWARD = RewardScale(0, 500)
 PROTOCOL = Protocol(1, rounds=5)
-DEADLINES_MS = (1.0, 2.0, 4.0)
+DEADLINES_MS = (4.0, 2.0, 1.0)
 
-changes = st.sampled_from([-60.0, -20.0, -10.0, -5.0, 0.0, 3.0])
+# Hypothesis prefers what stands first, and small numbers: so what can be shipped stands first.
+changes = st.sampled_from([0.0, 3.0, -5.0, -10.0, -20.0, -60.0])
 verifications = st.builds(
     lambda status, reason, delta, below: Verification(
         status,
@@ -32,46 +33,51 @@ verifications = st.builds(
         reward_delta=delta,
         reward_interval=None if delta is None or below is None else (delta + below, delta + 5.0),
     ),
-    st.sampled_from(["verified", "verified", "provisional", "rejected", "built"]),
+    st.sampled_from(["verified", "verified", "verified", "provisional", "provisional", "rejected", "built"]),
     st.sampled_from(["", "too few pairs"]),
-    st.none() | changes,
-    st.none() | changes.filter(lambda value: value <= 0),
+    changes | st.none(),
+    changes.filter(lambda value: value <= 0) | st.none(),
 )
 
 
 @st.composite
 def measurements(draw, name):
     """Rounds of a variant: of a few calls or enough for p99, with a tail or without one; or a process that failed."""
-    if draw(st.integers(0, 5)) == 0:
+    if draw(st.integers(0, 5)) == 5:
         return Measurement(name, name, error="its process ended")
     typical = draw(st.sampled_from([0.5, 0.8, 1.0, 2.0, 5.0])) / 1000
     tail = draw(st.sampled_from([1.0, 1.0, 3.0]))
-    calls = draw(st.sampled_from([4, 180]))
+    calls = draw(st.sampled_from([180, 4]))
     window = (*[typical] * (calls - calls // 4), *[typical * tail] * (calls // 4))
     return Measurement(name, name, (window,) * PROTOCOL.rounds)
 
 
 @st.composite
 def loops(draw, name, deadline_ms):
-    latencies = tuple(draw(st.lists(st.sampled_from([0.5, 1.5, 3.0]), max_size=4)))
-    return ControlLoop(name, 50.0, deadline_ms, latencies, error=draw(st.sampled_from(["", "", "it ended"])))
+    latencies = tuple(
+        draw(st.lists(st.sampled_from([0.5, 1.5, 3.0]), min_size=draw(st.sampled_from([1, 1, 1, 0])), max_size=4))
+    )
+    return ControlLoop(name, 50.0, deadline_ms, latencies, error=draw(st.sampled_from(["", "", "", "", "it ended"])))
 
 
 @st.composite
 def benches(draw):
     """What a bench finds: builds, those that cannot run here, earlier records, measurements, control loops."""
-    statuses = {name: draw(st.sampled_from(["built", "built", "built", "failed", "unavailable"])) for name in BUILDS}
+    statuses = {
+        name: draw(st.sampled_from(["built", "built", "built", "built", "built", "failed", "unavailable"]))
+        for name in BUILDS
+    }
     builds = {
         name: Build(name, status, "" if status == "built" else "no luck", folder=name)
         for name, status in statuses.items()
     }
     named = [name for name in NAMES if name.partition("@")[0] in builds]
-    idle = {name: "no such library" for name in named if draw(st.integers(0, 5)) == 0}
+    idle = {name: "no such library" for name in named if draw(st.integers(0, 5)) == 5}
     idle |= {name: builds[name.partition("@")[0]].reason for name in named if not _built(builds, name)}
     known = {}
     for name in named:
-        if _built(builds, name) and draw(st.integers(0, 4)):
-            known[name] = Record(name, "files", {}, draw(st.none() | verifications))
+        if _built(builds, name) and draw(st.integers(0, 4)) != 4:
+            known[name] = Record(name, "files", {}, draw(verifications | st.none()))
     measured = {name: draw(measurements(name)) for name in named if name not in idle}
     loop_deadline = draw(st.none() | st.sampled_from(DEADLINES_MS))
     run = [name for name, one in measured.items() if not one.error] if loop_deadline else []
@@ -83,7 +89,7 @@ def _built(builds, name):
 
 
 limits = st.builds(
-    Limits, st.none() | st.sampled_from(DEADLINES_MS), st.sampled_from([0.0, 0.01, 0.02, 0.1, 1.0]), st.booleans()
+    Limits, st.none() | st.sampled_from(DEADLINES_MS), st.sampled_from([0.02, 0.1, 1.0, 0.01, 0.0]), st.booleans()
 )
 
 
@@ -111,8 +117,8 @@ def test_the_report_and_the_records_of_one_bench_name_the_same_variant_or_none(s
 
     check()
     # The examples are not all of one kind.
-    assert len(set(named)) >= 3
-    assert 0.02 < sum(map(bool, named)) / len(named) < 0.9
+    assert len(set(named)) >= 3, set(named)
+    assert 0.03 < sum(map(bool, named)) / len(named) < 0.95
 
 
 @pytest.fixture(scope="module")
