@@ -18,6 +18,7 @@ from export.bundle.manifest import Build
 from export.bundle.reader import Bundle
 from export.bundle.writer import BundleWriter
 from tests import processes
+from xfer import cli
 from xfer.errors import UsageError
 
 BENCH_KEYS = [
@@ -208,3 +209,9 @@ def test_importing_the_commands_imports_no_heavy_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_missing_bundle_leaves_no_folder_behind(tmp_path, capsys):
+    assert cli.main(["bench", str(tmp_path / "nope.bundle"), "--quick"]) == 1
+    assert "is not a bundle" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
