@@ -143,25 +143,25 @@ def test_a_missing_simulator_is_named_with_its_extra(monkeypatch):
 
 
 def test_a_users_own_task_is_a_function_of_a_module_in_the_current_folder(tmp_path, monkeypatch):
-    (tmp_path / "my_robot.py").write_text(
+    (tmp_path / "my_swing.py").write_text(
         "import dataclasses\nfrom xfer import tasks\n"
         "def swing():\n    return dataclasses.replace(tasks.load('cartpole'), name='anything')\n"
         "def nothing():\n    return None\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
-    task = tasks.load("my_robot:swing")
-    assert task.name == "my_robot:swing"
+    task = tasks.load("my_swing:swing")
+    assert task.name == "my_swing:swing"
     assert task.control_hz == 50
     monkeypatch.delenv(tasks.TRUSTED, raising=False)
-    with pytest.raises(UnavailableError, match="--task my_robot:swing"):
-        tasks.load_recorded("my_robot:swing")
-    monkeypatch.setenv(tasks.TRUSTED, "my_robot:other")
-    with pytest.raises(UnavailableError, match="--task my_robot:swing"):
-        tasks.load_recorded("my_robot:swing")
-    tasks.trust("my_robot:swing")
-    assert tasks.load_recorded("my_robot:swing").name == "my_robot:swing"
-    for name in ("my_robot:nothing", "my_robot:missing"):
+    with pytest.raises(UnavailableError, match="--task my_swing:swing"):
+        tasks.load_recorded("my_swing:swing")
+    monkeypatch.setenv(tasks.TRUSTED, "my_swing:other")
+    with pytest.raises(UnavailableError, match="--task my_swing:swing"):
+        tasks.load_recorded("my_swing:swing")
+    tasks.trust("my_swing:swing")
+    assert tasks.load_recorded("my_swing:swing").name == "my_swing:swing"
+    for name in ("my_swing:nothing", "my_swing:missing"):
         with pytest.raises(UsageError, match=r"returns an xfer\.tasks\.Task"):
             tasks.load(name)
 

@@ -107,7 +107,7 @@ def check_that_none_can_go_back(source, path, variant, kept, judged):
         assert (fewer.status, fewer.rung) == ("rejected", "actions"), layer
 
 
-@pytest.mark.parametrize("name", ["onnx-int8", "openvino-int8"])
+@pytest.mark.parametrize("name", ["onnx-int8", pytest.param("openvino-int8", marks=pytest.mark.slow)])
 def test_a_policy_that_is_hard_to_quantize_is_repaired_with_as_few_layers_as_can_be(
     name, hard_run, tmp_path, one_thread
 ):
