@@ -177,6 +177,7 @@ def short_bench(monkeypatch):
         return Protocol(
             threads,
             rounds=5,
+            passes=2,
             calls=70,
             seconds=0,
             quick=True,
