@@ -88,6 +88,10 @@ def parse(words: Sequence[str]) -> Args:
         if len(asked) < len(words):
             read_arguments(Args, "train", ["--help"], Args())
         raise UsageError("Which task? xfer train TASK, or xfer train --config FILE. `xfer train --help` says more.")
+    if first.config is not None and not first.config.is_file():
+        raise UsageError(
+            f"--config {first.config}: there is no such file. A run's folder holds one, as RUN/config.json."
+        )
     file = None if first.config is None else load_config(first.config)
     task = tasks.load(first.task or file.task) if file is not None else tasks.load(first.task)
     default, algorithm = defaults(task, first, file)

@@ -137,6 +137,8 @@ def test_a_file_that_is_none_is_refused_in_one_line(tmp_path, capsys):
     (tmp_path / "config.json").write_text("[1, 2]")
     assert cli.main(["train", "--config", str(tmp_path / "config.json")]) == 1
     assert "config.json cannot be read" in capsys.readouterr().err
+    assert cli.main(["train", "--config", "nope.json"]) == 2
+    assert "--config nope.json: there is no such file" in capsys.readouterr().err
 
 
 def test_the_configuration_is_written_with_library_versions(tmp_path):
