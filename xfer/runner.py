@@ -66,16 +66,24 @@ class Runner:
         self._inputs = [(o.name, (batch, *o.shape), np.dtype(o.dtype)) for o in spec.observations]
         self._states = {state.name: state.zeros(batch) for state in spec.states}
 
-    def reset(self, mask: np.ndarray | None = None) -> None:
-        """Start a new episode in all rows, or in those where ``mask`` (bool [B]) is true."""
+    def reset(self, mask: np.ndarray | None = None, states: Arrays | None = None) -> None:
+        """Start a new episode in all rows, or in those where ``mask`` (bool [B]) is true.
+
+        Args:
+            mask: Which rows.
+            states: Where to go on from, float32 [number of those rows, ...] by name, instead of zeros.
+
+        Raises:
+            ObservationError: If the mask has another shape.
+        """
         if mask is None:
             mask = np.ones(self.batch, bool)
         elif mask.shape != (self.batch,):
             raise ObservationError(f"The reset mask has shape {mask.shape}, expected ({self.batch},).")
         # A copy, since a session may still own the present arrays.
         self._states = {name: state.copy() for name, state in self._states.items()}
-        for state in self._states.values():
-            state[mask] = 0
+        for name, state in self._states.items():
+            state[mask] = 0 if not states else states[name]
 
     def act(self, observations: Arrays) -> Action:
         """Choose an action.

@@ -33,12 +33,15 @@ class Trajectories:
         resets: bool [T], true where an episode begins.
         actions: [T] or [T, A], what a policy chose, or None.
         scores: float32 [T, A], what it chose from, or None.
+        starts: float32 [number of resets, ...] by name of the state: what each stretch starts from; empty where that is
+            zeros, as at the beginning of an episode.
     """
 
     observations: dict[str, np.ndarray]
     resets: np.ndarray
     actions: np.ndarray | None = field(default=None)
     scores: np.ndarray | None = field(default=None)
+    starts: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.resets)

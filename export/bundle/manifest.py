@@ -15,7 +15,9 @@ from xfer.files import from_json, to_json
 from xfer.spec import PolicySpec
 
 MANIFEST, GOLDEN, VARIANTS = "manifest.json", "golden.safetensors.gz", "variants"
-SCHEMA = (1, 1)
+HELD_OUT = "held-out.safetensors.gz"
+"""What the live policy did on its held-out observations: actions and scores, without the observations."""
+SCHEMA = (1, 2)
 """Major and minor version of the manifest. Readers accept the same major version."""
 
 
@@ -107,6 +109,32 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class Spreads:
+    """Robust spreads of what the live policy gave over all recorded rows; differences are judged as shares of them.
+
+    Attributes:
+        scores: Of each element of the scores, centered for a discrete action, in the scores' units.
+        actions: Of each element of a continuous action, in its unit; empty for a discrete one.
+    """
+
+    scores: tuple[float, ...]
+    actions: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class HeldOutReference:
+    """What the live policy did on the held-out observations of its run.
+
+    Attributes:
+        file: The file of its actions and scores, in the bundle.
+        observations: ``Trajectories.digest()`` of the observations that they belong to, which stay with the run.
+    """
+
+    file: FileFact
+    observations: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """``manifest.json``.
 
@@ -119,6 +147,8 @@ class Manifest:
         builds: One entry a variant.
         reference: The variant that recorded golden and that all others are compared with. It need not be among the
             builds: a packed bundle holds one variant. Bundles of version 0.2.0 name none; theirs is eager PyTorch.
+        spreads: Of what the live policy gave; None in bundles of version 0.2.0.
+        held_out: What the live policy did on held-out observations; None in bundles of version 0.2.0.
     """
 
     schema: tuple[int, int]
@@ -128,6 +158,8 @@ class Manifest:
     golden: FileFact
     builds: tuple[Build, ...] = ()
     reference: str = "eager-fp32"
+    spreads: Spreads | None = None
+    held_out: HeldOutReference | None = None
 
     def encode(self) -> bytes:
         """Return the file's content, digest included."""

@@ -25,7 +25,7 @@ from xfer.files import from_json, to_json, write_atomically
 RECORDS = "records"
 
 Status = Literal["verified", "provisional", "rejected", "built", "failed", "unavailable"]
-Gate = Literal["", "numbers", "actions", "reward"]
+Gate = Literal["", "fidelity", "numbers", "actions", "reward", "recordings", "trials"]
 PROVEN = ("verified", "provisional")
 
 

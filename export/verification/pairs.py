@@ -46,13 +46,23 @@ CONTEXT: BaseContext = multiprocessing.get_context("spawn")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is kept of one pair of episodes: its seed, both returns, where the actions first differed, what failed."""
+    """What is kept of one pair of episodes.
+
+    Attributes:
+        seed: Its seed.
+        reference: The reference's return.
+        variant: The variant's return.
+        divergence: Where the actions first differed, or None.
+        error: Why the variant did not finish its episode, or empty.
+        differs: How the environment, replayed from the same seed with the same actions, gave another episode; or empty.
+    """
 
     seed: int
     reference: float
     variant: float
     divergence: Divergence | None
     error: str = ""
+    differs: str = ""
 
 
 class PairProcesses:
