@@ -61,8 +61,9 @@ def run_gate(
         pairs.look()
         on_pairs(pairs.done(), dict(pairs.verdicts))
 
-    if pairs.done():
-        look()
+    pairs.look()
+    if begun := pairs.done():
+        on_pairs(begun, dict(pairs.verdicts))
     if pairs.batches(most_pairs):
         with PairProcesses(bundle, workers) as processes:
             while batches := pairs.batches(most_pairs):

@@ -26,8 +26,8 @@ from export.bundle.reader import Bundle
 from export.bundle.records import Verification
 from export.targets import Variant
 from export.verification import pairs
-from export.verification.non_inferiority import MARGIN, judge
 from export.verification.ledger import Ledger
+from export.verification.non_inferiority import MARGIN, judge
 from export.verification.pairs import PairProcesses
 from export.verification.reward import LOOK_EVERY, run_gate
 from tests import processes, small_task
