@@ -244,8 +244,8 @@ def reason_of(verdict: Verdict, pairs: Sequence[Outcome]) -> str:
     elif verdict.status == "provisional":
         said.append(f"{verdict.needed} more clean pairs needed (xfer verify --full)")
     if verdict.clipped:
-        beyond = f"{verdict.clipped} of {len(pairs)} pairs differ by more than the scale"
-        said.append(f"the bound is of the clipped loss, since {beyond}")
+        beyond = f"{verdict.clipped} of {len(pairs)} pairs lost or gained more than the scale"
+        said.append(f"the bound is of the clipped loss: {beyond}")
     if differs := next((pair.differs for pair in pairs if pair.differs), ""):
         said.append(f"the environment does not replay ({differs}), so pairs are independent episodes")
     return f"reward: {'; '.join(said)}" if said else ""

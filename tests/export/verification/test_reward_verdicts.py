@@ -112,7 +112,7 @@ def test_a_delta_is_the_true_one_where_the_bound_is_of_the_clipped_loss(bundle, 
     assert found.reward_delta == pytest.approx(-55 * bundle.spec.reward.span)
     assert found.reward_delta == pytest.approx(found.reward_mean - 100.0)
     assert found.reward_interval[0] >= -bundle.spec.reward.span
-    assert "the bound is of the clipped loss, since 10 of 10 pairs differ by more than the scale" in found.reason
+    assert "the bound is of the clipped loss: 10 of 10 pairs lost or gained more than the scale" in found.reason
 
 
 # One bundle, several calls.
