@@ -122,7 +122,7 @@ class Ledger:
         return {name: entry or Entry(name, identities[name], base) for name, entry in found.items()}
 
     def save(self, entries: Iterable[Entry]) -> None:
-        """Keep entries, in the place of what there is of the same variants and files.
+        """Keep entries; of the same variant and files the one that has more pairs.
 
         Raises:
             BundleError: If the bundle cannot be written to, or the ledger is damaged.
@@ -134,7 +134,9 @@ class Ledger:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self._bundle.path / ".lock"):
-                kept = self.entries() | _by_key(_with_one_picture(entry) for entry in entries)
+                kept = self.entries()
+                for entry in map(_with_one_picture, entries):
+                    kept[entry.key] = _joined(kept.get(entry.key, entry), entry)
                 write_atomically(self.path, records.encoded(list(kept.values()), list[Entry]))
                 self._unfinished.unlink(missing_ok=True)
         except OSError as error:
@@ -187,6 +189,12 @@ def _read(path: Path, kind: type[T], missing: T) -> T:
 
 def _by_key(entries: Iterable[Entry]) -> dict[str, Entry]:
     return {entry.key: entry for entry in entries}
+
+
+def _joined(before: Entry, new: Entry) -> Entry:
+    """Another process may have run pairs of the same seeds, and more of them."""
+    longer = before if len(before.outcomes) > len(new.outcomes) else new
+    return replace(longer, verified=before.verified or new.verified)
 
 
 def _with_one_picture(entry: Entry) -> Entry:

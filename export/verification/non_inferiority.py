@@ -75,7 +75,11 @@ def judge(losses: np.ndarray, margin: float = MARGIN) -> Verdict:
 
 
 def judge_jointly(
-    losses: Mapping[str, np.ndarray], margin: float = MARGIN, running: Collection[str] | None = None
+    losses: Mapping[str, np.ndarray],
+    margin: float = MARGIN,
+    *,
+    running: Collection[str] | None = None,
+    beside: Sequence[np.ndarray] = (),
 ) -> dict[str, Verdict]:
     """Judge the losses so far of several variants, so that with 95 % confidence none is wrongly ``verified``.
 
@@ -84,6 +88,7 @@ def judge_jointly(
             that has fewer than others ran no more. In the bounds a loss counts at most as the whole scale, a gain too.
         margin: Largest mean loss that is "not worse".
         running: Those that go on, for the number of pairs that are needed. Default: all that are not clear.
+        beside: Losses of others that the verdicts hold jointly with, but that are not asked for.
 
     Returns:
         The verdict on each, in the same order. ``verified`` holds jointly; ``rejected`` and the bounds are of the
@@ -91,8 +96,9 @@ def judge_jointly(
     """
     given = {name: np.asarray(values, float) for name, values in losses.items()}
     clipped = {name: np.clip(values, -1.0, 1.0) for name, values in given.items()}
-    stakes = aligned([log_wealth(values, margin) for values in clipped.values()])
-    ever = np.any(refuted(stakes), axis=1)
+    others = [log_wealth(np.clip(values, -1.0, 1.0), margin) for values in beside]
+    stakes = aligned([*(log_wealth(values, margin) for values in clipped.values()), *others])
+    ever = np.any(refuted(stakes), axis=1)[: len(clipped)]
     found = {}
     for (name, values), verified in zip(clipped.items(), ever, strict=True):
         mean = float(given[name].mean()) if len(values) else 0.0
@@ -109,7 +115,7 @@ def judge_jointly(
     unclear = {name for name, verdict in found.items() if verdict.status == "provisional"}
     going = unclear if running is None else unclear.intersection(running)
     clean = {name for name in going if not found[name].looks_worse}
-    for name, needed in _clean_pairs_needed(clipped, margin, going, clean).items():
+    for name, needed in _clean_pairs_needed(clipped, others, margin, going, clean).items():
         found[name] = replace(found[name], needed=needed)
     return found
 
@@ -194,15 +200,19 @@ def pairs_to_decide(losses: np.ndarray, margin: float = MARGIN) -> int:
 
 
 def _clean_pairs_needed(
-    losses: Mapping[str, np.ndarray], margin: float, going: Collection[str], asked: Collection[str]
+    losses: Mapping[str, np.ndarray],
+    others: Sequence[np.ndarray],
+    margin: float,
+    going: Collection[str],
+    asked: Collection[str],
 ) -> dict[str, int]:
-    """Return how many more pairs each that is asked for needs, if all that go on lose nothing in theirs."""
+    """Return how many more pairs those asked for need if all that go on lose nothing; ``others`` are stakes."""
     found = dict.fromkeys(asked, MAX_PAIRS)
     more = 64
     while asked and more <= MAX_PAIRS:
         zeros = np.zeros(more)
         likely = [np.concatenate([values, zeros]) if name in going else values for name, values in losses.items()]
-        claims = refuted(aligned([log_wealth(values, margin) for values in likely]))
+        claims = refuted(aligned([*(log_wealth(values, margin) for values in likely), *others]))[: len(losses)]
         for (name, values), looks in zip(losses.items(), claims, strict=True):
             if name in asked and looks[len(values) :].any():
                 found[name] = int(looks[len(values) :].argmax()) + 1

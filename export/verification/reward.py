@@ -119,7 +119,7 @@ class _Pairs:
         self._ledger, self._scale = ledger, scale
         self._entries = ledger.enter(names)
         now = {entry.key for entry in self._entries.values()}
-        self._before = {key: losses(entry.outcomes, scale) for key, entry in ledger.entries().items() if key not in now}
+        self._before = [losses(entry.outcomes, scale) for key, entry in ledger.entries().items() if key not in now]
         # An episode that was not finished is tried once more.
         self._outcomes = {name: _sound(entry.outcomes) for name, entry in self._entries.items()}
         self._verified = {name for name, entry in self._entries.items() if entry.verified}
@@ -149,8 +149,8 @@ class _Pairs:
     def look(self) -> None:
         """Judge all jointly, and keep their pairs."""
         own = {name: losses(outcomes, self._scale) for name, outcomes in self._outcomes.items() if outcomes}
-        self.verdicts = judge_jointly(self._before | own, running=self.unclear(own))
-        self.verdicts = {name: self._lasting(name, self.verdicts[name]) for name in own}
+        found = judge_jointly(own, running=self.unclear(own), beside=self._before)
+        self.verdicts = {name: self._lasting(name, verdict) for name, verdict in found.items()}
         self._verified |= {name for name, verdict in self.verdicts.items() if verdict.status == "verified"}
         if not self.looked:
             self._ledger.save(self.entry(name) for name in own)

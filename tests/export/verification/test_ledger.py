@@ -47,8 +47,14 @@ def exchange(monkeypatch):
 def test_pairs_are_kept_and_nothing_is_ever_deleted(bundle):
     first = entered(bundle, [SAME, OTHER])
     assert Ledger(bundle).enter([SAME, OTHER]) == first
-    second = entered(bundle, [OTHER], outcomes=PAIRS[:1], verified=True)
+    second = entered(bundle, [OTHER], outcomes=(*PAIRS, Outcome(9, 1.0, 1.0, None)), verified=True)
     assert Ledger(bundle).enter([SAME, OTHER]) == first | second
+
+
+def test_another_process_that_has_fewer_pairs_takes_none_away(bundle):
+    first = entered(bundle, [SAME], verified=True)
+    entered(bundle, [SAME], outcomes=PAIRS[:1], verified=False)
+    assert Ledger(bundle).enter([SAME]) == first
 
 
 def test_without_keeping_nothing_is_read_or_written(bundle):

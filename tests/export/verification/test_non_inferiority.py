@@ -158,6 +158,13 @@ def test_so_many_clean_pairs_verify(others, hopeless, pairs):
     assert pairs < 290
 
 
+def test_those_beside_belong_to_the_family_and_have_no_verdict():
+    family = judge_jointly(clean(1, 190) | {"worse": HOPELESS})
+    beside = judge_jointly(clean(1, 190), beside=[HOPELESS])
+    assert beside == {"clean0": family["clean0"]}
+    assert beside["clean0"].needed == 3
+
+
 def test_needed_pairs_count_only_on_those_that_go_on():
     losses = clean(2, 20)
     assert judge_jointly(losses)["clean0"].needed == 137
