@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -77,6 +78,7 @@ def test_a_bundle_is_read():
 
 def test_a_bundle_is_verified_on_the_observations_of_its_run(answer):
     run, bundle = unpacked("finished"), unpacked("finished.bundle")
+    shutil.rmtree(bundle / "records")  # which may be of a machine like this one
     rows = answer("verify", bundle, "--run", run, "--pairs", "0", "--task", TASK)["variants"]
     assert {row["variant"] for row in rows} == BUILDS
     for row in rows:
@@ -85,12 +87,13 @@ def test_a_bundle_is_verified_on_the_observations_of_its_run(answer):
         assert row["status"] in ("verified", "provisional"), row
 
 
-def test_a_bundle_is_verified_in_its_task(answer):
+def test_a_bundle_is_verified_in_its_task_and_its_pairs_go_on(answer):
     run, bundle = unpacked("finished"), unpacked("finished.bundle")
-    words = ["--variants", "onnx-fp32", "--pairs", "2", "--workers", "1"]
-    rows = answer("verify", bundle, "--run", run, *words, "--task", TASK)["variants"]
-    (row,) = (row for row in rows if row["variant"] == "onnx-fp32")
-    assert (row["status"], row["rung"], row["pairs"]) == ("provisional", "reward", 2)
+    belongs_to(bundle, None)
+    words = ["--variants", "onnx-fp32", "--pairs", "6", "--workers", "1"]
+    (row,) = answer("verify", bundle, "--run", run, *words, "--task", TASK)["variants"]
+    assert (row["status"], row["rung"], row["pairs"]) == ("provisional", "reward", 6)
+    assert [seed for seed, _, _ in row["returns"]] == list(range(2_000_000, 2_000_006))
 
 
 def test_a_bundle_is_measured(answer, short_bench):

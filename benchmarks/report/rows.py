@@ -45,6 +45,7 @@ class Row:
     worst: tuple[str, ...] = ()
     returns: tuple[tuple[int, float, float], ...] = ()
     divergence: Divergence | None = None
+    seed_base: int | None = None
     size_bytes: int = 0
     p50_ms: float | None = None
     p90_ms: float | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -22,10 +22,13 @@ from export.targets import Variant
 from xfer.errors import BundleError
 from xfer.files import from_json, to_json, write_atomically
 
+T = TypeVar("T")
+
 RECORDS = "records"
 
 Status = Literal["verified", "provisional", "rejected", "built", "failed", "unavailable"]
 Gate = Literal["", "fidelity", "numbers", "actions", "reward", "recordings", "trials"]
+GATES: tuple[Gate, ...] = get_args(Gate)
 PROVEN = ("verified", "provisional")
 
 
@@ -64,14 +67,16 @@ class Verification:
         regret: Mean regret of the variant's actions by the reference's scores.
         observations: How many observations the actions gate looked at.
         pairs: Pairs of episodes with the same seeds.
-        pairs_needed: How many more pairs, all clean, a provisional variant needs.
+        pairs_needed: How many more pairs a provisional variant needs, all clean; if it looks worse, like those so far.
         forked: Pairs in which the actions differed at some step.
         reward_mean: The variant's mean return.
         reward_delta: Its mean return minus the reference's, in the task's own units.
-        reward_interval: One-sided 95 % bounds below and above of that difference.
+        reward_interval: One-sided 95 % bounds below and above of that difference, in which a pair counts at most as
+            the whole scale.
         worst: The worst disagreements, as sentences.
         returns: (seed, the reference's return, the variant's return) of each pair, in the order of seeds.
         divergence: Where the variant first chose another action than the reference, or None if it never did.
+        seed_base: Seed of the first pair; None if there are no pairs.
     """
 
     status: Status
@@ -91,6 +96,7 @@ class Verification:
     worst: tuple[str, ...] = ()
     returns: tuple[tuple[int, float, float], ...] = ()
     divergence: Divergence | None = None
+    seed_base: int | None = None
 
 
 @dataclass(frozen=True)
@@ -167,6 +173,8 @@ class Record:
         verification: The verdict, if ``xfer verify`` ran.
         latency: The figures, if ``xfer bench`` ran.
         loop: The control loop, if the same bench ran one.
+        reference: Digest over the files and libraries of the reference that the verdict compared it with; empty in
+            records of version 0.2.0.
     """
 
     variant: str
@@ -175,6 +183,7 @@ class Record:
     verification: Verification | None = None
     latency: Latency | None = None
     loop: LoopRecord | None = None
+    reference: str = ""
 
 
 @dataclass(frozen=True)
@@ -190,6 +199,29 @@ def files_digest(build: Build) -> str:
     return hashlib.sha256(to_json(dict(sorted(build.files.items())))).hexdigest()
 
 
+def facts(bundle: Bundle, variant: str) -> tuple[str, dict[str, str]]:
+    """Return what how a variant acts depends on, on one machine: the digest over its files, and its libraries.
+
+    Raises:
+        BundleError: If it was not built.
+    """
+    return files_digest(bundle.build(variant)), targets.load(Variant.parse(variant).target).libraries()
+
+
+def encoded(value: T, kind: type[T]) -> bytes:
+    """Return a value as JSON that can be read again.
+
+    Raises:
+        BundleError: If it cannot: JSON has no NaN and no infinity.
+    """
+    data = to_json(value)
+    try:
+        from_json(data, kind)
+    except msgspec.DecodeError as error:
+        raise BundleError(f"A figure that is not finite was not written to the records: {error}.") from error
+    return data
+
+
 def load(bundle: Bundle, machine: Machine | None = None) -> dict[str, Record]:
     """Return this machine's records by variant: those whose files and library versions are today's.
 
@@ -199,6 +231,15 @@ def load(bundle: Bundle, machine: Machine | None = None) -> dict[str, Record]:
     machine = machine or this_machine()
     records = _read(bundle, machine).records
     return {name: record for name, record in records.items() if _holds(bundle, record)}
+
+
+def of_this_machine(bundle: Bundle) -> dict[str, Record]:
+    """Return this machine's records by variant, also those whose files or library versions are no longer today's.
+
+    Raises:
+        BundleError: If the file is damaged.
+    """
+    return _read(bundle, this_machine()).records
 
 
 def inherited(bundle: Bundle) -> list[MachineRecords]:
@@ -218,8 +259,8 @@ def save(
     latency: Latency | None = None,
     loop: LoopRecord | None = None,
     measured: bool = False,
-) -> None:
-    """Keep a verdict or a measurement, leaving the other as it was.
+) -> Verification | None:
+    """Keep a verdict or a measurement, leaving the other as it was; of unchanged files, the stronger verdict is kept.
 
     Args:
         bundle: The bundle.
@@ -229,6 +270,9 @@ def save(
         loop: The control loop of the same bench, if it ran one.
         measured: Whether a bench measured the variant just now; without ``latency`` it failed, and older figures go.
 
+    Returns:
+        The verdict that the record has now.
+
     Raises:
         BundleError: If the bundle cannot be written to.
     """
@@ -237,6 +281,7 @@ def save(
     machine = this_machine()
     build = bundle.builds[variant.partition("@")[0]]
     fresh = Record(variant, files_digest(build), targets.load(Variant.parse(variant).target).libraries())
+    compared = _reference(bundle)
     try:
         (bundle.path / RECORDS).mkdir(exist_ok=True)
         with FileLock(bundle.path / ".lock"):
@@ -244,14 +289,57 @@ def save(
             old = known.records.get(variant)
             if old is not None and (old.files, old.libraries) == (fresh.files, fresh.libraries):
                 fresh = old
-            record = replace(fresh, verification=verification or fresh.verification)
+            record = fresh
+            if verification is not None:
+                # An older verdict counts only if the reference is still the one that it compared with.
+                changed = bool(fresh.reference and compared) and fresh.reference != compared
+                kept = stronger(None if changed else fresh.verification, verification)
+                record = replace(fresh, verification=kept, reference=compared or fresh.reference)
             if measured or latency is not None:
                 record = replace(record, latency=latency, loop=loop)
             path = bundle.path / RECORDS / f"{machine.id}.json"
             records = {**known.records, variant: record}
-            write_atomically(path, to_json(MachineRecords(machine, records)))
+            write_atomically(path, encoded(MachineRecords(machine, records), MachineRecords))
     except OSError as error:
         raise BundleError(f"{bundle.path} cannot be written to: {error.strerror}.") from error
+    return record.verification
+
+
+def stronger(before: Verification | None, new: Verification) -> Verification:
+    """Return which of two verdicts on the same files is kept, with the actions gate that saw more.
+
+    A rejection replaces whatever was there, and gives way only to a verdict that looked at least as closely. Otherwise
+    a verified one is stronger than one that is not, then the higher gate, then more pairs; of equals, the new one.
+    """
+    if before is None or new.status == "rejected":
+        return new
+    if before.status == "rejected":
+        return new if _overturns(new, before) else before
+    kept, other = (new, before) if _strength(new) >= _strength(before) else (before, new)
+    if other.observations <= kept.observations:
+        return kept
+    seen: dict[str, Any] = {name: getattr(other, name) for name in ("agreement", "regret", "observations", "worst")}
+    return replace(kept, **seen)
+
+
+def _strength(verdict: Verification) -> tuple[bool, int, int]:
+    return verdict.status == "verified", GATES.index(verdict.rung), verdict.pairs
+
+
+def _overturns(new: Verification, rejection: Verification) -> bool:
+    if new.rung == rejection.rung == "reward":
+        return new.pairs >= rejection.pairs
+    if rejection.rung == "actions" and new.observations < rejection.observations:
+        return False
+    return GATES.index(new.rung) >= GATES.index(rejection.rung)
+
+
+def _reference(bundle: Bundle) -> str:
+    """Return a digest over what the reference is; empty where it is not in the bundle."""
+    build = bundle.builds.get(bundle.reference)
+    if build is None or build.status != "built":
+        return ""
+    return hashlib.sha256(to_json(facts(bundle, bundle.reference))).hexdigest()
 
 
 def _holds(bundle: Bundle, record: Record) -> bool:

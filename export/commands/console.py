@@ -16,6 +16,7 @@ from export.bundle.records import Verification
 
 if TYPE_CHECKING:
     from export.verification.fault_injection import FaultInjection, Finding
+    from export.verification.repair import Repair
     from export.verification.repair_bundle import Repaired
 
 WIDTH = 80
@@ -215,9 +216,14 @@ def repair_row(repaired: Repaired) -> dict[str, Any]:
         "float_layers": list(build.options.get("float_layers", ())),
     }
     if found is not None:
-        row |= {"layers": found.layers, "drift": found.drift, "regret_before": found.before.regret}
+        row |= {"layers": found.layers, "drift": found.drift, "regret_before": _regret_before(repaired.before, found)}
         row |= {"before_ms": found.before_ms, "after_ms": found.after_ms}
     return row
+
+
+def _regret_before(before: Verification, found: Repair) -> float | None:
+    """Return the regret that the verdict had; one that ended before the actions gate has that of the search."""
+    return found.before.regret if before.regret is None else before.regret
 
 
 def repair_lines(repaired: Repaired) -> list[str]:
@@ -235,7 +241,7 @@ def repair_lines(repaired: Repaired) -> list[str]:
     for layer, drift in found.drift.items():
         lines += wrapped(f"{layer}: alone in int8, scores drift by {drift:.2%}", "    ", "      ")
     cost = (
-        f"mean regret {found.before.regret:.2g} -> {repaired.after.regret:.2g};"
+        f"mean regret {_number(_regret_before(repaired.before, found))} -> {repaired.after.regret:.2g};"
         f" about {found.before_ms:.2f} ms -> {found.after_ms:.2f} ms a call on one thread"
     )
     return [*lines, *wrapped(cost, "    ", "      "), *verdict_lines({name: repaired.after})]

@@ -7,6 +7,7 @@ from export.bundle.reader import Bundle
 from export.targets import Variant
 from xfer import tasks
 from xfer.errors import UnavailableError, UsageError
+from xfer.spec import PolicySpec
 
 
 def no_reference(bundle: Bundle) -> str | None:
@@ -17,16 +18,23 @@ def no_reference(bundle: Bundle) -> str | None:
     return targets.load(Variant.parse(bundle.reference).target).runnable("")
 
 
-def no_reward_gate(bundle: Bundle) -> str | None:
-    """Return why pairs of episodes cannot be run here, or None if they can."""
-    if not bundle.spec.task:
+def no_environment(spec: PolicySpec) -> str | None:
+    """Return why episodes of a policy cannot be run here, or None if they can."""
+    if not spec.task:
         return "the spec names no task, so there is no environment"
     try:
-        tasks.load_recorded(bundle.spec.task)
+        tasks.load_recorded(spec.task)
     except UsageError:
-        return f"no environment for task '{bundle.spec.task}' here"
+        return f"no environment for task '{spec.task}' here"
     except UnavailableError as error:
         return str(error)
+    return None
+
+
+def no_reward_gate(bundle: Bundle) -> str | None:
+    """Return why pairs of episodes cannot be run here, or None if they can."""
+    if (missing := no_environment(bundle.spec)) is not None:
+        return missing
     if bundle.spec.reward is None:
         return "the spec has no reward scale"
     return no_reference(bundle)

@@ -1,17 +1,20 @@
 """Repairs an int8 variant that verification rejects: leaves as few of its layers in float as it can.
 
-Two kinds of observations are kept apart:
+Three kinds of observations are kept apart:
 
-- The search is guided by those that int8 was calibrated on. Each layer alone is put into int8, and the drift of the
+- The order comes from those that int8 was calibrated on. Each layer alone is put into int8, and the drift of the
   scores from eager's says how much it hurts. Alone in int8, rather than alone in float: the rounding of a tensor
   between two layers hurts through either, so putting one of them into float would change nothing.
-- The verdict comes from those of ``xfer verify``: golden and the held-out observations, with its own function. With the
-  layers in the order of their drift, it finds the fewest first ones that pass in float, and then whether each of them
+- The choice comes from those that the policy meets in episodes of its own seeds. With the layers in the order of their
+  drift, the function of ``xfer verify`` finds the fewest first ones that pass in float, and then whether each of them
   can go back to int8.
+- The verdict comes from those of ``xfer verify``: golden and the held-out observations. If they refuse a choice, it and
+  whatever leaves fewer layers in float is out, and the search goes on; at most ``MAX_CHOICES`` times.
 
-So held-out observations give a verdict a few times for each layer that stays in float, and the result is a choice among
-several. The reward gate (``xfer verify --full``) decides in the end: its episodes were not used here. A variant that it
-rejected is repaired until it has less than half the regret that it had.
+So those that judge are not those that chose. Without an environment there are no other episodes, and the held-out
+ones do both. The reward gate (``xfer verify --full``) decides in the end: the repaired files are a new group, so
+neither this search nor an earlier verdict has seen its episodes. A variant that it rejected is repaired until it has
+less than half the regret that it had.
 """
 
 from __future__ import annotations
@@ -36,6 +39,9 @@ from xfer.runner import Runner, Session
 from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
 
+MAX_CHOICES = 8
+"""How many choices of layers the held-out observations judge."""
+
 TURNS = 7
 """How often two sessions take turns when they are timed."""
 
@@ -48,7 +54,7 @@ class Repair:
         layers: How many layers can be in int8.
         drift: Of each that stays in float, in the graph's order: how far scores drift when only that layer is in int8,
             as a share of their spread. None if it is not enough to have all layers in float.
-        before: The verdict with all layers in int8.
+        before: The verdict with all layers in int8, of the observations that guide the choice.
         before_ms: Median time of a call then, in milliseconds, on one thread.
         after_ms: The same with these layers in float.
     """
@@ -154,6 +160,7 @@ def repair(
     bundle: Bundle,
     request: ExportRequest,
     variant: Variant,
+    chosen_by: Trajectories,
     held_out: Trajectories,
     regret_below: float,
     on_step: Callable[[str, int, int], None],
@@ -164,7 +171,8 @@ def repair(
         bundle: Where the variant is; nothing is written to it.
         request: What the variant was made from.
         variant: A variant whose target is a ``FromGraph``.
-        held_out: Observations to judge on, with eager's actions and scores.
+        chosen_by: Observations to choose by, with eager's actions and scores.
+        held_out: Observations to judge on, likewise; perhaps the same.
         regret_below: What the mean regret must stay below, besides what the gates allow.
         on_step: Called with the current step, how many layers have been tried alone, and how many there are.
     """
@@ -179,17 +187,31 @@ def repair(
         on_step(f"{layer} alone in int8", done, len(trials.layers))
         drift[layer] = trials.drift(layer, calibration)
     verdicts: dict[frozenset[str], Verification] = {}
+    refused = [frozenset[str]()]
 
     def in_order(kept: frozenset[str]) -> tuple[str, ...]:
         return tuple(layer for layer in trials.layers if layer in kept)
 
-    def passes(kept: frozenset[str]) -> bool:
+    def judge(kept: frozenset[str], observations: Trajectories) -> Verification:
         on_step(f"judging it with {len(kept)} of {len(trials.layers)} layers in float", len(drift), len(drift))
         with trials.session(in_order(kept)) as session:
-            verdicts[kept] = verdict = run_gates(bundle, session, variant, golden, held_out, held_out)
+            return run_gates(bundle, session, variant, golden, observations, observations)
+
+    def good(verdict: Verification) -> bool:
         return verdict.status == "provisional" and (verdict.regret or 0.0) < regret_below
 
-    kept = fewest(sorted(drift, key=drift.__getitem__, reverse=True), passes)
+    def passes(kept: frozenset[str]) -> bool:
+        if kept not in verdicts:
+            verdicts[kept] = judge(kept, chosen_by)
+        return good(verdicts[kept]) and not any(kept <= one for one in refused)
+
+    kept = None
+    while len(refused) <= MAX_CHOICES:
+        kept = fewest(sorted(drift, key=drift.__getitem__, reverse=True), passes)
+        if kept is None or good(verdicts[kept] if chosen_by is held_out else judge(kept, held_out)):
+            break
+        refused.append(kept)
+        kept = None
     before = verdicts[frozenset()]
     if kept is None:
         return Repair(len(drift), None, before)

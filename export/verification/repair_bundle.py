@@ -13,10 +13,19 @@ from export.bundle.manifest import Build
 from export.bundle.reader import Bundle
 from export.bundle.records import Verification
 from export.targets import ExportRequest, Variant
+from export.verification.availability import no_environment
+from export.verification.non_inferiority import MARGIN
 from export.verification.parity import first_gates
 from export.verification.repair import Repair, repair
+from xfer import tasks
 from xfer.runner import Runner
 from xfer.trajectories import Trajectories
+
+REPAIR_SEED = 5_000_000
+"""Seeds from here on give the observations that a repair is chosen by; clear of all others in ``xfer.evaluate``."""
+
+STRETCH = 250
+"""Longest part of an episode among them, in steps."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +58,8 @@ def repair_bundle(
 ) -> list[Repaired]:
     """Verify a bundle's int8 variants (numbers and actions), and repair those that are rejected.
 
-    A variant that has a verdict in this machine's records is not verified again. If no set of layers is enough, the
-    bundle stays as it was.
+    A variant that has a verdict in this machine's records is not verified again. One that looks worse on few pairs of
+    episodes is not repaired: nothing is proven yet. If no set of layers is enough, the bundle stays as it was.
 
     Args:
         path: The bundle.
@@ -69,6 +78,17 @@ def repair_bundle(
     @cache
     def judged() -> Trajectories:
         return held_out.replay(Runner(TorchSession(request.policy.deploy(), request.spec), request.spec))
+
+    @cache
+    def chosen_by() -> Trajectories:
+        if no_environment(request.spec) is not None:
+            return judged()
+        from xfer.evaluate import record  # which needs gymnasium
+
+        on_step("recording episodes to choose layers by")
+        task = tasks.load_recorded(request.spec.task)
+        actor = Runner(TorchSession(request.policy.deploy(), request.spec), request.spec)
+        return record(task, actor, REPAIR_SEED, len(held_out), STRETCH).replay(actor)
 
     def verify(name: str) -> Verification:
         on_step(f"verifying {name}: numbers and actions")
@@ -89,19 +109,27 @@ def repair_bundle(
             record = records.load(bundle).get(name)
             before = after = (record and record.verification) or verify(name)
             found = None
-            if before.status == "rejected":
+            if is_proven(before, bundle):
                 regret_below = (before.regret or 0.0) / 2 if before.rung == "reward" else float("inf")
 
                 def on_layer(text: str, done: int, total: int, name: str = name) -> None:
                     on_step(f"repairing {name}: {text} ({done} of {total})")
 
-                found = repair(bundle, request, variant, judged(), regret_below, on_layer)
+                found = repair(bundle, request, variant, chosen_by(), judged(), regret_below, on_layer)
                 if found.drift is not None:
                     rebuild(variant, tuple(found.drift))
                     after = verify(name)
             results.append(Repaired(Bundle(path).builds[name], before, after, found))
         on_repair(results[-1])
     return results
+
+
+def is_proven(verdict: Verification, bundle: Bundle) -> bool:
+    """Return whether a variant is rejected by evidence: version 0.2.0 also rejected those that looked worse."""
+    if verdict.status != "rejected" or verdict.rung != "reward" or verdict.reward_interval is None:
+        return verdict.status == "rejected"
+    assert bundle.spec.reward is not None
+    return -verdict.reward_interval[1] > MARGIN * bundle.spec.reward.span
 
 
 def not_repairable(variant: Variant) -> str | None:

@@ -21,7 +21,6 @@ from xfer.trajectories import Trajectories
 
 if TYPE_CHECKING:
     from export.verification.non_inferiority import Verdict
-    from export.verification.pair_cache import PairCache
 
 DEFAULT_PAIRS, FULL_PAIRS = 20, 1000
 
@@ -45,19 +44,21 @@ def verify(
     Args:
         bundle: The bundle, or its folder.
         variants: Names, with or without @PLACE, as a sequence or with commas between them. Default: all in the bundle.
-        pairs: Pairs of episodes at most; 0 leaves the reward gate out. With ``FULL_PAIRS`` verdicts become clear.
+        pairs: Pairs of episodes at most; 0 leaves the reward gate out. With ``FULL_PAIRS`` verdicts become clear. Pairs
+            that an earlier call ran are not run again, and count.
         workers: Processes that run pairs, one thread each. Default: one for each core.
         run: The run, for its held-out observations. Default: the one that the bundle was made from, if it is here.
         held_out: Held-out observations, where the caller has them already; then ``run`` is not looked for.
         task: The bundle's task, where that is somebody's own module:function: it is imported only if it is named here.
-        keep: Whether verdicts become records of the bundle, and a reward gate that is interrupted continues. Without,
-            the bundle is only read.
+        keep: Whether verdicts become records of the bundle, and pairs are kept in its ledger, so that a later call
+            continues. Without, the bundle is only read, and judged by itself.
         on_note: Called with a sentence for each gate that is not run in full.
         on_variant: Called with each variant's name before its first gate.
         on_pairs: Called at each look of the reward gate, with the number of pairs so far and the verdicts.
 
     Returns:
-        The verdict on each variant, in the order asked for.
+        The verdict on each variant, in the order asked for. One of an earlier call on the same files that rests on more
+        is kept, and returned.
 
     Raises:
         UsageError: If a variant does not exist, or a number is negative.
@@ -79,7 +80,6 @@ def verify(
         if why:
             on_note(f"The actions gate looks at golden alone: {why}.")
     found = first_gates(bundle, names, held_out, on_variant)
-    cache: PairCache | None = None
     missing = "--pairs 0" if pairs == 0 else no_reward_gate(bundle)
     if missing is not None:
         if pairs:
@@ -87,17 +87,23 @@ def verify(
         found = _without_reward(found, missing)
     else:
         from export.verification import reward  # which needs gymnasium, as the first two gates do not
-        from export.verification.pair_cache import PairCache
+        from export.verification.ledger import Ledger
 
-        cache = PairCache(bundle) if keep else None
-        found = reward.run_gate(bundle, found, pairs, workers or this_machine().cores, on_pairs, cache)
-    if keep:
-        for name, verification in found.items():
-            if verification.rung:
-                records.save(bundle, name, verification=verification)
-    if cache is not None:
-        cache.clear([name for name, verification in found.items() if verification.rung == "reward"])
-    return found
+        found = reward.run_gate(
+            bundle, found, pairs, workers or this_machine().cores, on_pairs, Ledger(bundle, keep=keep)
+        )
+    return _kept(bundle, found, on_note) if keep else found
+
+
+def _kept(bundle: Bundle, found: dict[str, Verification], on_note: Callable[[str], None]) -> dict[str, Verification]:
+    """Make verdicts records, and return what those are now: of unchanged files the stronger verdict is kept."""
+    kept = {
+        name: (records.save(bundle, name, verification=verdict) or verdict) if verdict.rung else verdict
+        for name, verdict in found.items()
+    }
+    if older := [name for name, verdict in kept.items() if verdict.reason != found[name].reason]:
+        on_note(f"An earlier verdict, which rests on more, is kept of {', '.join(older)}.")
+    return kept
 
 
 def check_counts(pairs: int, workers: int) -> None:

@@ -115,6 +115,19 @@ built        tensorrt-int8
     cuda-bindings, which holds the GPU's buffers, is not installed:
       pip install cuda-bindings"""
 
+WORSE = (
+    "reward: looks worse (mean loss 275.00% of the scale over 20 pairs): 35 more pairs decide; the bound is of the"
+    " clipped loss: 1 of 20 pairs lost or gained more than the scale"
+)
+LOOKS_WORSE = """\
+status       variant    agree                  reward Δ  pairs
+provisional  onnx-int8  98.4%  -5500.00 [-478.2, +12.5]     20
+
+  onnx-int8
+    reward: looks worse (mean loss 275.00% of the scale over 20 pairs): 35 more
+      pairs decide; the bound is of the clipped loss: 1 of 20 pairs lost or
+      gained more than the scale"""
+
 
 def too_long(text: str) -> list[str]:
     return [line for line in text.splitlines() if len(line) > WIDTH]
@@ -138,6 +151,12 @@ def test_verify_has_one_line_a_variant_and_says_a_shared_reason_once():
     text = "\n".join(verdict_lines(VERDICTS))
     assert text == VERIFY
     assert not too_long(text)
+
+
+def test_verify_says_of_what_looks_worse_how_many_pairs_decide_and_what_was_clipped():
+    figures = {"agreement": 0.984, "pairs": 20, "reward_delta": -5500.0, "reward_interval": (-478.25, 12.5)}
+    text = "\n".join(verdict_lines({"onnx-int8": Verification("provisional", "reward", WORSE, **figures)}))
+    assert text == LOOKS_WORSE
 
 
 def test_a_long_command_is_continued_after_a_backslash_and_means_the_same():

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,10 @@ from export.commands import export as export_command
 from export.commands.console import repair_row
 from export.importers import run
 from export.targets import ExportOptions, ExportRequest, Variant
+from export.verification import repair
 from export.verification.parity import first_gates
 from export.verification.repair import Trials, alternating_p50_ms, fewest
-from export.verification.repair_bundle import not_repairable, repair_bundle
+from export.verification.repair_bundle import is_proven, not_repairable, repair_bundle
 from tests import small_task
 from tests.conftest import drive, imitation_config, make_policy, train_briefly
 from xfer import tasks
@@ -173,6 +175,12 @@ class Made:
         return first_gates(Bundle(self.path), [str(ONNX)], judged, lambda _: None)[str(ONNX)]
 
 
+def set_verdict(path, verdict):
+    """Make a verdict the one that is recorded, whatever there was."""
+    shutil.rmtree(path / records.RECORDS, ignore_errors=True)
+    records.save(Bundle(path), str(ONNX), verification=verdict)
+
+
 @pytest.fixture(scope="module")
 def rejected_by_reward(policy, golden, met, calibration, tmp_path_factory):
     """Makes copies of a bundle whose int8 passed the first two gates, and then lost reward."""
@@ -183,8 +191,7 @@ def rejected_by_reward(policy, golden, met, calibration, tmp_path_factory):
 
     def make(path, regret=passed.regret):
         shutil.copytree(made.path, path)
-        verdict = Verification("rejected", rung="reward", reason="reward: it fell", regret=regret)
-        records.save(Bundle(path), str(ONNX), verification=verdict)
+        set_verdict(path, Verification("rejected", rung="reward", reason="reward: it fell", regret=regret))
         return Made(path, policy, calibration, golden), regret
 
     return make
@@ -199,6 +206,55 @@ def test_what_the_reward_gate_rejected_is_repaired_until_it_has_half_the_regret(
     assert made.rebuilt == [tuple(row["float_layers"])]
     assert row["float_layers"]
     assert made.verdict(acted(policy, met)).regret < regret / 2
+
+
+@pytest.mark.parametrize(
+    ("interval", "pairs", "status"),
+    [((-15.2, 12.8), 20, "provisional"), ((-15.2, 12.8), 20, "rejected")],
+    ids=["looks worse on few pairs", "was rejected without evidence by version 0.2.0"],
+)
+def test_what_looks_worse_without_evidence_starts_no_repair(
+    interval, pairs, status, rejected_by_reward, met, tmp_path, one_thread
+):
+    made, _ = rejected_by_reward(tmp_path / "small.bundle")
+    reason = "reward: looks worse (mean loss 2.50% of the scale over 20 pairs): 4,144 more pairs decide"
+    verdict = Verification(status, "reward", reason, regret=0.0, pairs=pairs, reward_interval=interval)
+    set_verdict(made.path, verdict)
+    row = made.repair(met)
+    assert (row["status"], row["reason"], row["float_layers"]) == (status, reason, [])
+    assert "drift" not in row  # nothing was searched
+    assert not made.rebuilt
+
+
+def test_the_lower_bound_of_the_loss_is_evidence(rejected_by_reward, tmp_path):
+    bundle = Bundle(rejected_by_reward(tmp_path / "small.bundle")[0].path)
+    worse = Verification("rejected", "reward", pairs=60, reward_interval=(-15.2, -2.8))
+    assert is_proven(worse, bundle)
+    assert is_proven(Verification("rejected", "reward", "reward: in the episode of seed 3: not finite"), bundle)
+    assert is_proven(Verification("rejected", "actions"), bundle)
+    assert not is_proven(Verification("provisional", "reward", reward_interval=(-15.2, 12.8)), bundle)
+
+
+def test_layers_are_chosen_by_episodes_that_do_not_judge(rejected_by_reward, met, tmp_path, one_thread, monkeypatch):
+    """What the held-out observations refuse is out, and with it whatever leaves fewer layers in float."""
+    judged_by = []
+    gates = repair.run_gates
+
+    def run_gates(bundle, session, variant, golden, reference, judged):
+        held_out = np.array_equal(judged.observations["frame"], met.observations["frame"])
+        judged_by.append("held-out" if held_out else "others")
+        verdict = gates(bundle, session, variant, golden, reference, judged)
+        first = held_out and judged_by.count("held-out") == 1
+        return replace(verdict, status="rejected" if first else "provisional", regret=0.0)
+
+    monkeypatch.setattr(repair, "run_gates", run_gates)
+    monkeypatch.setattr(repair, "TURNS", 1)
+    monkeypatch.setattr(Trials, "drift", lambda self, layer, eager: float(self.layers.index(layer)))
+    made, _ = rejected_by_reward(tmp_path / "small.bundle")
+    row = made.repair(met)
+    assert judged_by.count("held-out") == 2
+    assert judged_by.count("others") >= 2
+    assert len(row["float_layers"]) >= 1
 
 
 def test_a_bundle_that_no_choice_of_layers_repairs_stays_as_it_was(rejected_by_reward, met, tmp_path, one_thread):

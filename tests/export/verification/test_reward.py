@@ -26,8 +26,8 @@ from export.bundle.reader import Bundle
 from export.bundle.records import Verification
 from export.targets import Variant
 from export.verification import pairs
-from export.verification.non_inferiority import MARGIN, pairs_needed
-from export.verification.pair_cache import PairCache
+from export.verification.ledger import Ledger
+from export.verification.non_inferiority import MARGIN, judge
 from export.verification.pairs import PairProcesses
 from export.verification.reward import LOOK_EVERY, run_gate
 from tests import processes, small_task
@@ -35,7 +35,7 @@ from tests.conftest import drive, make_policy, train_briefly
 from tests.export.verification.test_parity import plant
 from xfer import tasks
 from xfer.errors import BundleError, UsageError, XferError
-from xfer.evaluate import PAIR_SEED, Fork, paired_episode
+from xfer.evaluate import Fork, paired_episode
 from xfer.files import write_atomically
 from xfer.models.policy import Deployed
 from xfer.spec import RewardScale
@@ -121,7 +121,8 @@ def test_a_process_that_is_killed_half_way_changes_no_figure(bundle, alone):
     assert multiprocessing.active_children() == []
 
 
-def test_an_interrupted_gate_continues_and_finds_the_same(bundle, alone, monkeypatch):
+def test_an_interrupted_gate_continues_and_finds_the_same(bundle, alone, tmp_path, monkeypatch):
+    copy = Bundle(shutil.copytree(bundle.path, tmp_path / "copy.bundle"))
     found = {name: Verification("provisional", rung="actions") for name in alone}
     ran = []
     run = PairProcesses.run
@@ -133,20 +134,20 @@ def test_an_interrupted_gate_continues_and_finds_the_same(bundle, alone, monkeyp
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_gate(bundle, found, 20, 1, interrupt, PairCache(bundle))
-    assert run_gate(bundle, found, 20, 1, lambda done, verdicts: None, PairCache(bundle)) == alone
-    assert [seeds.start - PAIR_SEED for seeds in ran] == [0, LOOK_EVERY]
-    # All 20 pairs are there: no more are run, and one that asks for fewer has those alone.
-    assert run_gate(bundle, found, 20, 1, lambda done, verdicts: None, PairCache(bundle)) == alone
-    assert run_gate(bundle, found, 10, 1, lambda done, verdicts: None, PairCache(bundle))[SAME].pairs == 10
+        run_gate(copy, found, 20, 1, interrupt, Ledger(copy))
+    assert run_gate(copy, found, 20, 1, lambda done, verdicts: None, Ledger(copy)) == alone
+    base = alone[SAME].seed_base
+    assert [seeds.start - base for seeds in ran] == [0, LOOK_EVERY]
+    # All 20 pairs are there: no more are run, and one that asks for fewer has all the same.
+    for most_pairs in (20, 10):
+        assert run_gate(copy, found, most_pairs, 1, lambda done, verdicts: None, Ledger(copy)) == alone
     assert len(ran) == 2
-    PairCache(bundle).clear(found)
 
 
 @pytest.mark.timeout(100)
 def test_a_process_that_answers_nothing_is_ended(bundle):
     with PairProcesses(bundle, 2) as processes:
-        assert len(list(processes.run(range(PAIR_SEED, PAIR_SEED + 2), lambda: (SAME,)))) == 2
+        assert len(list(processes.run(range(7, 9), lambda: (SAME,)))) == 2
         stopped = multiprocessing.active_children()[0]
         os.kill(stopped.pid, signal.SIGSTOP)
     assert stopped.exitcode == -signal.SIGKILL
@@ -155,7 +156,7 @@ def test_a_process_that_answers_nothing_is_ended(bundle):
 def test_a_faithful_variant_never_differs_and_is_compared_in_all_pairs(alone):
     same, eager = alone[SAME], alone["eager-fp32"]
     assert (same.status, same.pairs, same.forked, same.divergence) == ("provisional", 20, 0, None)
-    assert [seed for seed, _, _ in same.returns] == list(range(PAIR_SEED, PAIR_SEED + 20))
+    assert [seed for seed, _, _ in same.returns] == list(range(same.seed_base, same.seed_base + 20))
     assert all(reference == variant for _, reference, variant in same.returns)
     assert eager.returns == same.returns
     assert eager.reward_mean == pytest.approx(np.mean([reference for _, reference, _ in same.returns]))
@@ -174,7 +175,7 @@ def test_the_first_divergence_is_the_one_that_the_same_pair_shows_here(bundle, a
     found = alone[WORSE].divergence
     with bundle.runner("eager-fp32") as eager, bundle.runner(WORSE) as worse:
         pair = paired_episode(TASK, eager, {WORSE: worse}, found.seed)[WORSE]
-    assert (found.seed, found.step) == (PAIR_SEED, pair.fork.step)
+    assert (found.seed, found.step) == (alone[WORSE].seed_base, pair.fork.step)
     assert (found.reference_action, found.variant_action) == ((1.0,), (0.0,))
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(found.picture))))
     np.testing.assert_array_equal(shown, pair.fork.observations["frame"])
@@ -196,7 +197,7 @@ def test_records_hold_returns_and_divergence(bundle, alone, tmp_path):
 def test_pairs_end_at_the_first_look_at_which_clean_pairs_are_enough(falling):
     looks = []
     found = gate(falling, [SAME], 1000, 2, lambda done, verdicts: looks.append(done))[SAME]
-    enough = pairs_needed(np.zeros(0))
+    enough = judge(np.zeros(0)).needed
     assert found.status == "verified"
     assert found.pairs == looks[-1] == -(-enough // LOOK_EVERY) * LOOK_EVERY
 
@@ -215,7 +216,7 @@ def test_a_variant_whose_scores_are_not_finite_is_rejected_alone(bundle, tmp_pat
     found = gate(Bundle(path), [SAME, WORSE], 10, 1)
     assert (found[SAME].status, found[SAME].pairs) == ("provisional", 10)
     assert (found[WORSE].status, found[WORSE].rung, found[WORSE].pairs) == ("rejected", "reward", 1)
-    assert re.search(rf"episode of seed {PAIR_SEED}: .*not finite", found[WORSE].reason)
+    assert re.search(rf"episode of seed {found[WORSE].seed_base}: .*not finite", found[WORSE].reason)
 
 
 def test_pairs_end_when_the_only_variant_is_surely_worse(bundle):
