@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from export.bundle.reader import Bundle
 from export.bundle.records import Verification
 from export.verification.non_inferiority import MARGIN, Verdict, judge
 from export.verification.pair_cache import PairCache
-from export.verification.pairs import Outcome, PairProcesses
+from export.verification.pairs import Outcome, PairProcesses, why_independent
 from xfer.errors import UsageError
 from xfer.evaluate import PAIR_SEED
 
@@ -26,6 +27,7 @@ def run_gate(
     workers: int,
     on_pairs: Callable[[int, dict[str, Verdict]], None],
     cache: PairCache | None = None,
+    differs: str = "",
 ) -> dict[str, Verification]:
     """Run the reward gate on the variants that passed the first two, until each verdict is clear.
 
@@ -38,6 +40,8 @@ def run_gate(
         workers: Processes, each with one thread.
         on_pairs: Called after each look, with the number of pairs and the verdicts.
         cache: Where pairs are kept at each look, so that an interrupted gate continues.
+        differs: How the environment was found to give other episodes for equal seeds, or empty. Once it is found, the
+            gate begins anew: pairs before, which shared episodes, do not count.
 
     Returns:
         ``found`` with verdicts. The result depends on the seeds only, not on the number of workers.
@@ -52,6 +56,9 @@ def run_gate(
     scale, reference = bundle.spec.reward.span, bundle.reference
     names = [name for name, v in found.items() if v.status == "provisional" and name != reference]
     outcomes: dict[str, list[Outcome]] = cache.load(names) if cache else {name: [] for name in names}
+    differs = differs or why_independent(itertools.chain.from_iterable(outcomes.values()))
+    if differs:
+        outcomes = {name: [pair for pair in pairs if pair.differs] for name, pairs in outcomes.items()}
     verdicts: dict[str, Verdict] = {}
 
     def unclear() -> tuple[str, ...]:
@@ -69,10 +76,13 @@ def run_gate(
     look()
     if begun:
         on_pairs(begun, dict(verdicts))
+    anew = ""
     if unclear() and begun < most_pairs:
         with PairProcesses(bundle, workers) as processes:
             seeds = range(PAIR_SEED + begun, PAIR_SEED + most_pairs)
-            for done, results in enumerate(processes.run(seeds, unclear), start=begun + 1):
+            for done, results in enumerate(processes.run(seeds, unclear, differs), start=begun + 1):
+                if not differs and (anew := why_independent(results.values())):
+                    break
                 for name in unclear():
                     outcomes[name].append(results[name])
                 if done % LOOK_EVERY == 0 or done == most_pairs:
@@ -82,6 +92,8 @@ def run_gate(
                     on_pairs(done, dict(verdicts))
                 if not unclear():
                     break
+    if anew:
+        return run_gate(bundle, found, most_pairs, workers, on_pairs, cache, anew)
     result = dict(found)
     for name, pairs in outcomes.items():
         if pairs and (error := pairs[-1].error):
@@ -124,6 +136,8 @@ def conclude(so_far: Verification, pairs: Sequence[Outcome], verdict: Verdict, s
         "provisional": f"reward: {verdict.needed} more clean pairs needed (xfer verify --full)",
         "rejected": f"reward: mean loss {verdict.mean:.2%} of the scale over {len(pairs)} pairs, allowed {MARGIN:.0%}",
     }[verdict.status]
+    if differs := why_independent(pairs):
+        reason = "; ".join(filter(None, [reason, f"{differs}; so each pair is of two independent episodes"]))
     divergences = [pair.divergence for pair in pairs if pair.divergence is not None]
     return replace(
         so_far,

@@ -1,0 +1,93 @@
+"""Environments of twelve steps: one that is a function of seed and actions, and some in which a part is left to chance.
+
+They draw into the same array again and again, and are offended by a step after the end.
+"""
+
+from functools import partial
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from xfer.spec import ActionSpec, ImageConfig, RewardScale, TensorSpec
+from xfer.tasks import Task
+
+STEPS = 12
+JOINTS = TensorSpec("joints", "float32", (2,))
+PUSH = ActionSpec("continuous", ("x", "y"), "N", (-1.0, -1.0), (1.0, 1.0))
+
+
+class Chance(gymnasium.Env[Any, Any]):
+    """The reward of a step is 1 if the action is the sign of the first joint, and falls with a push's size.
+
+    Args:
+        chance: What no seed decides, and NumPy's own generator does: ``start``, ``reward``, ``end``, ``crash`` or
+            ``observation``, of which the second joint is meant; or empty.
+        since: At which step that begins.
+    """
+
+    def __init__(self, chance: str = "", since: int = 5, continuous: bool = False) -> None:
+        self.chance, self.since = chance, since
+        self.observation_space = gymnasium.spaces.Dict({"joints": gymnasium.spaces.Box(-9, 9, (2,), np.float32)})
+        self.action_space = gymnasium.spaces.Box(-1, 1, (2,)) if continuous else gymnasium.spaces.Discrete(2)
+        self.joints = np.zeros(2, np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        self.rng = np.random.default_rng(seed)
+        self.t, self.over = 0, False
+        self.joints[:] = self._draw("start")
+        return {"joints": self.joints}, {}
+
+    def step(self, action):
+        assert not self.over, "this episode is over"
+        if self._by_chance("crash") and np.random.random() < 0.1:
+            raise RuntimeError("no such move\nhere")
+        right = float(self.joints[0] > 0)
+        if np.shape(action) == ():
+            reward = float(right == action)
+        else:
+            reward = 1.0 - float(np.abs(action).mean())
+            action[:] = 0  # it is this environment's to write to
+        if self._by_chance("reward"):
+            reward -= float(np.random.random())
+        self.t += 1
+        self.joints[:] = self._draw("observation")
+        self.over = self.t == STEPS or (self._by_chance("end") and np.random.random() < 0.5)
+        return {"joints": self.joints}, reward, self.over, False, {}
+
+    def _by_chance(self, what: str) -> bool:
+        return self.chance == what and (self.t >= self.since or what == "start")
+
+    def _draw(self, what: str) -> np.ndarray:
+        drawn = self.rng.normal(size=2)
+        if self._by_chance(what):
+            drawn[1 if what == "observation" else 0] = np.random.normal()
+        return drawn
+
+
+def chance_task(name: str, chance: str = "", continuous: bool = False) -> Task:
+    return Task(
+        name=f"tests.chance_task:{name}",
+        control_hz=50.0,
+        observations=(JOINTS,),
+        action=PUSH if continuous else ActionSpec("discrete", ("left", "right")),
+        reward=RewardScale(0.0, float(STEPS)),
+        image=ImageConfig(crop=(0, 1, 0, 1)),
+        make=partial(Chance, chance, continuous=continuous),
+    )
+
+
+def seeded() -> Task:
+    return chance_task("seeded")
+
+
+def ignores_its_seed() -> Task:
+    return chance_task("ignores_its_seed", "start")
+
+
+def pays_by_chance() -> Task:
+    return chance_task("pays_by_chance", "reward")
+
+
+def pushed() -> Task:
+    return chance_task("pushed", continuous=True)
