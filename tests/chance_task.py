@@ -24,16 +24,18 @@ class Chance(gymnasium.Env[Any, Any]):
         chance: What no seed decides, and NumPy's own generator does: ``start``, ``reward``, ``end``, ``crash`` or
             ``observation``, of which the second joint is meant; or empty.
         since: At which step that begins.
+        every: Only in episodes of seeds that this divides.
+        continuous: Whether actions are.
     """
 
-    def __init__(self, chance: str = "", since: int = 5, continuous: bool = False) -> None:
-        self.chance, self.since = chance, since
+    def __init__(self, chance: str = "", since: int = 5, every: int = 1, continuous: bool = False) -> None:
+        self.chance, self.since, self.every = chance, since, every
         self.observation_space = gymnasium.spaces.Dict({"joints": gymnasium.spaces.Box(-9, 9, (2,), np.float32)})
         self.action_space = gymnasium.spaces.Box(-1, 1, (2,)) if continuous else gymnasium.spaces.Discrete(2)
         self.joints = np.zeros(2, np.float32)
 
     def reset(self, *, seed=None, options=None):
-        self.rng = np.random.default_rng(seed)
+        self.rng, self.seed = np.random.default_rng(seed), seed
         self.t, self.over = 0, False
         self.joints[:] = self._draw("start")
         return {"joints": self.joints}, {}
@@ -56,7 +58,8 @@ class Chance(gymnasium.Env[Any, Any]):
         return {"joints": self.joints}, reward, self.over, False, {}
 
     def _by_chance(self, what: str) -> bool:
-        return self.chance == what and (self.t >= self.since or what == "start")
+        asked = self.chance if self.seed % self.every == 0 else ""
+        return asked == what and (self.t >= self.since or what == "start")
 
     def _draw(self, what: str) -> np.ndarray:
         drawn = self.rng.normal(size=2)
@@ -65,7 +68,7 @@ class Chance(gymnasium.Env[Any, Any]):
         return drawn
 
 
-def chance_task(name: str, chance: str = "", continuous: bool = False) -> Task:
+def chance_task(name: str, chance: str = "", every: int = 1, continuous: bool = False) -> Task:
     return Task(
         name=f"tests.chance_task:{name}",
         control_hz=50.0,
@@ -73,7 +76,7 @@ def chance_task(name: str, chance: str = "", continuous: bool = False) -> Task:
         action=PUSH if continuous else ActionSpec("discrete", ("left", "right")),
         reward=RewardScale(0.0, float(STEPS)),
         image=ImageConfig(crop=(0, 1, 0, 1)),
-        make=partial(Chance, chance, continuous=continuous),
+        make=partial(Chance, chance, every=every, continuous=continuous),
     )
 
 
@@ -87,6 +90,10 @@ def ignores_its_seed() -> Task:
 
 def pays_by_chance() -> Task:
     return chance_task("pays_by_chance", "reward")
+
+
+def pays_by_chance_at_times() -> Task:
+    return chance_task("pays_by_chance_at_times", "reward", every=7)
 
 
 def pushed() -> Task:
