@@ -1,16 +1,30 @@
 """Environments of twelve steps: one that is a function of seed and actions, and some in which a part is left to chance.
 
-They draw into the same array again and again, and are offended by a step after the end.
+They draw into the same array again and again, and are offended by a step after the end. The bundle of their policy is
+made in a moment.
 """
 
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
+from torch import nn
 
-from xfer.spec import ActionSpec, ImageConfig, RewardScale, TensorSpec
+from export.build import export_policy
+from export.bundle.manifest import MANIFEST
+from export.bundle.reader import Bundle
+from export.bundle.writer import file_facts
+from export.importers.module import Deployable
+from export.libraries.pytorch import TRACE, save_trace, trace
+from export.targets import Variant
+from xfer.files import write_atomically
+from xfer.spec import ActionSpec, ImageConfig, PolicySpec, RewardScale, TensorSpec
 from xfer.tasks import Task
+from xfer.trajectories import Trajectories
 
 STEPS = 12
 JOINTS = TensorSpec("joints", "float32", (2,))
@@ -98,3 +112,46 @@ def pays_by_chance_at_times() -> Task:
 
 def pushed() -> Task:
     return chance_task("pushed", continuous=True)
+
+
+SAME, REFERENCE = "torchscript-fp32", "eager-fp32"
+
+
+class Sign(nn.Module):
+    """The sign of the first joint; where the second is above a limit, the other one."""
+
+    def __init__(self, limit: float = 99.0) -> None:
+        super().__init__()
+        self.limit = nn.Parameter(torch.tensor(limit))
+
+    def forward(self, joints):
+        joint = joints[:, 0] * torch.sign(self.limit - joints[:, 1])
+        scores = torch.stack([-joint, joint], 1)
+        return scores.argmax(1), scores
+
+
+def met(episodes: int, steps: int = 4, seed: int = 0) -> Trajectories:
+    """Observations of some episodes; no second joint is above 9."""
+    joints = np.random.default_rng(seed).normal(size=(episodes * steps, 2)).clip(-9, 9).astype(np.float32)
+    return Trajectories({"joints": joints}, np.arange(episodes * steps) % steps == 0)
+
+
+def sign_bundle(path: Path, **changes: Any) -> Bundle:
+    """Export the policy as eager and TorchScript; ``changes`` are of its spec."""
+    task = seeded()
+    spec = PolicySpec(task.name, 50.0, task.observations, (), task.action, "values", task.reward)
+    spec = replace(spec, **changes)
+    variants = [Variant.parse(REFERENCE), Variant.parse(SAME)]
+    seen = met(4, 16)
+    export_policy(Deployable(Sign(), spec), spec, seen, seen, variants, path, run="nowhere")
+    return Bundle(path)
+
+
+def exchange(bundle: Bundle, limit: float) -> Bundle:
+    """Put a policy with another limit where the TorchScript variant is."""
+    build = bundle.builds[SAME]
+    folder = bundle.path / build.folder
+    save_trace(trace(Deployable(Sign(limit), bundle.spec).deploy(), bundle.spec), folder / TRACE)
+    builds = (bundle.builds[REFERENCE], replace(build, files=file_facts(folder)))
+    write_atomically(bundle.path / MANIFEST, replace(bundle.manifest, builds=builds).encode())
+    return Bundle(bundle.path)

@@ -70,8 +70,13 @@ class Verification:
         reward_delta: Its mean return minus the reference's, in the task's own units.
         reward_interval: One-sided 95 % bounds below and above of that difference.
         worst: The worst disagreements, as sentences.
-        returns: (seed, the reference's return, the variant's return) of each pair, in the order of seeds.
+        returns: (seed, the reference's return, the variant's return) of each pair, in the order of seeds; of trials,
+            which have no seed, their number.
         divergence: Where the variant first chose another action than the reference, or None if it never did.
+        episodes: Recorded episodes that the recordings gate looked at.
+        recordings_bound: 95 % bound above the variant's mean action loss in such episodes.
+        agrees_on_recordings: Whether that proves, jointly with the other variants, that the loss is under its limit.
+        trials_margin: Largest mean loss in trials that was allowed, in the unit of their returns.
     """
 
     status: Status
@@ -91,6 +96,10 @@ class Verification:
     worst: tuple[str, ...] = ()
     returns: tuple[tuple[int, float, float], ...] = ()
     divergence: Divergence | None = None
+    episodes: int = 0
+    recordings_bound: float | None = None
+    agrees_on_recordings: bool = False
+    trials_margin: float | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ binomial bound (149 for a margin of 2 %).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,6 +68,16 @@ def judge(losses: np.ndarray, margin: float = MARGIN) -> Verdict:
     return Verdict("provisional", mean, lower, upper, pairs_needed(clipped, margin))
 
 
+def judge_jointly(losses: Mapping[str, np.ndarray], margin: float = MARGIN) -> dict[str, Verdict]:
+    """Judge the losses so far of several variants, so that with 95 % confidence none is wrongly ``verified``.
+
+    Args:
+        losses: float [n] of each, as ``judge`` takes them.
+        margin: Largest mean loss that is "not worse".
+    """
+    return {name: judge(values, margin) for name, values in losses.items()}
+
+
 def log_wealth(losses: np.ndarray, mean: float) -> np.ndarray:
     """Return the logarithm of the stake after each pair, betting against "the mean loss is ``mean`` or more".
 
@@ -114,6 +125,20 @@ def pairs_needed(losses: np.ndarray, margin: float = MARGIN) -> int:
     while more <= MAX_PAIRS:
         wealth = log_wealth(np.concatenate([losses, np.zeros(more)]), margin)[len(losses) :]
         enough = np.flatnonzero(wealth >= needed)
+        if len(enough):
+            return int(enough[0]) + 1
+        more *= 2
+    return MAX_PAIRS
+
+
+def pairs_to_decide(losses: np.ndarray, margin: float = MARGIN) -> int:
+    """Return how many more pairs like those so far, in the same order again, bring either bound across the margin."""
+    needed = math.log(1.0 / (1.0 - CONFIDENCE))
+    more = 64
+    while more <= MAX_PAIRS:
+        likely = np.resize(losses, len(losses) + more)
+        stake = np.maximum(log_wealth(likely, margin), log_wealth(-likely, -margin))[len(losses) :]
+        enough = np.flatnonzero(stake >= needed)
         if len(enough):
             return int(enough[0]) + 1
         more *= 2

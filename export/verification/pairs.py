@@ -78,12 +78,14 @@ class PairProcesses:
     Args:
         bundle: Whose variants they run.
         count: How many processes.
+        differs: How the environment was found to give other episodes for equal seeds, or empty. If it was, no two share
+            an episode.
     """
 
-    def __init__(self, bundle: Bundle, count: int) -> None:
+    def __init__(self, bundle: Bundle, count: int, differs: str = "") -> None:
         golden = bundle.golden().scores
         assert golden is not None
-        self.path, self.count, self.golden_scores = bundle.path, count, golden
+        self.path, self.count, self.golden_scores, self.differs = bundle.path, count, golden, differs
 
     def __enter__(self) -> PairProcesses:
         self._others = multiprocessing.active_children()
@@ -93,15 +95,12 @@ class PairProcesses:
     def __exit__(self, *error: object) -> None:
         self._end()
 
-    def run(
-        self, seeds: range, variants: Callable[[], tuple[str, ...]], differs: str = ""
-    ) -> Iterator[dict[str, Outcome]]:
+    def run(self, seeds: range, variants: Callable[[], tuple[str, ...]]) -> Iterator[dict[str, Outcome]]:
         """Yield the outcomes of each seed by variant, in the order of seeds, as soon as they are known.
 
         Args:
             seeds: One for each pair.
             variants: Returns the variants that still need pairs, when a pair is handed out.
-            differs: How the environment was found to give other episodes for equal seeds; then no two share one.
 
         Raises:
             XferError: If a pair fails, or processes keep dying.
@@ -113,7 +112,7 @@ class PairProcesses:
                 try:
                     for ahead in seeds[i : i + AHEAD * self.count]:
                         if ahead not in pending:
-                            work = (self.path, variants(), self.golden_scores, ahead, differs)
+                            work = (self.path, variants(), self.golden_scores, ahead, self.differs)
                             pending[ahead] = self._pool.submit(_run_pair, *work)
                     outcomes = pending.pop(seed).result()
                     break

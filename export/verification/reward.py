@@ -78,9 +78,9 @@ def run_gate(
         on_pairs(begun, dict(verdicts))
     anew = ""
     if unclear() and begun < most_pairs:
-        with PairProcesses(bundle, workers) as processes:
+        with PairProcesses(bundle, workers, differs) as processes:
             seeds = range(PAIR_SEED + begun, PAIR_SEED + most_pairs)
-            for done, results in enumerate(processes.run(seeds, unclear, differs), start=begun + 1):
+            for done, results in enumerate(processes.run(seeds, unclear), start=begun + 1):
                 if not differs and (anew := why_independent(results.values())):
                     break
                 for name in unclear():

@@ -5,51 +5,25 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
-from export.build import export_policy
 from export.bundle.manifest import MANIFEST
 from export.bundle.reader import Bundle
 from export.bundle.records import Verification
-from export.importers import module
-from export.targets import Variant
 from export.verification import pairs
 from export.verification.pair_cache import PairCache
 from export.verification.pairs import SAME_ACTION, Outcome, fork_tolerance
 from export.verification.reward import run_gate
 from tests import chance_task
+from tests.chance_task import SAME, sign_bundle
 from xfer import tasks
 from xfer.evaluate import PAIR_SEED
 from xfer.files import write_atomically
-from xfer.spec import ActionSpec, PolicySpec
-from xfer.trajectories import Trajectories
-
-SAME = "torchscript-fp32"
-
-
-class Sign(nn.Module):
-    """The sign of the first joint."""
-
-    def __init__(self):
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor(1.0))
-
-    def forward(self, joints):
-        scores = torch.stack([-joints[:, 0], joints[:, 0]], 1) * self.scale
-        return scores.argmax(1), scores
+from xfer.spec import ActionSpec
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    task = chance_task.seeded()
-    spec = PolicySpec(task.name, 50.0, task.observations, (), task.action, "values", task.reward)
-    joints = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
-    seen = Trajectories({"joints": joints}, np.arange(64) % 16 == 0)
-    path = tmp_path_factory.mktemp("bundles") / "sign.bundle"
-    variants = [Variant.parse("eager-fp32"), Variant.parse(SAME)]
-    export_policy(module.Deployable(Sign(), spec), spec, seen, seen, variants, path, run="nowhere")
-    return Bundle(path)
+    return sign_bundle(tmp_path_factory.mktemp("bundles") / "sign.bundle")
 
 
 @pytest.fixture
