@@ -165,15 +165,13 @@ def caveats(report: Report, best: Facts | None, disturbances: Sequence[Interfere
         found.append(Caveat("partial", f"This report is not whole: {report.partial.rstrip('.')}."))
     if report.protocol.quick:
         found.append(Caveat("quick", "A quick run: few samples. Leave out --quick for figures to rely on."))
-    if best is not None and decision.on_recordings(best, report.limits) and best.variant != report.reference:
-        loss = f"mean action loss at most {best.recordings_bound or 0.0:.2%}"
-        agrees = f"{best.variant} acts as {table.short(report.reference)} does in recorded episodes ({loss})"
-        found.append(
-            Caveat("provisional", f"{agrees}. Its rewards were not compared: xfer verify --returns takes trials.")
-        )
-    elif best is not None and best.status == "provisional":
-        few = f"{best.variant} looks clean, on too few episodes for a proof: xfer verify --full runs enough."
-        found.append(Caveat("provisional", few))
+    if best is not None and best.status == "provisional" and best.variant != report.reference:
+        text = f"{best.variant} looks clean, on too few episodes for a proof: xfer verify --full runs enough."
+        if decision.on_recordings(best, report.limits):
+            loss = f"mean action loss at most {best.recordings_bound or 0.0:.2%}"
+            text = f"{best.variant} acts as {table.short(report.reference)} does in recorded episodes ({loss})."
+            text += " Its rewards were not compared: xfer verify --returns takes trials."
+        found.append(Caveat("provisional", text))
     disturbed = [one for one in disturbances if one.disturbed]
     if disturbed:
         found.append(Caveat("disturbed", _disturbed(disturbed)))
