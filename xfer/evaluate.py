@@ -176,7 +176,7 @@ def paired_episode(
     has the reference's return by construction.
 
     That needs an environment that gives the same episode again. So each replay is compared with the first episode:
-    rewards and ends at every step, observations at the beginning and at the fork. Where no variant forked, the whole
+    rewards and ends at every step, observations at the beginning and at the fork. Where a variant never forked, the whole
     episode is replayed for that alone. Where they differ, all have episodes of their own; see ``independent_episodes``.
 
     Args:
@@ -222,7 +222,7 @@ def paired_episode(
                 pairs[name] = Pair(seed, total, _finish_fork(task, variants[name], first, fork), fork)
             except _VariantFailed as failed:
                 pairs[name] = Pair(seed, total, math.nan, fork, str(failed))
-        if not forks:
+        if together:
             _replay_whole(task, first, last)
     except _EpisodesDiffer as differ:
         differs = f"the environment gives another episode for the same seed: {differ}"

@@ -263,6 +263,15 @@ def test_rewards_that_differ_at_a_fork_are_found_out_though_observations_agree()
     assert (before.differs, before.fork.step) == ("", 4)
 
 
+def test_a_variant_that_forks_at_once_hides_nothing_from_one_that_never_does():
+    task = replace(chance_task.seeded(), make=partial(chance_task.Chance, "reward"))
+    spec = chance_spec(task)
+    runners = {"other": Runner(Sees(since=0), spec), "same": Runner(Sees(), spec)}
+    pairs = paired_episode(task, Runner(Sees(), spec), runners, 3)
+    assert all("reward" in pair.differs for pair in pairs.values())
+    assert pairs["same"].variant != pairs["same"].reference
+
+
 def test_an_environment_that_is_a_function_of_its_seed_is_not_accused():
     seen = Sees(since=6)
     pair = chance_pair(chance_task.seeded(), seen)
