@@ -130,28 +130,40 @@ class Sign(nn.Module):
         return scores.argmax(1), scores
 
 
+class Push(nn.Module):
+    """A push that grows with the joints."""
+
+    def __init__(self, gain: float = 1.0) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(gain))
+
+    def forward(self, joints):
+        scores = joints * self.gain
+        return torch.tanh(scores), scores
+
+
 def met(episodes: int, steps: int = 4, seed: int = 0) -> Trajectories:
     """Observations of some episodes; no second joint is above 9."""
     joints = np.random.default_rng(seed).normal(size=(episodes * steps, 2)).clip(-9, 9).astype(np.float32)
     return Trajectories({"joints": joints}, np.arange(episodes * steps) % steps == 0)
 
 
-def sign_bundle(path: Path, **changes: Any) -> Bundle:
-    """Export the policy as eager and TorchScript; ``changes`` are of its spec."""
+def small_bundle(path: Path, module: nn.Module | None = None, **changes: Any) -> Bundle:
+    """Export a policy, the sign by default, as eager and TorchScript; ``changes`` are of its spec."""
     task = seeded()
     spec = PolicySpec(task.name, 50.0, task.observations, (), task.action, "values", task.reward)
     spec = replace(spec, **changes)
     variants = [Variant.parse(REFERENCE), Variant.parse(SAME)]
     seen = met(4, 16)
-    export_policy(Deployable(Sign(), spec), spec, seen, seen, variants, path, run="nowhere")
+    export_policy(Deployable(module or Sign(), spec), spec, seen, seen, variants, path, run="nowhere")
     return Bundle(path)
 
 
-def exchange(bundle: Bundle, limit: float) -> Bundle:
-    """Put a policy with another limit where the TorchScript variant is."""
+def exchange(bundle: Bundle, module: nn.Module) -> Bundle:
+    """Put another policy where the TorchScript variant is."""
     build = bundle.builds[SAME]
     folder = bundle.path / build.folder
-    save_trace(trace(Deployable(Sign(limit), bundle.spec).deploy(), bundle.spec), folder / TRACE)
+    save_trace(trace(Deployable(module, bundle.spec).deploy(), bundle.spec), folder / TRACE)
     builds = (bundle.builds[REFERENCE], replace(build, files=file_facts(folder)))
     write_atomically(bundle.path / MANIFEST, replace(bundle.manifest, builds=builds).encode())
     return Bundle(bundle.path)

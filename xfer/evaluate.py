@@ -176,8 +176,9 @@ def paired_episode(
     has the reference's return by construction.
 
     That needs an environment that gives the same episode again. So each replay is compared with the first episode:
-    rewards and ends at every step, observations at the beginning and at the fork. Where a variant never forked, the whole
-    episode is replayed for that alone. Where they differ, all have episodes of their own; see ``independent_episodes``.
+    rewards and ends at every step, observations at the beginning and at the fork. Where a variant never forked, the
+    whole episode is replayed for that alone. Where they differ, all have episodes of their own; see
+    ``independent_episodes``.
 
     Args:
         task: Where to act.

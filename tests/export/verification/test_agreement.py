@@ -13,7 +13,7 @@ from export.bundle.reader import Bundle
 from export.verification import agreement
 from export.verification.agreement import LIMIT, episode_losses, judge_recordings, step_losses
 from tests.benchmarks.commands.test_recommend import LATENCY
-from tests.chance_task import PUSH, REFERENCE, SAME, exchange, met, sign_bundle
+from tests.chance_task import PUSH, REFERENCE, SAME, Sign, exchange, met, small_bundle
 from xfer.errors import XferError
 from xfer.trajectories import Trajectories
 
@@ -23,7 +23,7 @@ ENOUGH = 157
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    return sign_bundle(tmp_path_factory.mktemp("bundles") / "robot.bundle", task="", reward=None)
+    return small_bundle(tmp_path_factory.mktemp("bundles") / "robot.bundle", task="", reward=None)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_too_few_episodes_say_how_many_more_it_takes(bundle):
 
 def test_a_variant_that_goes_wrong_in_a_few_short_episodes_is_not_recommended_on_recordings(bundle):
     held_out = rare_scenes(ENOUGH, rare=5)
-    worse = exchange(bundle, limit=4.0)
+    worse = exchange(bundle, Sign(4.0))
     # 0.2 % of all observations: the actions gate of most precisions would let it pass.
     passed = {name: records.Verification("provisional", "actions", "no environment") for name in (REFERENCE, SAME)}
     found = agreement.run_gate(worse, passed, held_out)
@@ -87,7 +87,7 @@ def test_a_variant_that_goes_wrong_in_a_few_short_episodes_is_not_recommended_on
 
 def test_the_recordings_gate_says_no_of_one_that_is_certainly_worse(bundle):
     provisional = verify(bundle, held_out=met(3))[SAME]
-    worse = exchange(bundle, limit=-9.0)
+    worse = exchange(bundle, Sign(-9.0))
     found = agreement.run_gate(worse, {SAME: provisional}, met(40))[SAME]
     assert (found.status, found.rung, found.agrees_on_recordings) == ("rejected", "recordings", False)
     assert "recordings: mean action loss" in found.reason

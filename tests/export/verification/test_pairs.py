@@ -14,7 +14,7 @@ from export.verification.pair_cache import PairCache
 from export.verification.pairs import SAME_ACTION, Outcome, fork_tolerance
 from export.verification.reward import run_gate
 from tests import chance_task
-from tests.chance_task import SAME, sign_bundle
+from tests.chance_task import PUSH, SAME, Push, exchange, small_bundle
 from xfer import tasks
 from xfer.evaluate import PAIR_SEED
 from xfer.files import write_atomically
@@ -23,7 +23,7 @@ from xfer.spec import ActionSpec
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    return sign_bundle(tmp_path_factory.mktemp("bundles") / "sign.bundle")
+    return small_bundle(tmp_path_factory.mktemp("bundles") / "sign.bundle")
 
 
 @pytest.fixture
@@ -78,6 +78,16 @@ def test_an_environment_that_keeps_to_its_seed_is_judged_in_lockstep(acting):
     found = gate(acting(chance_task.seeded()), 10)
     assert (found.forked, "another episode" in found.reason) == (0, False)
     assert found.returns == tuple((PAIR_SEED + i, 12.0, 12.0) for i in range(10))
+
+
+@pytest.mark.parametrize(("gain", "forked"), [(np.nextafter(np.float32(1), 2), 0), (1.001, 3)])
+def test_a_continuous_variant_that_is_off_by_the_last_bit_runs_in_lockstep(tmp_path, monkeypatch, gain, forked):
+    task = chance_task.pushed()
+    monkeypatch.setenv(tasks.TRUSTED, task.name)
+    bundle = small_bundle(tmp_path / "push.bundle", Push(), task=task.name, action=PUSH, score_kind="mean")
+    found = gate(exchange(bundle, Push(float(gain))), 3)
+    assert (found.pairs, found.forked) == (3, forked)
+    assert all((reference == variant) == (forked == 0) for _, reference, variant in found.returns)
 
 
 def test_why_pairs_are_independent_is_what_the_first_that_differs_says():

@@ -17,7 +17,7 @@ from export.bundle.reader import Bundle
 from export.formats import pack
 from export.verification.trials import TrialReturns, judge_trials, losses, read_trials
 from tests.benchmarks.commands.test_recommend import LATENCY
-from tests.chance_task import REFERENCE, SAME, exchange, sign_bundle
+from tests.chance_task import REFERENCE, SAME, Sign, exchange, small_bundle
 from xfer.cli import main
 from xfer.errors import UsageError
 from xfer.spec import RewardScale
@@ -27,12 +27,12 @@ SCALE = RewardScale(0.0, 40.0)
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    return sign_bundle(tmp_path_factory.mktemp("bundles") / "robot.bundle", task="", reward=SCALE)
+    return small_bundle(tmp_path_factory.mktemp("bundles") / "robot.bundle", task="", reward=SCALE)
 
 
 @pytest.fixture(scope="module")
 def unscaled(tmp_path_factory):
-    return sign_bundle(tmp_path_factory.mktemp("bundles") / "unscaled.bundle", task="", reward=None)
+    return small_bundle(tmp_path_factory.mktemp("bundles") / "unscaled.bundle", task="", reward=None)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_trials_are_taken_as_rewards_are_by_their_own_margin(unscaled, tmp_path)
 
 def test_a_variant_that_fails_a_gate_before_is_rejected_whatever_its_trials_say(bundle, tmp_path):
     trials = read_trials(csv(tmp_path / "t.csv", [30] * 99, [40] * 99), bundle, 8.0)
-    found = verify(exchange(bundle, limit=-9.0), trials=trials)[SAME]
+    found = verify(exchange(bundle, Sign(-9.0)), trials=trials)[SAME]
     assert (found.status, found.rung) == ("rejected", "numbers")
 
 
