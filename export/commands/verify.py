@@ -68,7 +68,7 @@ class Args(Common):
     """The bundle's task, where that is somebody's own module:function: it is imported only if you name it here."""
     returns: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """How trials went, as on the real robot: .csv or .json with variant, episode, and return or success (0 or 1)."""
-    margin: float | None = None
+    margin: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
     """Largest mean loss in trials that is not worse, in the unit of the returns or as a share of successes (default: of
     a policy that has a reward scale, 2 % of it)."""
     return_range: Annotated[tuple[float, float] | None, tyro.conf.arg(metavar="LOW HIGH")] = None
