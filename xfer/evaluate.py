@@ -196,7 +196,7 @@ def paired_episode(
     env = task.make()
     try:
         observations, _ = env.reset(seed=seed)
-        first = _FirstEpisode(seed, _copies(observations))
+        first = _FirstEpisode(seed, _seen(reference, observations))
         while not first.over:
             action, scores = reference.act(observations)
             for name in list(together):
@@ -207,11 +207,11 @@ def paired_episode(
                     del together[name]
                     continue
                 if not same_action(other, action, tolerance):
-                    forks[name] = Fork(len(first.actions), _copies(observations), scores, action, other)
+                    forks[name] = Fork(len(first.actions), _seen(reference, observations), scores, action, other)
                     del together[name]
             observations, reward, terminated, truncated, _ = env.step(native(env, action))
             first.add(action, float(reward), bool(terminated), bool(truncated))
-        last = _copies(observations)
+        last = _seen(reference, observations)
     finally:
         env.close()
     total = _total(first.rewards)
@@ -407,6 +407,12 @@ def _total(rewards: Iterable[float]) -> float:
 def _copies(observations: Arrays) -> dict[str, np.ndarray]:
     """Return arrays that stay as they are when the environment draws the next frame into its own."""
     return {name: np.array(array) for name, array in observations.items()}
+
+
+def _seen(runner: Runner, observations: Arrays) -> dict[str, np.ndarray]:
+    """Return copies of what the policy looks at; an environment may give a clock's time besides."""
+    names = [observation.name for observation in runner.spec.observations]
+    return _copies({name: observations[name] for name in names if name in observations})
 
 
 def native(env: gymnasium.Env[Any, Any], action: np.ndarray) -> Any:

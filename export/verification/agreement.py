@@ -49,6 +49,7 @@ def run_gate(bundle: Bundle, found: dict[str, Verification], held_out: Trajector
         ``found`` with verdicts; rejected ones have a loss that is certainly above the limit.
     """
     names = [name for name, v in found.items() if v.status == "provisional" and name != bundle.reference]
+    held_out = held_out.take(distinct_episodes(held_out))
     reference = held_out if held_out.actions is not None else _replayed(bundle, bundle.reference, held_out)
     losses = {
         name: episode_losses(
@@ -70,6 +71,14 @@ def run_gate(bundle: Bundle, found: dict[str, Verification], held_out: Trajector
             reason=f"{found[bundle.reference].reason}; it is the reference itself",
         )
     return result
+
+
+def distinct_episodes(recorded: Trajectories) -> list[slice]:
+    """Return where the episodes lie; one that is there again, to the last bit, proves no more than it did."""
+    found: dict[str, slice] = {}
+    for episode in recorded.episodes():
+        found.setdefault(recorded.take([episode]).digest(), episode)
+    return list(found.values())
 
 
 def step_losses(reference: Trajectories, variant: Trajectories, spec: PolicySpec) -> np.ndarray:

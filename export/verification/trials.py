@@ -15,6 +15,7 @@ however often one looks, as long as trials are only ever appended. What chance a
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -247,7 +248,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(text.splitlines(keepends=True))
+    reader = csv.DictReader(io.StringIO(text))
     try:
         reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
         doubled = [name for name in reader.fieldnames if name and reader.fieldnames.count(name) > 1]

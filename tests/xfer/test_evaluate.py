@@ -280,6 +280,14 @@ def test_an_environment_that_is_a_function_of_its_seed_is_not_accused():
     assert chance_pair(chance_task.seeded(), Sees()) == Pair(3, 12.0, 12.0, None)
 
 
+def test_what_no_policy_looks_at_is_not_compared():
+    class Clock(chance_task.Chance):
+        def reset(self, **options):
+            return {**super().reset(**options)[0], "time": np.random.random()}, {}
+
+    assert chance_pair(replace(chance_task.seeded(), make=Clock), Sees(since=6)).differs == ""
+
+
 def test_observations_and_rewards_that_are_not_numbers_are_equal_to_themselves():
     class NotANumber(chance_task.Chance):
         def step(self, action):

@@ -72,6 +72,13 @@ def test_too_few_episodes_say_how_many_more_it_takes(bundle):
     assert recommended(bundle, on_recordings=True)["variant"] == REFERENCE
 
 
+def test_episodes_that_are_recorded_again_and_again_count_once(bundle):
+    few = met(20)
+    again = few.take(few.episodes() * 10)
+    found = verify(bundle, held_out=again)[SAME]
+    assert (found.episodes, found.agrees_on_recordings, found.observations) == (20, False, 800)
+
+
 def test_a_variant_that_goes_wrong_in_a_few_short_episodes_is_not_recommended_on_recordings(bundle):
     held_out = rare_scenes(ENOUGH, rare=5)
     worse = exchange(bundle, Sign(4.0))

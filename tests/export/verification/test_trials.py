@@ -199,7 +199,7 @@ def test_a_file_that_is_not_there_or_not_text_is_one_line(bundle, tmp_path):
 
 
 def test_a_spreadsheets_marks_capitals_and_blanks_do_no_harm(bundle, tmp_path):
-    rows = ["Variant, Episode , RETURN,notes", f"{REFERENCE}, 1 , 2 ,fell", "", f" {SAME} ,1,3,", ""]
+    rows = ["Variant, Episode , RETURN,notes", f'{REFERENCE}, 1 , 2 ,"fell\r\nagain"', "", f" {SAME} ,1,3,", ""]
     (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(rows).encode())
     assert read_trials(tmp_path / "t.csv", bundle).returns == {REFERENCE: (2.0,), SAME: (3.0,)}
 
