@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from xfer.errors import ScoresError
+from xfer.errors import ObservationError, XferError
 from xfer.runner import Arrays, Runner
 from xfer.tasks import Task
 from xfer.trajectories import Trajectories
@@ -70,7 +72,7 @@ def record(task: Task, actor: Runner, seed: int, length: int, stretch: int) -> T
         actor.reset()
         seed += 1
         for step in range(min(stretch, length - len(seen))):
-            seen.append(observations)
+            seen.append(_copies(observations))
             resets.append(step == 0)
             observations, _, terminated, truncated, _ = env.step(native(env, actor.act(observations).action))
             if terminated or truncated:
@@ -146,7 +148,9 @@ class Pair:
         reference: Return of the reference (eager).
         variant: Return of the variant.
         fork: Where their actions first differed, or None if they never did.
-        error: Why the variant did not finish its episode (its return is then NaN), or empty.
+        error: Why the variant did not finish its episode (its return is then NaN), and at which step; or empty.
+        differs: How the environment, replayed from the same seed with the same actions, gave another episode; or empty.
+            If it did, each of the two had an episode of its own from the beginning.
     """
 
     seed: int
@@ -154,85 +158,263 @@ class Pair:
     variant: float
     fork: Fork | None
     error: str = ""
+    differs: str = ""
 
 
-def paired_episode(task: Task, reference: Runner, variants: Mapping[str, Runner], seed: int) -> dict[str, Pair]:
+class _VariantFailed(Exception):  # noqa: N818 - it is caught here, and becomes a Pair's error
+    """A variant could not act: its arithmetic is broken. The message names the step."""
+
+
+def paired_episode(
+    task: Task, reference: Runner, variants: Mapping[str, Runner], seed: int, tolerance: np.ndarray | float = 0.0
+) -> dict[str, Pair]:
     """Run the reference and all variants from one seed, together for as long as they agree.
 
-    As long as a variant chooses the reference's very action, both are in the same episode, and it is stepped once.
+    As long as a variant chooses the reference's action, both are in the same episode, and it is stepped once.
     Where their actions first differ the variant forks: a second environment is brought to that moment by
     replaying the actions from the same seed, and goes on alone. A variant that never forks
     has the reference's return by construction.
+
+    That needs an environment that gives the same episode again. So each replay is compared with the first episode:
+    rewards and ends at every step, observations at the beginning and at the fork. Where a variant never forked, the
+    whole episode is replayed for that alone. Where they differ, all have episodes of their own; see
+    ``independent_episodes``.
 
     Args:
         task: Where to act.
         reference: Runner of batch 1.
         variants: Runners of batch 1, by name.
         seed: Seed of the episode.
+        tolerance: Largest difference of each element that is the same action still, in the action's units, [A]. Within
+            it the reference's action is the one that is taken.
     """
     for runner in (reference, *variants.values()):
         runner.reset()
     together = dict(variants)
     forks: dict[str, Fork] = {}
     errors: dict[str, str] = {}
-    actions: list[np.ndarray] = []
-    total, over = 0.0, False
     env = task.make()
     try:
         observations, _ = env.reset(seed=seed)
-        while not over:
+        first = _FirstEpisode(seed, _seen(reference, observations))
+        while not first.over:
             action, scores = reference.act(observations)
             for name in list(together):
                 try:
-                    other = together[name].act(observations).action
-                except ScoresError as error:
-                    errors[name] = str(error)
+                    other = _act(together[name], observations, len(first.actions))
+                except _VariantFailed as failed:
+                    errors[name] = str(failed)
                     del together[name]
                     continue
-                if not np.array_equal(other, action):
-                    # Copies: the environment may draw the next frame into the same array.
-                    shown = {key: array.copy() for key, array in observations.items()}
-                    forks[name] = Fork(len(actions), shown, scores, action, other)
+                if not same_action(other, action, tolerance):
+                    forks[name] = Fork(len(first.actions), _seen(reference, observations), scores, action, other)
                     del together[name]
-            actions.append(action)
             observations, reward, terminated, truncated, _ = env.step(native(env, action))
-            total += float(reward)
-            over = terminated or truncated
+            first.add(action, float(reward), bool(terminated), bool(truncated))
+        last = _seen(reference, observations)
     finally:
         env.close()
+    total = _total(first.rewards)
     pairs = {name: Pair(seed, total, total, None) for name in together}
-    for name, fork in forks.items():
-        try:
-            variant = _finish_fork(task, variants[name], seed, actions[: fork.step], fork.variant_action)
-            pairs[name] = Pair(seed, total, variant, fork)
-        except ScoresError as error:
-            pairs[name] = Pair(seed, total, math.nan, fork, str(error))
     pairs |= {name: Pair(seed, total, math.nan, None, error) for name, error in errors.items()}
+    try:
+        for name, fork in forks.items():
+            try:
+                pairs[name] = Pair(seed, total, _finish_fork(task, variants[name], first, fork), fork)
+            except _VariantFailed as failed:
+                pairs[name] = Pair(seed, total, math.nan, fork, str(failed))
+        if together:
+            _replay_whole(task, first, last)
+    except _EpisodesDiffer as differ:
+        differs = f"the environment gives another episode for the same seed: {differ}"
+        return independent_episodes(task, reference, variants, seed, differs)
     return {name: pairs[name] for name in variants}
 
 
-def _finish_fork(task: Task, runner: Runner, seed: int, shared: list[np.ndarray], action: np.ndarray) -> float:
-    """Replay the shared actions, take the variant's own, and let it finish; return its whole return.
+def independent_episodes(
+    task: Task, reference: Runner, variants: Mapping[str, Runner], seed: int, differs: str
+) -> dict[str, Pair]:
+    """Run the reference and each variant from one seed, each in an episode of its own.
 
-    The replay draws nothing where the environment's outermost wrapper is known to do nothing else.
+    For an environment that gives another episode for the same seed: there a variant that was in the reference's episode
+    would prove nothing. What such an environment draws from the generators that Python and NumPy keep for everybody
+    depends on the seed alone, so that it does not matter what else runs in this process.
+
+    Args:
+        task: Where to act.
+        reference: Runner of batch 1.
+        variants: Runners of batch 1, by name.
+        seed: Seed of the episodes.
+        differs: How the environment gave another episode.
     """
+    for runner in (reference, *variants.values()):
+        runner.reset()
+    total = _return_alone(task, seed, "reference", lambda observations, step: reference.act(observations).action)
+    pairs = {}
+    for name, runner in variants.items():
+        try:
+            variant = _return_alone(task, seed, "variant", partial(_act, runner))
+            pairs[name] = Pair(seed, total, variant, None, differs=differs)
+        except _VariantFailed as failed:
+            pairs[name] = Pair(seed, total, math.nan, None, str(failed), differs)
+    return pairs
+
+
+def same_action(one: np.ndarray, other: np.ndarray, tolerance: np.ndarray | float = 0.0) -> bool:
+    """Whether two actions differ in no element by more than ``tolerance``; one that is not a number never does not."""
+    if np.shape(one) != np.shape(other):
+        return False
+    with np.errstate(invalid="ignore"):
+        return bool((np.abs(np.subtract(one, other, dtype=np.float64)) <= tolerance).all())
+
+
+class _EpisodesDiffer(Exception):  # noqa: N818 - an answer: the environment is no function of seed and actions
+    """The environment gave another episode for the same seed and actions; the message says where."""
+
+
+class _FirstEpisode:
+    """The reference's episode, with what replays of it are compared with.
+
+    Args:
+        seed: Its seed.
+        observations: What the environment gave at the beginning; kept.
+
+    Attributes:
+        actions: What was done at each step.
+        rewards: What it gave.
+        ends: Whether it terminated the episode, and whether it truncated it.
+    """
+
+    def __init__(self, seed: int, observations: Arrays) -> None:
+        self._seed, self._begin = seed, observations
+        self.actions: list[np.ndarray] = []
+        self.rewards: list[float] = []
+        self.ends: list[tuple[bool, bool]] = []
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return bool(self.ends) and any(self.ends[-1])
+
+    def add(self, action: np.ndarray, reward: float, terminated: bool, truncated: bool) -> None:
+        """Add a step."""
+        self.actions.append(action)
+        self.rewards.append(reward)
+        self.ends.append((terminated, truncated))
+
+    def replay(self, env: gymnasium.Env[Any, Any], steps: int, shown: Arrays) -> None:
+        """Bring another environment to the moment after so many steps.
+
+        Nothing is drawn on the way where the environment's outermost wrapper is known to do nothing else.
+
+        Args:
+            env: The environment.
+            steps: How many.
+            shown: What was observed at that moment.
+
+        Raises:
+            _EpisodesDiffer: If what it gives is not what this episode was given.
+        """
+        observations, _ = env.reset(seed=self._seed)
+        self._compare(observations, self._begin, 0)
+        undrawn: gymnasium.Env[Any, Any] = env.env if isinstance(env, Rendered) else env
+        for step in range(steps):
+            try:
+                observations, reward, terminated, truncated, _ = undrawn.step(native(env, self.actions[step]))
+            except Exception as error:  # of whatever class: it took the same action before
+                text = " ".join(str(error).split())
+                raise _EpisodesDiffer(f"{type(error).__name__} at step {step} of the second ({text})") from error
+            then = (self.rewards[step], *self.ends[step])
+            now = (float(reward), bool(terminated), bool(truncated))
+            for what, one, other in zip(("reward", "terminated", "truncated"), then, now, strict=True):
+                if one != other and not (math.isnan(one) and math.isnan(other)):
+                    raise _EpisodesDiffer(f"{what} {one} and {other} at step {step}")
+        if steps:
+            self._compare(env.observation(None) if isinstance(env, Rendered) else observations, shown, steps)
+
+    @staticmethod
+    def _compare(observations: Arrays, shown: Arrays, step: int) -> None:
+        for name, array in shown.items():
+            if name not in observations or not np.array_equal(observations[name], array, equal_nan=True):
+                raise _EpisodesDiffer(f"another observation '{name}' at step {step}")
+
+
+def _finish_fork(task: Task, runner: Runner, first: _FirstEpisode, fork: Fork) -> float:
+    """Replay the shared actions, take the variant's own, and let it finish; return its whole return."""
     env = task.make()
     try:
-        env.reset(seed=seed)
-        undrawn: Any = env.env if isinstance(env, Rendered) else env
-        total = sum(float(undrawn.step(native(env, past))[1]) for past in shared)
-        over = False
-        while not over:
+        first.replay(env, fork.step, fork.observations)
+        rewards, action = first.rewards[: fork.step], fork.variant_action
+        while True:
             observations, reward, terminated, truncated, _ = env.step(native(env, action))
-            total += float(reward)
-            over = terminated or truncated
-            if not over:
-                action = runner.act(observations).action
-        return total
+            rewards.append(float(reward))
+            if terminated or truncated:
+                return _total(rewards)
+            action = _act(runner, observations, len(rewards))
     finally:
         env.close()
 
 
+def _replay_whole(task: Task, first: _FirstEpisode, last: Arrays) -> None:
+    env = task.make()
+    try:
+        first.replay(env, len(first.actions), last)
+    finally:
+        env.close()
+
+
+def _return_alone(task: Task, seed: int, part: str, act: Callable[[Arrays, int], np.ndarray]) -> float:
+    """Return what an episode of one's own returns; ``act`` is given observations and the step."""
+    random.seed(f"{part} {seed}")
+    np.random.seed(random.getrandbits(32))
+    env = task.make()
+    try:
+        observations, _ = env.reset(seed=seed)
+        rewards: list[float] = []
+        over = False
+        while not over:
+            observations, reward, terminated, truncated, _ = env.step(native(env, act(observations, len(rewards))))
+            rewards.append(float(reward))
+            over = terminated or truncated
+        return _total(rewards)
+    finally:
+        env.close()
+
+
+def _act(runner: Runner, observations: Arrays, step: int) -> np.ndarray:
+    """Return a variant's action.
+
+    Raises:
+        _VariantFailed: If what it computes cannot be acted on.
+        ObservationError: If the environment gives what no policy could act on.
+    """
+    try:
+        return runner.act(observations).action
+    except ObservationError:
+        raise
+    except XferError as error:
+        raise _VariantFailed(f"at step {step}: {error}") from error
+
+
+def _total(rewards: Iterable[float]) -> float:
+    """Return their sum, added one by one; ``sum`` would round otherwise, and a return must not depend on who adds."""
+    total = 0.0
+    for reward in rewards:
+        total += reward
+    return total
+
+
+def _copies(observations: Arrays) -> dict[str, np.ndarray]:
+    """Return arrays that stay as they are when the environment draws the next frame into its own."""
+    return {name: np.array(array) for name, array in observations.items()}
+
+
+def _seen(runner: Runner, observations: Arrays) -> dict[str, np.ndarray]:
+    """Return copies of what the policy looks at; an environment may give a clock's time besides."""
+    names = [observation.name for observation in runner.spec.observations]
+    return _copies({name: observations[name] for name in names if name in observations})
+
+
 def native(env: gymnasium.Env[Any, Any], action: np.ndarray) -> Any:
-    """Return an action as the environment wants it: an int for a discrete one, else the array."""
-    return int(action) if isinstance(env.action_space, gymnasium.spaces.Discrete) else action
+    """Return an action as the environment wants it: an int for a discrete one, else an array that it may change."""
+    return int(action) if isinstance(env.action_space, gymnasium.spaces.Discrete) else np.array(action)

@@ -65,6 +65,8 @@ class Args(Common):
     return."""
     allow_provisional: bool = False
     """Let the report also say to ship variants that look clean on too few episodes for a proof."""
+    on_recordings: bool = False
+    """Let the report also say to ship variants that were shown to act as the reference does in recorded episodes."""
     batches: str = ""
     """Comma list of batches, as 1,4,16: then measure each variant's throughput at each."""
     output: Path | None = None
@@ -130,7 +132,7 @@ def limits_of(args: Args) -> Limits:
     Raises:
         UsageError: On a deadline or drop that means nothing.
     """
-    return Limits(args.deadline_ms, args.max_reward_drop, args.allow_provisional).check()
+    return Limits(args.deadline_ms, args.max_reward_drop, args.allow_provisional, args.on_recordings).check()
 
 
 def batches_of(args: Args) -> tuple[int, ...]:

@@ -19,7 +19,8 @@ from xfer.errors import XferError
 class Args(Common):
     """Name the fastest variant of a bundle that loses little reward and keeps a deadline, or fail.
 
-    The drop in reward is held against the 95 % bound that xfer verify recorded on this machine. The deadline is held
+    The drop in reward is held against the 95 % bound that xfer verify recorded on this machine; without an environment,
+    trials (xfer verify --returns) or recordings (--on-recordings) take the place of rewards. The deadline is held
     against the control loop of the last xfer bench, if it ran one with that deadline, else against the upper 99 % bound
     of p99. Other machines' records are not believed.
 
@@ -27,6 +28,7 @@ class Args(Common):
       xfer recommend cartpole.bundle
       xfer recommend cartpole.bundle --deadline-ms 20
       xfer recommend cartpole.bundle --deadline-ms 5 --max-reward-drop 0.01 --allow-provisional
+      xfer recommend robot.bundle --on-recordings
     """
 
     bundle: tyro.conf.Positional[Path]
@@ -38,6 +40,9 @@ class Args(Common):
     """Largest acceptable loss, as a share of the reference return less the random return."""
     allow_provisional: bool = False
     """Also take variants that look clean on too few episodes for a proof."""
+    on_recordings: bool = False
+    """Also take variants that were shown to act as the reference does in recorded episodes, as where there is no
+    environment; their rewards were not compared."""
 
 
 def main(args: Args) -> dict[str, Any]:
@@ -51,7 +56,7 @@ def main(args: Args) -> dict[str, Any]:
         BundleError: If the bundle or this machine's records are damaged.
         XferError: If no variant keeps the limits.
     """
-    limits = Limits(args.deadline_ms, args.max_reward_drop, args.allow_provisional).check()
+    limits = Limits(args.deadline_ms, args.max_reward_drop, args.allow_provisional, args.on_recordings).check()
     bundle = Bundle(args.bundle)
     decided = decision.decide(decision.of_bundle(bundle), limits, bundle.reference, bundle.spec.reward)
     show(decided)
@@ -90,7 +95,10 @@ def why_best(best: Facts, decided: Decision) -> str:
         words.append(f"all {loop.ticks:,} deadlines of {deadline_ms:g} ms kept")
     elif deadline_ms is not None:
         words.append(f"p99 at most {table.milliseconds(best.p99_upper_ms)} of {deadline_ms:g} ms")
-    if best.reward_interval is not None and best.status == "verified":
+    if decision.on_recordings(best, decided.limits):
+        words.append(f"in agreement on recordings (mean action loss at most {best.recordings_bound or 0.0:.2%})")
+        words.append("its rewards were not compared")
+    elif best.reward_interval is not None and best.status == "verified":
         words.append(f"a change in return of at least {best.reward_interval[0]:+.2f}")
     elif best.reward_delta is not None:
         words.append(f"a change in return of {best.reward_delta:+.2f} so far")

@@ -100,6 +100,8 @@ def headline(report: Report, decided: Decision) -> str:
     if best is None:
         return f"Ship nothing yet: {_nothing(decided, timed[0].facts)}"
     word = "verified" if best.status == "verified" else "provisionally verified"
+    if decision.on_recordings(best, decided.limits):
+        word = "in agreement on recordings"
     if best.variant.partition("@")[0] == report.reference:
         also = " and keeps the deadline" if decided.limits.deadline_ms is not None else ""
         own = table.milliseconds(best.p50_ms)
@@ -118,6 +120,8 @@ def _nothing(decided: Decision, fastest: Facts) -> str:
     if nearest.reached == DEADLINE:
         return f"no variant keeps {deadline_ms:g} ms. {name} came closest: {nearest.why_not}."
     if nearest.reached == VERIFIED and nearest.facts.status == "provisional":
+        if nearest.facts.agrees_on_recordings:
+            return f"{name} agrees on recordings, its rewards were not compared. Bench with --on-recordings to take it."
         return f"{name} is only provisional. Run xfer verify --full, or bench with --allow-provisional."
     return f"no variant keeps the limits. {name}: {nearest.why_not.rstrip('.')}."
 
@@ -161,9 +165,13 @@ def caveats(report: Report, best: Facts | None, disturbances: Sequence[Interfere
         found.append(Caveat("partial", f"This report is not whole: {report.partial.rstrip('.')}."))
     if report.protocol.quick:
         found.append(Caveat("quick", "A quick run: few samples. Leave out --quick for figures to rely on."))
-    if best is not None and best.status == "provisional":
-        few = f"{best.variant} looks clean, on too few episodes for a proof: xfer verify --full runs enough."
-        found.append(Caveat("provisional", few))
+    if best is not None and best.status == "provisional" and best.variant != report.reference:
+        text = f"{best.variant} looks clean, on too few episodes for a proof: xfer verify --full runs enough."
+        if decision.on_recordings(best, report.limits):
+            loss = f"mean action loss at most {best.recordings_bound or 0.0:.2%}"
+            text = f"{best.variant} acts as {table.short(report.reference)} does in recorded episodes ({loss})."
+            text += " Its rewards were not compared: xfer verify --returns takes trials."
+        found.append(Caveat("provisional", text))
     disturbed = [one for one in disturbances if one.disturbed]
     if disturbed:
         found.append(Caveat("disturbed", _disturbed(disturbed)))

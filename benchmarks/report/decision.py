@@ -3,11 +3,15 @@
 The rule. A variant is acceptable if all of this holds, in this order:
 
 1. It was built, and this machine can run it.
-2. It is verified on this machine; or provisional, where ``Limits.allow_provisional`` says so. The verdict of another
-   machine does not count.
+2. It is verified on this machine, by pairs of episodes or by trials; or provisional, where
+   ``Limits.allow_provisional`` says so, or where ``Limits.on_recordings`` does and it agrees with the reference on
+   recordings. The verdict of another machine does not count.
 3. Its loss of reward is at most ``Limits.max_reward_drop``. Of a verified variant that is the bound of its loss; of a
    provisional one the loss that was seen, since a bound over a few episodes rules out little. The reference, which the
-   others are compared with, loses nothing. A variant whose reward was never compared is not acceptable.
+   others are compared with, loses nothing. Of trials, whose unit may be another one than the reward scale's, the
+   margin that they were judged by counts as 2 % of the scale. A variant whose reward was never compared is not
+   acceptable; but one that agrees on recordings is, where ``Limits.on_recordings`` says so: the bound of its action
+   loss is under its limit.
 4. It was measured on this machine.
 5. It keeps ``Limits.deadline_ms``, where there is one. If its control loop was run with that very deadline in the last
    bench, the loop says so: every action in time. Otherwise the upper 99 % bound of p99 has to be within the deadline.
@@ -32,6 +36,7 @@ from export.bundle import records
 from export.bundle.manifest import Build
 from export.bundle.reader import Bundle, why_not
 from export.bundle.records import LoopRecord, Record, Status
+from export.verification.non_inferiority import MARGIN
 from xfer.errors import UsageError
 from xfer.spec import RewardScale
 
@@ -47,11 +52,14 @@ class Limits:
         deadline_ms: Longest acceptable time from raw frame to action, in milliseconds, or None for any.
         max_reward_drop: Largest acceptable loss, as a share of the reference return less the random return.
         allow_provisional: Whether variants that look clean on too few episodes for a proof are acceptable.
+        on_recordings: Whether variants are acceptable that act as the reference does in recorded episodes, though their
+            rewards were never compared.
     """
 
     deadline_ms: float | None = None
     max_reward_drop: float = 0.02
     allow_provisional: bool = False
+    on_recordings: bool = False
 
     def check(self) -> Limits:
         """Return the limits themselves.
@@ -70,7 +78,8 @@ class Limits:
         words = [] if self.deadline_ms is None else ["--deadline-ms", f"{self.deadline_ms:g}"]
         if self.max_reward_drop != Limits.max_reward_drop:
             words += ["--max-reward-drop", f"{self.max_reward_drop:g}"]
-        return [*words, "--allow-provisional"] if self.allow_provisional else words
+        words += ["--allow-provisional"] if self.allow_provisional else []
+        return [*words, "--on-recordings"] if self.on_recordings else words
 
     def __str__(self) -> str:
         """Return them in words.
@@ -80,7 +89,9 @@ class Limits:
             deadline 20 ms, at most 2 % of the reward lost, verified variants only
         """
         deadline = "no deadline" if self.deadline_ms is None else f"deadline {self.deadline_ms:g} ms"
-        which = "provisional variants allowed" if self.allow_provisional else "verified variants only"
+        allowed = ["provisional variants"] if self.allow_provisional else []
+        allowed += ["agreement on recordings"] if self.on_recordings else []
+        which = f"{' and '.join(allowed)} allowed" if allowed else "verified variants only"
         return f"{deadline}, at most {table.share(self.max_reward_drop)} of the reward lost, {which}"
 
 
@@ -101,6 +112,9 @@ class Facts:
         loop: Its control loop in the same bench, if one was run.
         cannot_run: Why it cannot run here, or empty.
         elsewhere: Whether only other machines know it.
+        agrees_on_recordings: Whether it was shown to act as the reference does in recorded episodes.
+        recordings_bound: The 95 % bound above its mean action loss there, or None.
+        trials_margin: By which margin it was judged in trials, in their unit, or None.
     """
 
     variant: str
@@ -115,6 +129,9 @@ class Facts:
     loop: LoopRecord | None = None
     cannot_run: str = ""
     elsewhere: bool = False
+    agrees_on_recordings: bool = False
+    recordings_bound: float | None = None
+    trials_margin: float | None = None
 
 
 @dataclass(frozen=True)
@@ -200,11 +217,13 @@ def judge(facts: Facts, limits: Limits, reference: str, reward: RewardScale | No
         return fails(VERIFIED, "known from another machine only; that is inherited, not believed")
     if facts.status == "built":
         return fails(VERIFIED, facts.reason or "not verified on this machine: run xfer verify")
-    if facts.status == "provisional" and not limits.allow_provisional:
-        return fails(VERIFIED, f"provisional: {facts.reason or 'too few episodes'} (--allow-provisional takes it)")
+    by_recordings = on_recordings(facts, limits)
+    if facts.status == "provisional" and not (limits.allow_provisional or by_recordings):
+        option = "--on-recordings" if facts.agrees_on_recordings else "--allow-provisional"
+        return fails(VERIFIED, f"provisional: {facts.reason or 'too few episodes'} ({option} takes it)")
     if facts.status not in ("verified", "provisional"):
         return fails(VERIFIED, f"{facts.status}: {facts.reason}")
-    drop = reward_drop(facts, reference, reward)
+    drop = 0.0 if by_recordings else reward_drop(facts, reference, reward)
     if drop is None:
         return fails(REWARD, f"its reward was not compared with {table.short(reference)}'s")
     if drop > limits.max_reward_drop:
@@ -215,12 +234,20 @@ def judge(facts: Facts, limits: Limits, reference: str, reward: RewardScale | No
     return fails(DEADLINE, late) if late else Judgment(facts, ACCEPTED)
 
 
+def on_recordings(facts: Facts, limits: Limits) -> bool:
+    """Whether it is its agreement on recordings that makes a variant acceptable."""
+    return facts.status == "provisional" and facts.agrees_on_recordings and limits.on_recordings
+
+
 def reward_drop(facts: Facts, reference: str, reward: RewardScale | None) -> float | None:
     """Return the loss of reward that counts, as a share of the reward's span; None if it is unknown."""
-    if facts.reward_interval is None or facts.reward_delta is None or reward is None:
+    span = reward.span if reward is not None else None
+    if facts.trials_margin is not None:
+        span = facts.trials_margin / MARGIN
+    if facts.reward_interval is None or facts.reward_delta is None or span is None:
         return 0.0 if facts.variant == reference else None
     change = facts.reward_delta if facts.status == "provisional" else facts.reward_interval[0]
-    return max(0.0, -change / reward.span)
+    return max(0.0, -change / span)
 
 
 def why_late(facts: Facts, deadline_ms: float | None) -> str:
@@ -255,6 +282,9 @@ def of_rows(rows: Sequence[Row], loops: Sequence[ControlLoop]) -> list[Facts]:
             samples=row.samples or 0,
             speedup=row.speedup,
             loop=by_name.get(row.variant),
+            agrees_on_recordings=row.agrees_on_recordings,
+            recordings_bound=row.recordings_bound,
+            trials_margin=row.trials_margin,
         )
         for row in rows
         if not row.whole_backbone
@@ -306,6 +336,9 @@ def of_records(
                 loop=record.loop if record else None,
                 cannot_run=build.not_run(cannot_run[name]) if name in cannot_run else "",
                 elsewhere=record is None and name in elsewhere,
+                agrees_on_recordings=judged.agrees_on_recordings,
+                recordings_bound=judged.recordings_bound,
+                trials_margin=judged.trials_margin,
             )
         )
     return found

@@ -46,6 +46,10 @@ class Row:
     returns: tuple[tuple[int, float, float], ...] = ()
     divergence: Divergence | None = None
     seed_base: int | None = None
+    episodes: int = 0
+    recordings_bound: float | None = None
+    agrees_on_recordings: bool = False
+    trials_margin: float | None = None
     size_bytes: int = 0
     p50_ms: float | None = None
     p90_ms: float | None = None

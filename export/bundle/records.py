@@ -74,9 +74,14 @@ class Verification:
         reward_interval: One-sided 95 % bounds below and above of that difference, in which a pair counts at most as
             the whole scale.
         worst: The worst disagreements, as sentences.
-        returns: (seed, the reference's return, the variant's return) of each pair, in the order of seeds.
+        returns: (seed, the reference's return, the variant's return) of each pair, in the order of seeds; of trials,
+            which have no seed, their number.
         divergence: Where the variant first chose another action than the reference, or None if it never did.
         seed_base: Seed of the first pair; None if there are no pairs.
+        episodes: Recorded episodes that the recordings gate looked at.
+        recordings_bound: 95 % bound above the variant's mean action loss in such episodes.
+        agrees_on_recordings: Whether that proves, jointly with the other variants, that the loss is under its limit.
+        trials_margin: Largest mean loss in trials that was allowed, in the unit of their returns.
     """
 
     status: Status
@@ -97,6 +102,10 @@ class Verification:
     returns: tuple[tuple[int, float, float], ...] = ()
     divergence: Divergence | None = None
     seed_base: int | None = None
+    episodes: int = 0
+    recordings_bound: float | None = None
+    agrees_on_recordings: bool = False
+    trials_margin: float | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from export.bundle.reader import Bundle
 from export.bundle.records import Verification
 from export.commands.console import fault_summary, finding_lines, show, verdict_lines, wrapped
 from export.verification.fault_injection import inject_faults
+from export.verification.trials import TrialReturns, read_trials
 from export.verification.verify import DEFAULT_PAIRS, FULL_PAIRS, check_counts, verify
 from xfer import tasks
 from xfer.commands import Common
@@ -43,6 +44,9 @@ class Args(Common):
     Numbers and actions only:
       xfer verify robot.bundle --variants onnx-int8 --pairs 0
 
+    Trials on the real robot in the place of episodes in an environment:
+      xfer verify robot.bundle --returns trials.csv --margin 0.1
+
     Are faults caught that happen in practice?
       xfer verify runs/cartpole.bundle --inject-faults
     """
@@ -62,6 +66,13 @@ class Args(Common):
     """Processes that run pairs, one thread each (default: one for each core)."""
     task: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
     """The bundle's task, where that is somebody's own module:function: it is imported only if you name it here."""
+    returns: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """How trials went, as on the real robot: .csv or .json with variant, episode, and return or success (0 or 1)."""
+    margin: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """Largest mean loss in trials that is not worse, in the unit of the returns or as a share of successes (default: of
+    a policy that has a reward scale, 2 % of it)."""
+    return_range: Annotated[tuple[float, float] | None, tyro.conf.arg(metavar="LOW HIGH")] = None
+    """Smallest and largest return that a trial can have (default: those of the reward scale)."""
     inject_faults: Annotated[bool, tyro.conf.arg(aliases=["--self-test"])] = False
     """Damage copies of the bundle in ways that happen in practice, and show which gate catches each."""
 
@@ -76,6 +87,7 @@ def main(args: Args) -> dict[str, Any]:
 
     check_counts(args.pairs, args.workers)
     bundle = Bundle(args.bundle)
+    trials = trials_of(args, bundle)
     if args.inject_faults:
         return verify_with_faults(args, bundle)
     with progress(Console(), FULL_PAIRS if args.full else args.pairs) as (on_variant, on_pairs):
@@ -86,12 +98,30 @@ def main(args: Args) -> dict[str, Any]:
             workers=args.workers,
             run=args.run,
             task=args.task,
+            trials=trials,
             on_note=lambda text: show(wrapped(text)),
             on_variant=on_variant,
             on_pairs=on_pairs,
         )
     show(verdict_lines(found))
     return answer(found)
+
+
+def trials_of(args: Args, bundle: Bundle) -> TrialReturns | None:
+    """Return how trials went, if a file says so.
+
+    Raises:
+        UsageError: If the file cannot be read, or other options contradict it.
+    """
+    if args.returns is None:
+        for name, value in (("--margin", args.margin), ("--return-range", args.return_range)):
+            if value is not None:
+                raise UsageError(f"{name} is for trials. Give their file too: --returns FILE.")
+        return None
+    for name, given in (("--variants", args.variants), ("--full", args.full), ("--inject-faults", args.inject_faults)):
+        if given:
+            raise UsageError(f"--returns judges the variants that its file names by their trials: leave {name} out.")
+    return read_trials(args.returns, bundle, args.margin, args.return_range)
 
 
 def verify_with_faults(args: Args, bundle: Bundle) -> dict[str, Any]:

@@ -3,6 +3,9 @@
 Processes take pairs as they become free, some ahead of the one that is waited for, but outcomes are given in the order
 of their seeds. So figures depend on the seeds alone: not on how many processes there are, on which is faster,
 or on whether one died and its pairs were run again.
+
+That holds as far as the environment is a function of seed and actions. ``paired_episode`` finds out if it is not. Then
+pairs that were run in lockstep prove nothing, and the gate begins anew with episodes that are independent.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -30,12 +33,15 @@ from export.bundle.records import Divergence
 from export.verification.parity import difference, regret
 from xfer import tasks
 from xfer.errors import XferError
-from xfer.evaluate import Fork, paired_episode
+from xfer.evaluate import Fork, independent_episodes, paired_episode
 from xfer.runner import Arrays, Runner
 from xfer.spec import PolicySpec
 
 AHEAD = 2
 """How many pairs for each process are handed out at once, so that none waits for a slower one."""
+
+SAME_ACTION = 1e-6
+"""Largest difference of an element of a continuous action that is no other action, as a share of its scale."""
 
 MAX_DEATHS = 3
 """How often dead processes are replaced before that is called an error."""
@@ -55,6 +61,7 @@ class Outcome:
         divergence: Where the actions first differed, or None.
         error: Why the variant did not finish its episode, or empty.
         differs: How the environment, replayed from the same seed with the same actions, gave another episode; or empty.
+            If it did, the two episodes are independent.
     """
 
     seed: int
@@ -71,12 +78,14 @@ class PairProcesses:
     Args:
         bundle: Whose variants they run.
         count: How many processes.
+        differs: How the environment was found to give other episodes for equal seeds, or empty. If it was, no two share
+            an episode.
     """
 
-    def __init__(self, bundle: Bundle, count: int) -> None:
+    def __init__(self, bundle: Bundle, count: int, differs: str = "") -> None:
         golden = bundle.golden().scores
         assert golden is not None
-        self.path, self.count, self.golden_scores = bundle.path, count, golden
+        self.path, self.count, self.golden_scores, self.differs = bundle.path, count, golden, differs
 
     def __enter__(self) -> PairProcesses:
         self._others = multiprocessing.active_children()
@@ -103,7 +112,7 @@ class PairProcesses:
                 try:
                     for ahead in seeds[i : i + AHEAD * self.count]:
                         if ahead not in pending:
-                            work = (self.path, variants(), self.golden_scores, ahead)
+                            work = (self.path, variants(), self.golden_scores, ahead, self.differs)
                             pending[ahead] = self._pool.submit(_run_pair, *work)
                     outcomes = pending.pop(seed).result()
                     break
@@ -166,17 +175,32 @@ def _reference(path: Path) -> str:
 
 
 @cache
+def _tolerance(path: Path) -> np.ndarray:
+    bundle = Bundle(path)
+    actions = bundle.golden().actions
+    assert actions is not None
+    spread = bundle.manifest.spreads.actions if bundle.manifest.spreads else actions.std(axis=0)
+    return fork_tolerance(bundle.spec, spread)
+
+
+@cache
 def _runner(path: Path, variant: str) -> Runner:
     """Open a variant once in each process."""
     return _open_variants.enter_context(Bundle(path).runner(variant))
 
 
-def _run_pair(path: Path, variants: tuple[str, ...], golden_scores: np.ndarray, seed: int) -> dict[str, Outcome]:
+def _run_pair(
+    path: Path, variants: tuple[str, ...], golden_scores: np.ndarray, seed: int, differs: str = ""
+) -> dict[str, Outcome]:
     """Run in a worker process: the reference and the variants from one seed."""
     try:
         reference = _runner(path, _reference(path))
         task = tasks.load_recorded(reference.spec.task)
-        pairs = paired_episode(task, reference, {name: _runner(path, name) for name in variants}, seed)
+        runners = {name: _runner(path, name) for name in variants}
+        if differs:
+            pairs = independent_episodes(task, reference, runners, seed, differs)
+        else:
+            pairs = paired_episode(task, reference, runners, seed, _tolerance(path))
         return {
             name: Outcome(
                 seed,
@@ -184,6 +208,7 @@ def _run_pair(path: Path, variants: tuple[str, ...], golden_scores: np.ndarray, 
                 pair.variant,
                 None if pair.fork is None else _divergence(seed, pair.fork, golden_scores, reference.spec),
                 pair.error,
+                pair.differs,
             )
             for name, pair in pairs.items()
         }
@@ -194,6 +219,31 @@ def _run_pair(path: Path, variants: tuple[str, ...], golden_scores: np.ndarray, 
             f"The pair of episodes with seed {seed} failed: {type(error).__name__}: {error}. If that is the"
             f" environment's fault, mend it; --pairs 0 leaves the reward gate out."
         ) from error
+
+
+def fork_tolerance(spec: PolicySpec, spread: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Return up to which difference of its elements an action is the same, in its own units: float [A], or [1] zero.
+
+    Runtimes differ in the last bit of a continuous action. That is no other choice, and must not end the lockstep.
+
+    Args:
+        spec: The contract. The scale of an element is the range that it has, or its spread where it has none.
+        spread: The spread of each element of the reference's actions; not looked at for a discrete one.
+    """
+    action = spec.action
+    if action.kind == "discrete":
+        return np.zeros(1)
+    scale = np.array(spread, float)
+    if action.low and action.high:
+        with np.errstate(invalid="ignore"):
+            span = np.subtract(action.high, action.low, dtype=float)
+        scale = np.where(np.isfinite(span), span, scale)
+    return SAME_ACTION * scale
+
+
+def why_independent(outcomes: Iterable[Outcome]) -> str:
+    """Return how the environment was found to give other episodes for equal seeds, or an empty string."""
+    return next((outcome.differs for outcome in outcomes if outcome.differs), "")
 
 
 def _divergence(seed: int, fork: Fork, golden_scores: np.ndarray, spec: PolicySpec) -> Divergence:

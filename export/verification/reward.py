@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from export.bundle.reader import Bundle
 from export.bundle.records import Verification
 from export.verification.ledger import MOST_PAIRS, Entry, Ledger
 from export.verification.non_inferiority import MARGIN, MAX_PAIRS, Verdict, judge_jointly
-from export.verification.pairs import Outcome, PairProcesses
+from export.verification.pairs import Outcome, PairProcesses, why_independent
 from xfer.errors import UsageError, XferError
 
 LOOK_EVERY = 10
@@ -27,6 +28,7 @@ def run_gate(
     workers: int,
     on_pairs: Callable[[int, dict[str, Verdict]], None],
     ledger: Ledger | None = None,
+    differs: str = "",
 ) -> dict[str, Verification]:
     """Run the reward gate on the variants that passed the first two, until each verdict is clear.
 
@@ -41,6 +43,8 @@ def run_gate(
         on_pairs: Called after each look, with the number of pairs and the verdicts.
         ledger: Where pairs are kept at each look, those of all variants that entered the gate before among them.
             Default: one that keeps nothing.
+        differs: How the environment was found to give other episodes for equal seeds, or empty. Once it is found, the
+            gate begins anew: pairs before, which shared episodes, do not count.
 
     Returns:
         ``found`` with verdicts. They depend on the seeds only, not on the order of variants or the number of workers.
@@ -55,17 +59,18 @@ def run_gate(
     assert bundle.spec.reward is not None
     scale, reference = bundle.spec.reward.span, bundle.reference
     names = [name for name, v in found.items() if v.status == "provisional" and name != reference]
-    pairs = _Pairs(ledger or Ledger(bundle, keep=False), names, scale)
+    pairs = _Pairs(ledger or Ledger(bundle, keep=False), names, scale, differs)
 
     def look() -> None:
         pairs.look()
         on_pairs(pairs.done(), dict(pairs.verdicts))
 
+    anew = ""
     pairs.look()
     if begun := pairs.done():
         on_pairs(begun, dict(pairs.verdicts))
     if pairs.batches(most_pairs):
-        with PairProcesses(bundle, workers) as processes:
+        with PairProcesses(bundle, workers, pairs.differs) as processes:
             while batches := pairs.batches(most_pairs):
                 alone = len(batches) == 1  # else they take turns, so that stakes are averaged at the same look
                 fewest = min(count for _, count in batches)
@@ -73,13 +78,21 @@ def run_gate(
                 for (base, count), batch in batches.items():
                     seeds = range(base + count, base + until)
                     for done, results in enumerate(processes.run(seeds, partial(pairs.unclear, batch)), count + 1):
+                        if not pairs.differs and (anew := why_independent(results.values())):
+                            break
                         pairs.add(batch, results)
                         if alone and done % LOOK_EVERY == 0:
                             look()
                         if not pairs.unclear(batch):
                             break
+                    if anew:
+                        break
+                if anew:
+                    break
                 if not pairs.looked:
                     look()
+    if anew:
+        return run_gate(bundle, found, most_pairs, workers, on_pairs, ledger, anew)
     result = dict(found)
     for name in names:
         result[name] = conclude(found[name], pairs.entry(name), pairs.verdicts.get(name), scale)
@@ -109,20 +122,26 @@ class _Pairs:
         ledger: Where they are kept.
         names: The variants that are judged now.
         scale: The span of the reward.
+        differs: See ``run_gate``.
 
     Attributes:
+        differs: How the environment was found to give other episodes for equal seeds, now or before; or empty.
         verdicts: Of the last look, on each variant that has pairs.
         looked: Whether no pair came since.
     """
 
-    def __init__(self, ledger: Ledger, names: Sequence[str], scale: float) -> None:
+    def __init__(self, ledger: Ledger, names: Sequence[str], scale: float, differs: str) -> None:
         self._ledger, self._scale = ledger, scale
         self._entries = ledger.enter(names)
         now = {entry.key for entry in self._entries.values()}
         self._before = [losses(entry.outcomes, scale) for key, entry in ledger.entries().items() if key not in now]
         # An episode that was not finished is tried once more.
         self._outcomes = {name: _sound(entry.outcomes) for name, entry in self._entries.items()}
-        self._verified = {name for name, entry in self._entries.items() if entry.verified}
+        self.differs = differs or why_independent(itertools.chain.from_iterable(self._outcomes.values()))
+        if self.differs:
+            self._outcomes = {name: [p for p in pairs if p.differs] for name, pairs in self._outcomes.items()}
+        whole = {name for name, entry in self._entries.items() if self._outcomes[name] or not entry.outcomes}
+        self._verified = {name for name in whole if self._entries[name].verified}
         self.verdicts: dict[str, Verdict] = {}
         self.looked = False
 
@@ -246,6 +265,6 @@ def reason_of(verdict: Verdict, pairs: Sequence[Outcome]) -> str:
     if verdict.clipped:
         beyond = f"{verdict.clipped} of {len(pairs)} pairs lost or gained more than the scale"
         said.append(f"the bound is of the clipped loss: {beyond}")
-    if differs := next((pair.differs for pair in pairs if pair.differs), ""):
+    if differs := why_independent(pairs):
         said.append(f"the environment does not replay ({differs}), so pairs are independent episodes")
     return f"reward: {'; '.join(said)}" if said else ""

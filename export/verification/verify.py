@@ -12,9 +12,12 @@ from export.bundle.machine import this_machine
 from export.bundle.reader import Bundle
 from export.bundle.records import Verification
 from export.targets import Variant
+from export.verification import agreement
 from export.verification.availability import no_reward_gate
 from export.verification.held_out import held_out_observations
 from export.verification.parity import first_gates
+from export.verification.trials import TrialReturns
+from export.verification.trials import run_gate as run_trials
 from xfer import tasks
 from xfer.errors import UsageError, check_choice
 from xfer.trajectories import Trajectories
@@ -35,11 +38,14 @@ def verify(
     held_out: Trajectories | None = None,
     task: str | None = None,
     keep: bool = True,
+    trials: TrialReturns | None = None,
     on_note: Callable[[str], None] = lambda text: None,
     on_variant: Callable[[str], None] = lambda name: None,
     on_pairs: Callable[[int, dict[str, Verdict]], None] = lambda done, verdicts: None,
 ) -> dict[str, Verification]:
     """Verify variants of a bundle: numbers, actions and, where the policy's task can be run here, reward.
+
+    Where it cannot, held-out episodes take the place of the third gate, if there are any.
 
     Args:
         bundle: The bundle, or its folder.
@@ -52,6 +58,7 @@ def verify(
         task: The bundle's task, where that is somebody's own module:function: it is imported only if it is named here.
         keep: Whether verdicts become records of the bundle, and pairs are kept in its ledger, so that a later call
             continues. Without, the bundle is only read, and judged by itself.
+        trials: How trials went, from ``read_trials``. Then its variants are judged by them instead of by pairs.
         on_note: Called with a sentence for each gate that is not run in full.
         on_variant: Called with each variant's name before its first gate.
         on_pairs: Called at each look of the reward gate, with the number of pairs so far and the verdicts.
@@ -73,18 +80,22 @@ def verify(
     """
     check_counts(pairs, workers)
     bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
-    names = _names(bundle, variants)
+    names = _names(bundle, trials.names(bundle) if trials else variants)
     tasks.trust(task)
     if held_out is None:
         held_out, why = held_out_observations(bundle, run)
         if why:
             on_note(f"The actions gate looks at golden alone: {why}.")
     found = first_gates(bundle, names, held_out, on_variant)
-    missing = "--pairs 0" if pairs == 0 else no_reward_gate(bundle)
-    if missing is not None:
+    missing = None if trials else "--pairs 0" if pairs == 0 else no_reward_gate(bundle)
+    if trials is not None:
+        found = run_trials(bundle, found, trials)
+    elif missing is not None:
         if pairs:
             on_note(f"The reward gate is not run: {missing}.")
         found = _without_reward(found, missing)
+        if pairs and held_out is not None:
+            found = agreement.run_gate(bundle, found, held_out)
     else:
         from export.verification import reward  # which needs gymnasium, as the first two gates do not
         from export.verification.ledger import Ledger

@@ -1,15 +1,20 @@
 import math
+import re
 import zlib
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
 from export import Bundle
+from tests import chance_task
 from xfer import tasks
-from xfer.evaluate import episode_returns, paired_episode
+from xfer.errors import ObservationError, XferError
+from xfer.evaluate import Pair, episode_returns, independent_episodes, paired_episode, record, same_action
 from xfer.models.policy import make_spec
 from xfer.runner import Runner, Step
+from xfer.spec import PolicySpec
 
 
 @pytest.fixture
@@ -196,3 +201,190 @@ def test_an_episode_in_circles_ends_early_with_the_return_that_it_would_have():
     assert early == whole
     assert [value > 0 for _, value in sorted(early.items())] == [False, True, False, False]
     assert few < 60 < 600 < many
+
+
+def chance_spec(task):
+    return PolicySpec(task.name, 50.0, task.observations, (), task.action, "values", task.reward)
+
+
+class Sees:
+    """A session that acts by the sign of the first joint, and by ``change`` from a step on."""
+
+    def __init__(self, since=999, change=lambda action: 1 - action, continuous=False):
+        self.since, self.change, self.continuous, self.t, self.seen = since, change, continuous, -1, []
+
+    def step(self, observations, states):
+        self.t += 1
+        self.seen.append(observations["joints"][0].copy())
+        joints = observations["joints"]
+        action = np.tanh(joints) if self.continuous else (joints[:, 0] > 0).astype(np.int64)
+        return Step(self.change(action) if self.t >= self.since else action, np.zeros((1, 2), np.float32), states)
+
+
+def chance_pair(task, variant, reference=None, seed=3, tolerance=0.0):
+    spec = chance_spec(task)
+    reference = reference or Sees(continuous=task.action.kind == "continuous")
+    return paired_episode(task, Runner(reference, spec), {"v": Runner(variant, spec)}, seed, tolerance)["v"]
+
+
+@pytest.mark.parametrize(
+    ("chance", "where"),
+    [
+        ("start", "another observation 'joints' at step 0"),
+        ("observation", "another observation 'joints' at step 12"),
+        ("reward", r"reward [\d.]+ and [\d.]+ at step 5"),
+        ("end", "terminated (True and False|False and True) at step"),
+        ("crash", r"RuntimeError at step \d+ of the second \(no such move here\)"),
+    ],
+)
+def test_an_environment_that_gives_another_episode_for_its_seed_is_found_out_though_no_variant_forks(chance, where):
+    task = replace(chance_task.seeded(), make=partial(chance_task.Chance, chance))
+    found = []
+    for seed in range(8):  # a coin may fall on the same side twice
+        np.random.seed(seed)
+        try:
+            found.append(chance_pair(task, Sees(), seed=seed))
+        except RuntimeError:
+            assert chance == "crash"  # at once
+    differ = [pair.differs for pair in found if pair.differs]
+    assert all(text.startswith("the environment gives another episode for the same seed: ") for text in differ)
+    assert [text for text in differ if re.search(where, text)]
+    if chance in ("start", "reward"):  # two episodes, not one counted twice
+        assert len(differ) == 8
+        assert all(pair.fork is None for pair in found)
+    if chance == "reward":
+        assert all(pair.reference != pair.variant for pair in found)
+
+
+def test_rewards_that_differ_at_a_fork_are_found_out_though_observations_agree():
+    task = replace(chance_task.seeded(), make=partial(chance_task.Chance, "reward"))
+    assert re.search(r"same seed: reward [\d.]+ and [\d.]+ at step 5$", chance_pair(task, Sees(since=9)).differs)
+    before = chance_pair(task, Sees(since=4))  # nothing was replayed of what is left to chance
+    assert (before.differs, before.fork.step) == ("", 4)
+
+
+def test_a_variant_that_forks_at_once_hides_nothing_from_one_that_never_does():
+    task = replace(chance_task.seeded(), make=partial(chance_task.Chance, "reward"))
+    spec = chance_spec(task)
+    runners = {"other": Runner(Sees(since=0), spec), "same": Runner(Sees(), spec)}
+    pairs = paired_episode(task, Runner(Sees(), spec), runners, 3)
+    assert all("reward" in pair.differs for pair in pairs.values())
+    assert pairs["same"].variant != pairs["same"].reference
+
+
+def test_an_environment_that_is_a_function_of_its_seed_is_not_accused():
+    seen = Sees(since=6)
+    pair = chance_pair(chance_task.seeded(), seen)
+    assert (pair.differs, pair.reference, pair.variant, pair.fork.step) == ("", 12.0, 6.0, 6)
+    np.testing.assert_array_equal(pair.fork.observations["joints"], seen.seen[6])
+    assert chance_pair(chance_task.seeded(), Sees()) == Pair(3, 12.0, 12.0, None)
+
+
+def test_what_no_policy_looks_at_is_not_compared():
+    class Clock(chance_task.Chance):
+        def reset(self, **options):
+            return {**super().reset(**options)[0], "time": np.random.random()}, {}
+
+    assert chance_pair(replace(chance_task.seeded(), make=Clock), Sees(since=6)).differs == ""
+
+
+def test_observations_and_rewards_that_are_not_numbers_are_equal_to_themselves():
+    class NotANumber(chance_task.Chance):
+        def step(self, action):
+            observations, reward, *rest = super().step(action)
+            observations["joints"][1] = np.nan
+            return observations, math.nan if self.t == 3 else reward, *rest
+
+    pair = chance_pair(replace(chance_task.seeded(), make=NotANumber), Sees(since=6))
+    assert (pair.differs, pair.fork.step) == ("", 6)
+
+
+def test_independent_episodes_depend_on_the_seed_alone_where_chance_is_numpys_own():
+    task = chance_task.ignores_its_seed()
+    spec = chance_spec(task)
+
+    def returns(seed):
+        runners = {name: Runner(Sees(), spec) for name in "ab"}
+        pairs = independent_episodes(task, Runner(Sees(since=0), spec), runners, seed, "it differs")
+        assert pairs["a"] == pairs["b"] == Pair(seed, 0.0, 12.0, None, differs="it differs")
+        return [array.tolist() for array in runners["a"].session.seen]
+
+    assert returns(3) == returns(3) != returns(4)
+
+
+TOLERANCE = np.array([2e-6, 2e-6])
+
+
+@pytest.mark.parametrize(
+    ("change", "forks"),
+    [
+        (lambda action: np.nextafter(action, 2, dtype=np.float32), False),
+        (lambda action: action + np.float32([0, 1.5e-6]), False),
+        (lambda action: action + np.float32([0, 5e-6]), True),
+    ],
+)
+def test_a_continuous_variant_forks_by_more_than_rounding_and_the_references_action_is_taken(change, forks):
+    class Strict(chance_task.Chance):
+        def step(self, action):
+            np.testing.assert_array_equal(action, np.tanh(self.joints))
+            return super().step(action)
+
+    make = chance_task.pushed().make if forks else partial(Strict, continuous=True)
+    task = replace(chance_task.pushed(), make=make)
+    pair = chance_pair(task, Sees(3, change, continuous=True), tolerance=TOLERANCE)
+    assert (pair.fork is not None) == forks
+    if not forks:
+        assert pair.variant == pair.reference
+        own = chance_task.pushed()
+        assert chance_pair(own, Sees(3, change, continuous=True)).fork.step == 3, "by default there is no tolerance"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_action_that_is_no_number_is_equal_to_none(value):
+    action = np.float32([value, 0.5])
+    assert not same_action(action, action.copy(), TOLERANCE)
+    assert not same_action(action, np.float32([0.0, 0.5]), TOLERANCE)
+    assert not same_action(np.float32([0.0]), np.float32([0.0, 0.0]), TOLERANCE)
+    assert same_action(np.int64(2**40), np.int64(2**40))
+    assert not same_action(np.int64(2**40), np.int64(2**40 + 1))
+
+
+class StatesError(XferError):
+    """What a runner may raise besides ScoresError."""
+
+
+class Refuses(Sees):
+    """Its fourth step is its last."""
+
+    def step(self, observations, states):
+        if self.t == 3:
+            raise StatesError("a state is not finite")
+        return super().step(observations, states)
+
+
+@pytest.mark.parametrize("since", [999, 2])
+def test_whatever_a_variants_runner_refuses_is_its_own_failure_with_the_step(since):
+    pair = chance_pair(chance_task.seeded(), Refuses(since))
+    assert (pair.error, pair.fork is None) == ("at step 4: a state is not finite", since == 999)
+    assert math.isnan(pair.variant)
+    assert pair.reference == 12.0
+    with pytest.raises(StatesError):
+        chance_pair(chance_task.seeded(), Sees(), reference=Refuses())
+    spec = chance_spec(chance_task.seeded())
+    alone = independent_episodes(chance_task.seeded(), Runner(Sees(), spec), {"v": Runner(Refuses(), spec)}, 3, "why")
+    assert (alone["v"].error, alone["v"].differs) == ("at step 4: a state is not finite", "why")
+
+
+def test_an_environment_that_gives_the_wrong_observation_is_no_variants_failure():
+    class Wrong(chance_task.Chance):
+        def step(self, action):
+            _, *rest = super().step(action)
+            return {"joints": np.zeros(3 if self.t > 8 else 2, np.float32)}, *rest
+
+    with pytest.raises(ObservationError):
+        chance_pair(replace(chance_task.seeded(), make=Wrong), Sees(since=2))
+
+
+def test_what_is_recorded_of_an_environment_that_draws_into_one_array_is_not_its_last_frame_alone():
+    recorded = record(chance_task.seeded(), Runner(Sees(), chance_spec(chance_task.seeded())), 0, 20, 12)
+    assert len(np.unique(recorded.observations["joints"], axis=0)) == 20

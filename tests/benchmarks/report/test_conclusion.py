@@ -87,6 +87,21 @@ def test_a_provisional_variant_is_shipped_only_where_that_is_allowed(sample):
     assert concluded(sample, Limits(allow_provisional=True), rows=rows).ship == "onnx-fp32"
 
 
+def test_a_variant_that_agrees_on_recordings_is_shipped_where_one_asks_for_no_more_and_it_says_so(sample):
+    figures = {"reward_delta": None, "reward_interval": None, "agrees_on_recordings": True, "recordings_bound": 0.0191}
+    rows = changed(sample.rows[3:4], status="provisional", rung="recordings", **figures)
+    assert "onnx-fp32 agrees on recordings, its rewards were not compared. Bench with --on-recordings" in (
+        concluded(sample, rows=rows).headline
+    )
+    assert concluded(sample, Limits(allow_provisional=True), rows=rows).ship == ""
+    found = concluded(sample, Limits(on_recordings=True), rows=rows)
+    assert found.headline.startswith("Ship onnx-fp32: the fastest variant that is in agreement on recordings. ")
+    (caveat,) = [caveat.text for caveat in found.caveats if caveat.mark == "provisional"]
+    assert "acts as eager does in recorded episodes (mean action loss at most 1.91%)" in caveat
+    itself = concluded(sample, Limits(on_recordings=True), rows=changed(rows, variant="eager-fp32"))
+    assert (itself.ship, [c.mark for c in itself.caveats if c.mark == "provisional"]) == ("eager-fp32", [])
+
+
 def test_a_variant_that_may_lose_too_much_is_not_shipped(sample):
     # The bound of onnx-int8's loss is 4 of a span of 478.
     assert concluded(sample, Limits(max_reward_drop=0.0084)).ship == "onnx-int8"

@@ -27,16 +27,20 @@ DEADLINES_MS = (4.0, 2.0, 1.0)
 # Hypothesis prefers what stands first, and small numbers: so what can be shipped stands first.
 changes = st.sampled_from([0.0, 3.0, -5.0, -10.0, -20.0, -60.0])
 verifications = st.builds(
-    lambda status, reason, delta, below: Verification(
+    lambda status, reason, delta, below, agrees, margin: Verification(
         status,
         reason=reason,
         reward_delta=delta,
         reward_interval=None if delta is None or below is None else (delta + below, delta + 5.0),
+        agrees_on_recordings=agrees,
+        trials_margin=margin,
     ),
     st.sampled_from(["verified", "verified", "verified", "provisional", "provisional", "rejected", "built"]),
     st.sampled_from(["", "too few pairs"]),
     changes | st.none(),
     changes.filter(lambda value: value <= 0) | st.none(),
+    st.booleans(),
+    st.sampled_from([None, None, 20.0]),
 )
 
 
@@ -89,7 +93,11 @@ def _built(builds, name):
 
 
 limits = st.builds(
-    Limits, st.none() | st.sampled_from(DEADLINES_MS), st.sampled_from([0.02, 0.1, 1.0, 0.01, 0.0]), st.booleans()
+    Limits,
+    st.none() | st.sampled_from(DEADLINES_MS),
+    st.sampled_from([0.02, 0.1, 1.0, 0.01, 0.0]),
+    st.booleans(),
+    st.booleans(),
 )
 
 
@@ -175,3 +183,41 @@ def test_limits_are_given_back_as_options():
     assert Limits().options() == []
     words = ["--deadline-ms", "5", "--max-reward-drop", "0.1", "--allow-provisional"]
     assert Limits(5.0, 0.1, True).options() == words
+    assert Limits(on_recordings=True).options() == ["--on-recordings"]
+    assert Limits(5.0, 0.1, True, True).options() == [*words, "--on-recordings"]
+    allowed = "provisional variants and agreement on recordings allowed"
+    assert str(Limits(None, 0.02, True, True)) == f"no deadline, at most 2 % of the reward lost, {allowed}"
+
+
+AGREES = decision.Facts("onnx-int8", "provisional", "reward not run", p50_ms=1.0, agrees_on_recordings=True)
+
+
+@pytest.mark.parametrize("reward", [REWARD, None])
+@pytest.mark.parametrize(
+    ("facts", "asked", "why"),
+    [
+        (AGREES, Limits(on_recordings=True), ""),
+        (AGREES, Limits(), "provisional: reward not run (--on-recordings takes it)"),
+        (AGREES, Limits(allow_provisional=True), "its reward was not compared with eager's"),
+        (
+            replace(AGREES, agrees_on_recordings=False),
+            Limits(on_recordings=True),
+            "provisional: reward not run (--allow-provisional takes it)",
+        ),
+        (replace(AGREES, status="rejected"), Limits(on_recordings=True), "rejected: reward not run"),
+        (replace(AGREES, elsewhere=True), Limits(on_recordings=True), "known from another machine only"),
+    ],
+)
+def test_agreement_on_recordings_is_enough_where_one_asks_for_no_more(facts, asked, why, reward):
+    found = decision.judge(facts, asked, "eager-fp32", reward).why_not
+    assert found.startswith(why)
+    assert bool(found) == bool(why)
+
+
+@pytest.mark.parametrize("reward", [REWARD, None])
+def test_the_margin_of_trials_counts_as_two_percent_whatever_their_unit(reward):
+    tried = decision.Facts("onnx-int8", "verified", p50_ms=1.0, reward_delta=0.0, reward_interval=(-0.08, 0.08))
+    tried = replace(tried, trials_margin=0.1)
+    assert decision.judge(tried, Limits(), "eager-fp32", reward).why_not == ""
+    late = decision.judge(tried, Limits(max_reward_drop=0.015), "eager-fp32", reward).why_not
+    assert late == "may lose 1.60% of the reward, 1.50% is allowed"
