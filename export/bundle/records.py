@@ -332,7 +332,8 @@ def stronger(before: Verification | None, new: Verification) -> Verification:
 
 
 def _strength(verdict: Verification) -> tuple[bool, int, int]:
-    return verdict.status == "verified", GATES.index(verdict.rung), verdict.pairs
+    proves_nothing = verdict.rung == "recordings" and not verdict.agrees_on_recordings
+    return verdict.status == "verified", GATES.index("actions" if proves_nothing else verdict.rung), verdict.pairs
 
 
 def _overturns(new: Verification, rejection: Verification) -> bool:
