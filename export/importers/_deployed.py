@@ -54,7 +54,8 @@ def copied(module: nn.Module) -> nn.Module:
             for name, value in vars(part).items():
                 if name not in PYTORCHS_OWN and not _can_be_copied(value):
                     shared[id(value)] = value
-    return copy.deepcopy(module, shared)
+    with torch.no_grad():  # else the weights of TorchScript are copied as something that is computed
+        return copy.deepcopy(module, shared)
 
 
 def _can_be_copied(value: object) -> bool:

@@ -35,8 +35,9 @@ from export.importers._deployable import Deployable
 from export.importers._deployed import copied
 from export.libraries.pytorch import load_eager, save_eager
 from export.targets import ExportRequest
+from export.verification.answers import SHARE, difference
 from export.verification.live import LiveSession, Moment, Recordings, alone, in_batches, place, refused
-from export.verification.python_values import Found, python_values
+from export.verification.python_values import python_values
 from export.verification.remembered import changed, fingerprint
 from export.verification.tolerances import measure_spreads
 from xfer import tasks
@@ -47,8 +48,6 @@ from xfer.spec import PolicySpec
 from xfer.tasks import Task
 from xfer.trajectories import Trajectories
 
-SHARE, ROUNDING = 0.001, 1e-5
-"""Two answers are the same if they differ by at most this share of their spread, and of their own size."""
 OTHERS_SHARE = 0.005
 """The share of the spread by which the actions of somebody's own runtime may differ."""
 ANSWERS = 512
@@ -80,7 +79,7 @@ def act_live(request: ExportRequest, held_out: Trajectories, on_step: Callable[[
             deployed = TorchSession(load_eager(Path(folder)), spec)
         untouched = copied(live)
         _refuse_python_values(live, spec, held_out, doubts)
-        acted = _act(LiveSession(live, spec), live, spec, recordings, deployed)
+        acted = _act(LiveSession(live, spec), live, spec, recordings, deployed, doubts)
         _refuse_memory_of_the_first_call(untouched, spec, acted)
         _refuse_another_trace(acted, spec, recordings)
         _refuse_others_actions(acted, spec, recordings)
@@ -108,6 +107,7 @@ class _Acted:
         apart: How far the next states of both are apart, for each row and state, by recording.
         sizes: Largest absolute value of each state.
         failure: Why the deployed form went no further, or empty.
+        doubts: Lines of which PyTorch warned when it traced the module.
     """
 
     live: dict[str, Trajectories]
@@ -118,16 +118,22 @@ class _Acted:
     apart: dict[str, np.ndarray]
     sizes: np.ndarray
     failure: str
+    doubts: Sequence[tuple[str, int]] = ()
 
 
 def _act(
-    session: LiveSession, live: nn.Module, spec: PolicySpec, recordings: Recordings, deployed: Session | None
+    session: LiveSession,
+    live: nn.Module,
+    spec: PolicySpec,
+    recordings: Recordings,
+    deployed: Session | None,
+    doubts: Sequence[tuple[str, int]] = (),
 ) -> _Acted:
     """Let the live module act, and refuse it if it draws random numbers, remembers, or gives two answers."""
     generators = _generators()
     next(alone(session, spec, recordings))  # what is made once, at the first call, is not remembered
     before = fingerprint(live)
-    acted = _play(session, spec, recordings, deployed)
+    acted = replace(_play(session, spec, recordings, deployed), doubts=doubts)
     if _generators() != generators:
         raise refused("it draws random numbers. Let it take the mode or the mean of what it draws from.")
     if name := changed(before, fingerprint(live)):
@@ -137,7 +143,7 @@ def _act(
     for _ in range(-(-ANSWERS // sum(map(len, recordings.values())))):
         mixed = in_batches(session, spec, recordings)
         for name, wanted in acted.live.items():
-            if (found := _difference(wanted, mixed[name], spec, acted.spreads)) is not None:
+            if (found := difference(wanted, mixed[name], spec, acted.spreads)) is not None:
                 _refuse_second_answers(session, spec, recordings, acted, mixed, name, *found)
     return acted
 
@@ -174,7 +180,7 @@ def _play(session: LiveSession, spec: PolicySpec, recordings: Recordings, deploy
         {name: np.stack(kept) for name, kept in starts.items()},
         moment,
         {name: _trajectories(recordings[name], moments) for name, moments in others.items() if moments},
-        {name: np.array(each) for name, each in apart.items()},
+        {name: np.array(each).reshape(-1, len(spec.states)) for name, each in apart.items()},
         sizes,
         failure,
     )
@@ -195,44 +201,6 @@ def _generators() -> bytes:
     return pickle.dumps((random.getstate(), np.random.get_state(), torch.get_rng_state().numpy()))
 
 
-def _difference(
-    wanted: Trajectories, found: Trajectories, spec: PolicySpec, spreads: Spreads, share: float = SHARE
-) -> tuple[int, str] | None:
-    """Return the first row at which actions or scores are not the same, and the figures; None if there is none.
-
-    A discrete action may be another where its score is the same.
-    """
-    assert wanted.scores is not None
-    assert wanted.actions is not None
-    assert found.actions is not None
-    rows = len(found.actions)
-    allowed = share * np.array(spreads.scores) + ROUNDING * np.abs(wanted.scores[:rows]) + 1e-6
-    bad = np.zeros(rows, bool)
-    if found.scores is not None:
-        bad |= ~(np.abs(found.scores - wanted.scores[:rows]) <= allowed).all(axis=1)
-    if spec.action.kind == "discrete":
-        each, mine = np.arange(rows), wanted.actions[:rows].astype(int)
-        theirs = found.actions.astype(int).clip(0, len(spec.action.elements) - 1)
-        gap = np.abs(wanted.scores[each, mine] - wanted.scores[each, theirs])
-        tie = (theirs == found.actions) & (gap <= 2 * np.maximum(allowed[each, mine], allowed[each, theirs]))
-        bad |= ~((theirs == mine) | tie) | (theirs != found.actions)
-    else:
-        allowed = share * np.array(spreads.actions) + ROUNDING * np.abs(wanted.actions[:rows]) + 1e-6
-        bad |= ~(np.abs(found.actions - wanted.actions[:rows]) <= allowed).all(axis=1)
-    if not bad.any():
-        return None
-    t = int(bad.argmax())
-    said = f"action {_shown(found.actions[t])} instead of {_shown(wanted.actions[t])}"
-    if found.scores is not None:
-        said += f", score off by {np.abs(found.scores[t] - wanted.scores[t]).max():.3g}"
-    return t, said
-
-
-def _shown(action: np.ndarray) -> str:
-    values = [f"{value:.4g}" for value in np.atleast_1d(action).tolist()]
-    return values[0] if len(values) == 1 else f"[{', '.join(values)}]"
-
-
 def _refuse_second_answers(
     session: LiveSession,
     spec: PolicySpec,
@@ -245,14 +213,16 @@ def _refuse_second_answers(
 ) -> None:
     """Say whether a row's second answer differs for itself, or by the batch that it is in."""
     where = place(recordings, name, t)
+    next(alone(session, spec, recordings))  # so that what counts calls is at another count than before
     again = _play(session, spec, recordings, None).live
     batch = in_batches(session, spec, recordings)
     for first, second in ((acted.live, again), (mixed, batch)):
-        if any(_difference(first[key], second[key], spec, acted.spreads) is not None for key in recordings):
+        if any(difference(first[key], second[key], spec, acted.spreads) is not None for key in recordings):
             raise refused(
                 f"it gives two answers to one input, as at {where} ({said}). What it acts from besides its inputs must"
                 " become a state (PolicySpec.states)."
             )
+    _refuse_another_trace(acted, spec, recordings)
     raise refused(f"its answer depends on the other rows of its batch, as at {where} ({said}).")
 
 
@@ -265,10 +235,7 @@ def _refuse_python_values(
         arrays = [recorded.observations[tensor.name][rows] for tensor in spec.observations]
         arrays += [state.zeros(len(rows)) for state in spec.states]
         calls.append([torch.from_numpy(np.array(array)) for array in arrays])
-    try:
-        found = python_values(live, calls)
-    except Exception:  # it does not run under PyTorch's modes, as compiled modules do not: its answers must do
-        found = Found()
+    found = python_values(copied(live), calls)
     # An index or a number that is a tensor is kept by a trace, unless PyTorch, tracing it, says otherwise.
     sites = [*found.baked, *(site for site in found.implied if (site.file, site.line) in doubts)]
     if sites:
@@ -283,29 +250,29 @@ def _refuse_memory_of_the_first_call(untouched: nn.Module, spec: PolicySpec, act
     made = LiveSession(untouched, spec).step(acted.last.observations, acted.last.states)
     first = Trajectories({}, np.ones(1, bool), acted.last.made.action, acted.last.made.scores)
     second = Trajectories({}, np.ones(1, bool), made.action, made.scores)
-    if (found := _difference(first, second, spec, acted.spreads)) is not None:
+    if (found := difference(first, second, spec, acted.spreads)) is not None:
         raise refused(f"it remembers between calls: what its first call was decides later answers ({found[1]}).")
 
 
 def _refuse_another_trace(acted: _Acted, spec: PolicySpec, recordings: Recordings) -> None:
     """Refuse a module whose deployed form acts, or changes its states, differently at any row."""
-    for name in recordings:
-        found = (
-            _difference(acted.live[name], acted.deployed[name], spec, acted.spreads) if name in acted.deployed else None
-        )
-        far = acted.apart[name] > SHARE * acted.sizes + 1e-6 if acted.apart[name].size else np.zeros((0, 0), bool)
-        far |= np.isnan(acted.apart[name]).reshape(far.shape)
-        t = int(far.any(axis=1).argmax()) if far.any() else None
-        if t is not None and (found is None or t < found[0]):
-            state = spec.states[int(far[t].argmax())].name
-            found = t, f"state '{state}' off by {acted.apart[name][t][far[t].argmax()]:.3g}"
+    hint = "What its Python decides must be decided by tensors (torch.where), or be scripted (torch.jit.script)."
+    if acted.doubts:
+        file, line = acted.doubts[0]
+        hint += f" PyTorch, tracing it, warned of {shown(file)}:{line}."
+    for name, deployed in acted.deployed.items():
+        found = difference(acted.live[name], deployed, spec, acted.spreads)
+        apart = acted.apart[name]
+        far = ~(apart <= SHARE * acted.sizes + 1e-6)
+        t = int(far.any(axis=1).argmax())
+        if far.any() and (found is None or t < found[0]):
+            index = int(far[t].argmax())
+            found = t, f"state '{spec.states[index].name}' off by {apart[t, index]:.3g}"
         if found is not None:
-            raise refused(
-                f"its trace acts differently from the module at {place(recordings, name, found[0])}: {found[1]}. What"
-                " its Python decides must be decided by tensors (torch.where), or be scripted (torch.jit.script)."
-            )
+            where = place(recordings, name, found[0])
+            raise refused(f"its trace acts differently from the module at {where}: {found[1]}. {hint}")
     if acted.failure:
-        raise refused(f"its trace fails where the module acts ({acted.failure}).")
+        raise refused(f"its trace fails where the module acts ({acted.failure}). {hint}")
 
 
 def _refuse_others_actions(acted: _Acted, spec: PolicySpec, recordings: Recordings) -> None:
@@ -314,7 +281,7 @@ def _refuse_others_actions(acted: _Acted, spec: PolicySpec, recordings: Recordin
         if recorded.actions is None:
             continue
         given = Trajectories({}, recorded.resets, recorded.actions)
-        if (found := _difference(acted.live[name], given, spec, acted.spreads, OTHERS_SHARE)) is not None:
+        if (found := difference(acted.live[name], given, spec, acted.spreads, OTHERS_SHARE)) is not None:
             raise refused(
                 f"the recorded actions are not the module's at {place(recordings, name, found[0])}: {found[1]}."
                 " Find out why; if they are another policy's, leave `actions` out of the file."
@@ -338,7 +305,7 @@ def _refuse_other_episodes(task: Task, live: Session, deployed: Session, spec: P
         said = pair.error
         if pair.fork is not None:
             wanted = Trajectories({}, one, np.array(pair.fork.reference_action)[None], pair.fork.scores[None])
-            found = _difference(wanted, Trajectories({}, one, np.array(pair.fork.variant_action)[None]), spec, spreads)
+            found = difference(wanted, Trajectories({}, one, np.array(pair.fork.variant_action)[None]), spec, spreads)
             said = said or (f"{found[1]} at step {pair.fork.step}" if found else "")
         elif pair.reference != pair.variant:
             said = said or f"return {pair.variant:g} instead of {pair.reference:g}"

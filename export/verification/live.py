@@ -16,6 +16,8 @@ from xfer.trajectories import Trajectories
 
 ROWS = 8
 """Largest batch in which episodes are mixed."""
+STEPS_APART = 16
+"""How many steps a row of a batch is behind the one before it, where episodes are long enough."""
 
 Recordings = Mapping[str, Trajectories]
 """Recorded observations by name: calibration and held-out."""
@@ -122,23 +124,25 @@ def in_batches(session: Session, spec: PolicySpec, recordings: Recordings) -> di
         for name, recorded in recordings.items()
     }
     scores = {name: np.zeros((len(recorded), *spec.scores.shape), np.float32) for name, recorded in recordings.items()}
-    for step in range(max(map(len, queues))):
-        # A row whose episodes are over goes on with its last observation.
-        now = [queue[min(step, len(queue) - 1)] for queue in queues]
+    # Rows are some steps apart, so that not all are at the same step of their episodes. One that waits shows its first
+    # observation, one that is through its last.
+    apart = min(STEPS_APART, max(1, max(map(len, queues)) // len(queues)))
+    for step in range(max(row * apart + len(queue) for row, queue in enumerate(queues))):
+        at = [step - row * apart for row in range(len(queues))]
+        now = [queue[min(max(i, 0), len(queue) - 1)] for queue, i in zip(queues, at, strict=True)]
         begins = np.array([bool(recordings[name].resets[t]) for name, t in now])
-        starts = [
-            recordings[name].starting(np.array([t])) for (name, t), begun in zip(now, begins, strict=True) if begun
-        ]
-        runner.reset(
-            begins, {key: np.concatenate([start[key] for start in starts]) for key in starts[0]} if starts else {}
+        starts = [recordings[name].starting(np.array([t])) for name, t in now]
+        starts = [start for start, begun in zip(starts, begins, strict=True) if begun]
+        runner.reset(begins, {key: np.concatenate([start[key] for start in starts]) for key in (starts or [{}])[0]})
+        acted = runner.act(
+            {
+                tensor.name: np.stack([recordings[name].observations[tensor.name][t] for name, t in now])
+                for tensor in spec.observations
+            }
         )
-        observations = {
-            tensor.name: np.stack([recordings[name].observations[tensor.name][t] for name, t in now])
-            for tensor in spec.observations
-        }
-        acted = runner.act(observations)
         for row, (name, t) in enumerate(now):
-            actions[name][t], scores[name][t] = acted.action[row], acted.scores[row]
+            if 0 <= at[row] < len(queues[row]):
+                actions[name][t], scores[name][t] = acted.action[row], acted.scores[row]
     return {name: Trajectories({}, one.resets, actions[name], scores[name]) for name, one in recordings.items()}
 
 

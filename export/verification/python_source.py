@@ -46,7 +46,7 @@ def _checks(statement: ast.stmt, inside: list[ast.AST]) -> bool:
 
 
 def _reports(statement: ast.stmt) -> bool:
-    if isinstance(statement, ast.Pass):
+    if isinstance(statement, ast.Pass | ast.Import | ast.ImportFrom):
         return True
     if not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call)):
         return False

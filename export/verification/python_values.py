@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -82,12 +83,12 @@ class Found:
 def python_values(module: Callable[..., Any], calls: Iterable[Sequence[Tensor]]) -> Found:
     """Call a module and find where it makes Python values of its inputs' values.
 
+    A module that fails here does so elsewhere too, or PyTorch's modes are not for it (as for one that is compiled).
+    What was found until then is returned.
+
     Args:
         module: The module.
         calls: The inputs of each call. Batches of two sizes show loops over the rows.
-
-    Raises:
-        Exception: Whatever the module raises.
     """
     found = Found()
     lengths: dict[tuple[str, int], int] = {}
@@ -95,7 +96,7 @@ def python_values(module: Callable[..., Any], calls: Iterable[Sequence[Tensor]])
         watch = _Watch(found, lengths)
         for tensor in inputs:
             watch.follow(tensor)
-        with torch.no_grad(), _Functions(watch), _Operations(watch):
+        with suppress(Exception), torch.no_grad(), _Functions(watch), _Operations(watch):
             _call(module, inputs)
     return found
 
@@ -188,7 +189,7 @@ class _Operations(TorchDispatchMode):
     """Sees each operation, also those inside of functions and of TorchScript."""
 
     def __init__(self, watch: _Watch) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._watch = watch
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -215,7 +216,7 @@ class _Operations(TorchDispatchMode):
 def _memory(tensor: Tensor) -> int:
     """Return a number for a tensor's memory, which its views share."""
     try:
-        return tensor.untyped_storage()._cdata
+        return int(tensor.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError):  # of a kind that has none
         return id(tensor)
 
