@@ -88,7 +88,7 @@ def play(session: Session, spec: PolicySpec, golden: Trajectories, batch: int) -
     results = [np.empty((len(golden), len(spec.action.elements)), np.float32) for _ in orders]
     for t in range(len(golden)):
         now = np.array([order[t] for order in orders])
-        runner.reset(golden.resets[now])
+        runner.reset(golden.resets[now], golden.starting(now))
         scores = runner.act({name: array[now] for name, array in golden.observations.items()}).scores
         for row, index in enumerate(now):
             results[row][index] = scores[row]
