@@ -148,7 +148,7 @@ class Manifest:
         provenance: Where the policy comes from.
         golden: The file of golden trajectories.
         builds: One entry a variant.
-        reference: The variant that recorded golden and that all others are compared with. It need not be among the
+        reference: The variant that all others are compared with in returns and in speed. It need not be among the
             builds: a packed bundle holds one variant. Bundles of version 0.2.0 name none; theirs is eager PyTorch.
         spreads: Of what the live policy gave; None in bundles of version 0.2.0.
         held_out: What the live policy did on held-out observations; None in bundles of version 0.2.0.

@@ -271,7 +271,7 @@ def run_gates(
     replayed = None
     if not first.failure:
         replayed = judged.replay(Runner(session, spec))
-        where = "held-out step {step}"
+        where = "golden step {step}" if judged is golden else "held-out step {step}"
         first = max(first, compare(reference, replayed, spec, spreads, variant.precision, where), key=_severity)
     so_far = Verification("provisional", rung="numbers", max_abs_diff=first.max_abs_diff, tolerance=first.tolerance)
     if first.failure:
