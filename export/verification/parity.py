@@ -99,7 +99,9 @@ def compare(
     elif judged and scores.unmasked.any():
         row, element = (int(i) for i in np.argwhere(scores.unmasked)[0])
         values = reference.scores[row, element], variant.scores[row, element]
-        failure = f"score of '{spec.action.elements[element]}' is {values[0]:.3g}, and {values[1]:.3g} here: one is a mask"
+        failure = (
+            f"score of '{spec.action.elements[element]}' is {values[0]:.3g}, and {values[1]:.3g} here: one is a mask"
+        )
     elif spec.action.kind == "discrete" and precision in REGRET_TOLERANCE:
         assert variant.actions is not None
         rows, chosen = np.arange(len(reference)), variant.actions

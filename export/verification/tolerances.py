@@ -100,7 +100,7 @@ def preferences(scores: np.ndarray, spec: PolicySpec, spreads: Spreads) -> np.nd
 
 
 def regret(scores: np.ndarray, chosen: np.ndarray, spec: PolicySpec, spreads: Spreads) -> np.ndarray:
-    """Return how much less the reference likes each chosen action than its own: float [T]. A flip at a tie costs nothing.
+    """Return how much less the reference likes each chosen action than its own: float [T]. A tie costs nothing.
 
     Args:
         scores: The reference's, float [T, A].
@@ -125,7 +125,8 @@ def action_scale(action: ActionSpec, spreads: Spreads) -> np.ndarray:
         scale = np.maximum(np.minimum(span, spread), LEAST_RANGE * span)
     else:
         scale = np.maximum(spread, LEAST_RANGE * spread.max())
-    return np.maximum(scale, np.finfo(np.float32).eps)
+    result: np.ndarray = np.maximum(scale, np.finfo(np.float32).eps)
+    return result
 
 
 def action_difference(reference: np.ndarray, variant: np.ndarray, action: ActionSpec, spreads: Spreads) -> np.ndarray:
