@@ -115,10 +115,13 @@ class Spreads:
     Attributes:
         scores: Of each element of the scores, centered for a discrete action, in the scores' units.
         actions: Of each element of a continuous action, in its unit; empty for a discrete one.
+        reach: A score that lies further than this below the best of its row is a mask, not a preference; None if there
+            are none. Always None for a continuous action.
     """
 
     scores: tuple[float, ...]
     actions: tuple[float, ...] = ()
+    reach: float | None = None
 
 
 @dataclass(frozen=True)

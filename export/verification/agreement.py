@@ -25,10 +25,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from export.bundle.manifest import Spreads
 from export.bundle.reader import Bundle
 from export.bundle.records import Verification
 from export.verification.non_inferiority import MARGIN, Verdict, judge_jointly
-from export.verification.parity import difference, regret
+from export.verification.tolerances import action_difference, regret
 from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
 
@@ -51,10 +52,9 @@ def run_gate(bundle: Bundle, found: dict[str, Verification], held_out: Trajector
     names = [name for name, v in found.items() if v.status == "provisional" and name != bundle.reference]
     held_out = held_out.take(distinct_episodes(held_out))
     reference = held_out if held_out.actions is not None else _replayed(bundle, bundle.reference, held_out)
+    spreads, episodes = bundle.spreads(), held_out.episodes()
     losses = {
-        name: episode_losses(
-            step_losses(reference, _replayed(bundle, name, held_out), bundle.spec), held_out.episodes()
-        )
+        name: episode_losses(step_losses(reference, _replayed(bundle, name, held_out), bundle.spec, spreads), episodes)
         for name in names
     }
     verdicts = judge_recordings(losses)
@@ -65,7 +65,7 @@ def run_gate(bundle: Bundle, found: dict[str, Verification], held_out: Trajector
         result[bundle.reference] = replace(
             found[bundle.reference],
             rung="recordings",
-            episodes=len(held_out.episodes()),
+            episodes=len(episodes),
             recordings_bound=0.0,
             agrees_on_recordings=True,
             reason=f"{found[bundle.reference].reason}; it is the reference itself",
@@ -81,21 +81,22 @@ def distinct_episodes(recorded: Trajectories) -> list[slice]:
     return list(found.values())
 
 
-def step_losses(reference: Trajectories, variant: Trajectories, spec: PolicySpec) -> np.ndarray:
+def step_losses(reference: Trajectories, variant: Trajectories, spec: PolicySpec, spreads: Spreads) -> np.ndarray:
     """Return the loss of each of the variant's actions, float [T] in [0, 1]; one that is not a number costs 1.
 
     Args:
         reference: The reference's actions and scores.
         variant: The variant's actions on the same observations.
         spec: Says how to count.
+        spreads: Of what the live policy gave.
     """
     assert reference.actions is not None
     assert reference.scores is not None
     assert variant.actions is not None
     if spec.action.kind == "discrete":
-        loss = regret(reference.scores, variant.actions, spec)
+        loss = regret(reference.scores, variant.actions, spec, spreads)
     else:
-        loss = difference(reference.actions, variant.actions, spec)
+        loss = action_difference(reference.actions, variant.actions, spec.action, spreads).max(axis=1)
     return np.where(loss <= 1.0, np.maximum(loss, 0.0), 1.0)
 
 

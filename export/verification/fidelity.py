@@ -30,6 +30,7 @@ from torch import nn
 
 from export.bundle.golden import stretches
 from export.bundle.manifest import Spreads
+from export.bundle.spreads import measure_spreads
 from export.bundle.writer import References
 from export.importers._deployable import Deployable
 from export.importers._deployed import copied
@@ -39,7 +40,6 @@ from export.verification.answers import SHARE, difference
 from export.verification.live import LiveSession, Moment, Recordings, alone, in_batches, place, refused
 from export.verification.python_values import python_values, shown
 from export.verification.remembered import changed, fingerprint
-from export.verification.tolerances import measure_spreads
 from xfer import tasks
 from xfer.errors import UnavailableError, UsageError
 from xfer.models.torch_session import TorchSession

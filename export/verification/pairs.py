@@ -17,7 +17,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -28,9 +28,10 @@ from pathlib import Path
 
 import numpy as np
 
+from export.bundle.manifest import Spreads
 from export.bundle.reader import Bundle
 from export.bundle.records import Divergence
-from export.verification.parity import difference, regret
+from export.verification.tolerances import action_difference, regret
 from xfer import tasks
 from xfer.errors import XferError
 from xfer.evaluate import Fork, independent_episodes, paired_episode
@@ -83,9 +84,7 @@ class PairProcesses:
     """
 
     def __init__(self, bundle: Bundle, count: int, differs: str = "") -> None:
-        golden = bundle.golden().scores
-        assert golden is not None
-        self.path, self.count, self.golden_scores, self.differs = bundle.path, count, golden, differs
+        self.path, self.count, self.spreads, self.differs = bundle.path, count, bundle.spreads(), differs
 
     def __enter__(self) -> PairProcesses:
         self._others = multiprocessing.active_children()
@@ -112,7 +111,7 @@ class PairProcesses:
                 try:
                     for ahead in seeds[i : i + AHEAD * self.count]:
                         if ahead not in pending:
-                            work = (self.path, variants(), self.golden_scores, ahead, self.differs)
+                            work = (self.path, variants(), self.spreads, ahead, self.differs)
                             pending[ahead] = self._pool.submit(_run_pair, *work)
                     outcomes = pending.pop(seed).result()
                     break
@@ -175,22 +174,13 @@ def _reference(path: Path) -> str:
 
 
 @cache
-def _tolerance(path: Path) -> np.ndarray:
-    bundle = Bundle(path)
-    actions = bundle.golden().actions
-    assert actions is not None
-    spread = bundle.manifest.spreads.actions if bundle.manifest.spreads else actions.std(axis=0)
-    return fork_tolerance(bundle.spec, spread)
-
-
-@cache
 def _runner(path: Path, variant: str) -> Runner:
     """Open a variant once in each process."""
     return _open_variants.enter_context(Bundle(path).runner(variant))
 
 
 def _run_pair(
-    path: Path, variants: tuple[str, ...], golden_scores: np.ndarray, seed: int, differs: str = ""
+    path: Path, variants: tuple[str, ...], spreads: Spreads, seed: int, differs: str = ""
 ) -> dict[str, Outcome]:
     """Run in a worker process: the reference and the variants from one seed."""
     try:
@@ -200,13 +190,13 @@ def _run_pair(
         if differs:
             pairs = independent_episodes(task, reference, runners, seed, differs)
         else:
-            pairs = paired_episode(task, reference, runners, seed, _tolerance(path))
+            pairs = paired_episode(task, reference, runners, seed, fork_tolerance(reference.spec, spreads))
         return {
             name: Outcome(
                 seed,
                 pair.reference,
                 pair.variant,
-                None if pair.fork is None else _divergence(seed, pair.fork, golden_scores, reference.spec),
+                None if pair.fork is None else _divergence(seed, pair.fork, spreads, reference.spec),
                 pair.error,
                 pair.differs,
             )
@@ -221,23 +211,19 @@ def _run_pair(
         ) from error
 
 
-def fork_tolerance(spec: PolicySpec, spread: Sequence[float] | np.ndarray) -> np.ndarray:
+def fork_tolerance(spec: PolicySpec, spreads: Spreads) -> np.ndarray:
     """Return up to which difference of its elements an action is the same, in its own units: float [A], or [1] zero.
 
     Runtimes differ in the last bit of a continuous action. That is no other choice, and must not end the lockstep.
 
     Args:
         spec: The contract. The scale of an element is the range that it has, or its spread where it has none.
-        spread: The spread of each element of the reference's actions; not looked at for a discrete one.
+        spreads: Of what the live policy gave.
     """
     action = spec.action
     if action.kind == "discrete":
         return np.zeros(1)
-    scale = np.array(spread, float)
-    if action.low and action.high:
-        with np.errstate(invalid="ignore"):
-            span = np.subtract(action.high, action.low, dtype=float)
-        scale = np.where(np.isfinite(span), span, scale)
+    scale = np.subtract(action.high, action.low) if action.low else np.array(spreads.actions)
     return SAME_ACTION * scale
 
 
@@ -246,31 +232,28 @@ def why_independent(outcomes: Iterable[Outcome]) -> str:
     return next((outcome.differs for outcome in outcomes if outcome.differs), "")
 
 
-def _divergence(seed: int, fork: Fork, golden_scores: np.ndarray, spec: PolicySpec) -> Divergence:
+def _divergence(seed: int, fork: Fork, spreads: Spreads, spec: PolicySpec) -> Divergence:
     return Divergence(
         seed,
         fork.step,
         tuple(np.atleast_1d(fork.reference_action).astype(float).tolist()),
         tuple(np.atleast_1d(fork.variant_action).astype(float).tolist()),
-        margin(fork, golden_scores, spec),
+        margin(fork, spreads, spec),
         picture(fork.observations, spec),
     )
 
 
-def margin(fork: Fork, golden_scores: np.ndarray, spec: PolicySpec) -> float:
+def margin(fork: Fork, spreads: Spreads, spec: PolicySpec) -> float:
     """Return the regret of the variant's action by the reference's scores, as the actions gate counts it.
 
     Args:
         fork: Where their actions first differed.
-        golden_scores: The reference's scores on the golden trajectories, [T, A], since one frame has no spread of
-            scores.
+        spreads: Of what the live policy gave.
         spec: Says how to count.
     """
     if spec.action.kind == "continuous":
-        return float(difference(fork.reference_action[None], fork.variant_action[None], spec)[0])
-    scores = np.concatenate([golden_scores, fork.scores[None]])
-    chosen = np.append(golden_scores.argmax(axis=1), fork.variant_action)
-    return float(regret(scores, chosen, spec)[-1])
+        return float(action_difference(fork.reference_action, fork.variant_action, spec.action, spreads).max())
+    return float(regret(fork.scores[None], np.atleast_1d(fork.variant_action), spec, spreads)[0])
 
 
 def picture(observations: Arrays, spec: PolicySpec) -> str:

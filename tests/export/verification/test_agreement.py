@@ -9,6 +9,7 @@ import pytest
 from benchmarks.commands import recommend
 from export import verify
 from export.bundle import records
+from export.bundle.manifest import Spreads
 from export.bundle.reader import Bundle
 from export.verification import agreement
 from export.verification.agreement import LIMIT, episode_losses, judge_recordings, step_losses
@@ -124,7 +125,9 @@ def test_a_loss_is_a_share_and_an_action_that_is_no_number_costs_all(exported):
     spec = replace(exported.spec, action=PUSH, score_kind="mean")
     reference = Trajectories({}, np.ones(4, bool), np.zeros((4, 2)), np.zeros((4, 2), np.float32))
     variant = replace(reference, actions=np.array([[0.0, 0.0], [0.2, 0.2], [np.nan, 0.0], [900.0, 0.0]]))
-    np.testing.assert_allclose(step_losses(reference, variant, spec), [0.0, 0.1, 1.0, 1.0])
+    np.testing.assert_allclose(
+        step_losses(reference, variant, spec, Spreads((1.0, 1.0), (1.0, 1.0))), [0.0, 0.2, 1.0, 1.0]
+    )
 
 
 @pytest.mark.parametrize(("episodes", "agrees"), [(ENOUGH, True), (ENOUGH - 1, False), (1, False)])

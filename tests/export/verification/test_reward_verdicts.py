@@ -273,9 +273,7 @@ def test_independent_episodes_are_judged_by_the_same_bound_and_it_is_said(bundle
     monkeypatch.setattr(drawn, "differs", "another reward at step 3")
     found = gate(bundle, [SAME])[SAME]
     assert (found.status, found.pairs) == ("verified", 160)
-    assert found.reason == (
-        "reward: the environment does not replay (another reward at step 3), so pairs are independent episodes"
-    )
+    assert found.reason == ("reward: another reward at step 3; so each pair is of two independent episodes")
 
 
 def test_what_a_verdict_says_can_be_printed_as_json(bundle, drawn):
