@@ -179,9 +179,7 @@ def test_the_first_divergence_is_the_one_that_the_same_pair_shows_here(bundle, a
     assert (found.reference_action, found.variant_action) == ((1.0,), (0.0,))
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(found.picture))))
     np.testing.assert_array_equal(shown, pair.fork.observations["frame"])
-    golden = bundle.golden().scores
-    spread = np.concatenate([golden, pair.fork.scores[None]])
-    spread = (spread - spread.mean(axis=1, keepdims=True)).std()
+    spread = np.mean(bundle.spreads().scores)
     assert found.margin == pytest.approx((pair.fork.scores[1] - pair.fork.scores[0]) / spread, rel=1e-5)
 
 
@@ -258,7 +256,7 @@ def test_an_environment_that_fails_is_one_clear_error_that_names_the_seed(bundle
 
     monkeypatch.setattr(tasks, "load", lambda name: replace(TASK, make=make))
     with pytest.raises(XferError, match="seed 2000007 failed: UnsendableError: the simulator crashed") as caught:
-        pairs._run_pair(bundle.path, (SAME,), bundle.golden().scores, 2_000_007)
+        pairs._run_pair(bundle.path, (SAME,), bundle.spreads(), 2_000_007)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 

@@ -263,7 +263,7 @@ def test_an_environment_whose_rewards_are_no_numbers_is_one_clear_error(bundle, 
         return env
 
     monkeypatch.setattr(tasks, "load_recorded", lambda name: type(task)(**{**vars(task), "make": broken}))
-    (outcome,) = pairs._run_pair(bundle.path, (SAME,), bundle.golden().scores, 7).values()
+    (outcome,) = pairs._run_pair(bundle.path, (SAME,), bundle.spreads(), 7).values()
     with pytest.raises(XferError, match=r"return in the episode of seed 7 is nan: mend .* --pairs 0") as caught:
         storable(outcome)
     assert "\n" not in str(caught.value)
