@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import inspect
-import io
 import itertools
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from export.libraries.pytorch import example_inputs
+from export.libraries.terminal import quiet
 from xfer.errors import XferError
 from xfer.files import to_json
 from xfer.spec import PolicySpec
@@ -69,7 +66,7 @@ def export_onnx(module: nn.Module, path: Path, opset: int = OPSET) -> None:
         for name, value in arguments.items()
     }
     apart = names_apart(spec)
-    with _quiet():
+    with quiet():
         torch.onnx.export(
             module,
             inputs,
@@ -159,17 +156,3 @@ def nodes_in_scope(path: Path, scope: str) -> list[str]:
         if scope in scopes:
             names.append(node.name)
     return names
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress report and its notices about itself off the terminal."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
