@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import inspect
-import io
-import logging
-import warnings
-from collections.abc import Iterator
+import itertools
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from export.libraries.pytorch import example_inputs
+from export.libraries.terminal import quiet
+from xfer.errors import XferError
 from xfer.files import to_json
 from xfer.spec import PolicySpec
 
 if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto
     from torch import nn
 
-OPSET = 20
+OPSET = 18
+"""The oldest that PyTorch's exporter writes; the older the opset, the older the runtimes that read it."""
 SPEC_METADATA_KEY = "xfer.spec"
 """Where the graph carries its PolicySpec, as JSON."""
 
@@ -41,12 +42,16 @@ def libraries() -> dict[str, str]:
     return {name: version(name) for name in ("torch", "torchvision", "onnx", "onnxscript")}
 
 
-def export_onnx(module: nn.Module, path: Path) -> None:
+def export_onnx(module: nn.Module, path: Path, opset: int = OPSET) -> None:
     """Write the module as one ONNX file with named tensors, a dynamic batch and its spec as metadata.
 
     Args:
         module: A deployed policy, contiguous, with its ``spec``.
         path: The file to write.
+        opset: Version of ONNX's operators.
+
+    Raises:
+        XferError: If the graph is not valid.
     """
     import onnx
     import torch
@@ -60,28 +65,85 @@ def export_onnx(module: nn.Module, path: Path) -> None:
         name: ({0: batch},) * len(value) if isinstance(value, tuple) else {0: batch}
         for name, value in arguments.items()
     }
-    with _quiet():
+    apart = names_apart(spec)
+    with quiet():
         torch.onnx.export(
             module,
             inputs,
             str(path),
             dynamo=True,
-            opset_version=OPSET,
-            input_names=[tensor.name for tensor in spec.inputs],
-            output_names=list(spec.output_names),
+            opset_version=opset,
+            input_names=[apart[tensor.name] for tensor in spec.inputs],
+            output_names=[apart[name] for name in spec.output_names],
             dynamic_shapes=dynamic,
             external_data=False,
             verbose=False,
         )
     model = onnx.load(str(path))
-    add_spec(model, spec)
+    rename(model, {name: own for own, name in apart.items()})
+    save_graph(model, spec, path)
+
+
+def names_apart(spec: PolicySpec) -> dict[str, str]:
+    """Return for each name of the contract one that no library gives to a value of its own.
+
+    Exporters and quantizers name inner values as they like ("linear", "frame_scale"), and merge what has one name.
+    """
+    return {name: f"xfer:{name}" for name in (*(tensor.name for tensor in spec.inputs), *spec.output_names)}
+
+
+def rename(model: ModelProto, names: Mapping[str, str]) -> None:
+    """Give values of a graph the names in ``names``. A value that has one of them already gets another."""
+    parts = _graphs(model.graph)
+    present = {name for graph in parts for node in graph.node for name in (*node.input, *node.output)}
+    present |= {value.name for graph in parts for value in (*graph.input, *graph.output, *graph.initializer)}
+    new = dict(names)
+    for name in set(names.values()) & (present - {*names}):
+        new[name] = next(n for n in (f"{name}_{i}" for i in itertools.count(1)) if n not in present | {*names.values()})
+    for graph in parts:
+        for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+            value.name = new.get(value.name, value.name)
+        for node in graph.node:
+            node.input[:] = [new.get(name, name) for name in node.input]
+            node.output[:] = [new.get(name, name) for name in node.output]
+
+
+def save_graph(model: ModelProto, spec: PolicySpec, path: Path) -> None:
+    """Write a valid graph that explains itself, and that no runtime is too old for without need.
+
+    Args:
+        model: The graph. Its metadata get the spec; opsets that no node is of go, and so does a newer IR version
+            than the others need.
+        spec: The contract.
+        path: The file to write.
+
+    Raises:
+        XferError: If ``onnx.checker`` refuses the graph.
+    """
+    import onnx
+    from onnx import helper
+
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    helper.set_model_props(model, {**metadata, SPEC_METADATA_KEY: to_json(spec).decode()})
+    nodes = [node for graph in _graphs(model.graph) for node in graph.node]
+    used = {"", *(node.domain for node in (*nodes, *(node for part in model.functions for node in part.node)))}
+    opsets = [opset for opset in model.opset_import if opset.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(opsets)
+    model.ir_version = helper.find_min_ir_version_for(opsets, ignore_unknown=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise XferError(f"the ONNX graph is not valid: {' '.join(str(error).split())}") from error
     onnx.save(model, str(path))
 
 
-def add_spec(model: onnx.ModelProto, spec: PolicySpec) -> None:  # type: ignore[name-defined]  # noqa: F821
-    """Store the spec in the graph's metadata, so that the file explains itself."""
-    entry = model.metadata_props.add()
-    entry.key, entry.value = SPEC_METADATA_KEY, to_json(spec).decode()
+def _graphs(graph: GraphProto) -> list[GraphProto]:
+    """Return a graph and those inside its nodes (of If and Loop)."""
+    inner = [
+        part for node in graph.node for a in node.attribute for part in (*a.graphs, *([a.g] if a.HasField("g") else []))
+    ]
+    return [graph, *(part for one in inner for part in _graphs(one))]
 
 
 def nodes_in_scope(path: Path, scope: str) -> list[str]:
@@ -94,17 +156,3 @@ def nodes_in_scope(path: Path, scope: str) -> list[str]:
         if scope in scopes:
             names.append(node.name)
     return names
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress report and its notices about itself off the terminal."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

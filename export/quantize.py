@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from export.libraries.onnxruntime import onnxruntime
-from export.onnx_graph import add_spec, nodes_in_scope
+from export.onnx_graph import names_apart, nodes_in_scope, rename, save_graph
 from xfer.errors import UsageError, check_choice
 from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
@@ -65,6 +65,7 @@ class Quantizer:
 
     def __init__(self, source: Path, spec: PolicySpec, calibration: Trajectories, *, symmetric: bool) -> None:
         onnxruntime()  # before its submodules
+        import onnx
         from onnxruntime.quantization import create_calibrator
         from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
         from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -75,12 +76,16 @@ class Quantizer:
         self.layers = _layers(source, self._exact)
         if not self.layers:
             raise UsageError(f"there is nothing to quantize: the graph has no {' or '.join(OPERATIONS)}")
+        self._apart = names_apart(spec)
         with tempfile.TemporaryDirectory() as folder, _quiet():
-            prepared = Path(folder) / "prepared.onnx"
-            quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+            apart, prepared = Path(folder) / "apart.onnx", Path(folder) / "prepared.onnx"
+            model = onnx.load(str(source))
+            rename(model, self._apart)
+            onnx.save(model, str(apart))
+            quant_pre_process(str(apart), str(prepared), skip_symbolic_shape=True)
             self._graph = load_model_with_shape_infer(prepared)
             calibrator = create_calibrator(prepared, self._operations, str(Path(folder) / "augmented.onnx"))
-            calibrator.collect_data(CalibrationInputs(prepared, spec, calibration))
+            calibrator.collect_data(CalibrationInputs(prepared, spec, calibration, self._apart))
             self._ranges = calibrator.compute_data()
 
     def write(self, destination: Path, float_layers: tuple[str, ...] = ()) -> None:
@@ -93,7 +98,6 @@ class Quantizer:
         Raises:
             UsageError: If the graph has no such layer, with the closest that it has.
         """
-        import onnx
         from onnxruntime.quantization import QDQQuantizer, QuantType
 
         kept = [node for layer in float_layers for node in self.layers[check_choice("layer", layer, self.layers)]]
@@ -112,13 +116,16 @@ class Quantizer:
                     "ActivationSymmetric": self._symmetric,
                     "WeightSymmetric": True,
                     "QuantizeBias": not self._symmetric,
+                    # Else half of a signed range goes to what the ReLU drops. TensorRT fuses convolution, ReLU and
+                    # rounding into one, and its manual advises not to round outputs of a convolution.
+                    "OpTypesToExcludeOutputQuantization": OPERATIONS if self._symmetric else [],
                 },
             )
             quantizer.quantize_model()
             quantizer.model.topological_sort()
         model = quantizer.model.model
-        add_spec(model, self._spec)
-        onnx.save(model, str(destination))
+        rename(model, {name: own for own, name in self._apart.items()})
+        save_graph(model, self._spec, destination)
 
 
 def _layers(source: Path, exact: list[str]) -> dict[str, list[str]]:
@@ -148,11 +155,18 @@ def _quiet() -> Iterator[None]:
 
 
 class CalibrationInputs:
-    """Feeds the quantizer with the graph's inputs, step by step (``CalibrationDataReader``'s protocol)."""
+    """Feeds the quantizer with the graph's inputs, step by step (``CalibrationDataReader``'s protocol).
 
-    def __init__(self, graph: Path, spec: PolicySpec, calibration: Trajectories) -> None:
+    Args:
+        graph: The graph.
+        spec: The contract.
+        calibration: The observations.
+        names: What the contract's tensors are called in this graph.
+    """
+
+    def __init__(self, graph: Path, spec: PolicySpec, calibration: Trajectories, names: dict[str, str]) -> None:
         session = onnxruntime().InferenceSession(str(graph), providers=["CPUExecutionProvider"])
-        self._inputs = self._steps(session, spec, calibration)
+        self._inputs = self._steps(session, spec, calibration, names)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         """Return the next step's inputs, or None at the end."""
@@ -163,14 +177,15 @@ class CalibrationInputs:
 
     @staticmethod
     def _steps(
-        session: InferenceSession, spec: PolicySpec, calibration: Trajectories
+        session: InferenceSession, spec: PolicySpec, calibration: Trajectories, names: dict[str, str]
     ) -> Iterator[dict[str, np.ndarray]]:
-        outputs: list[str] = [*spec.output_names[2:]]
+        outputs: list[str] = [names[name] for name in spec.output_names[2:]]
         states: dict[str, Any] = {}
         for t, (begins, observations) in enumerate(calibration.steps()):
             if begins:
-                states = {state.name: state.zeros(1) for state in spec.states} | calibration.starting(np.array([t]))
-            inputs = {**{name: array[None] for name, array in observations.items()}, **states}
+                begun = {state.name: state.zeros(1) for state in spec.states} | calibration.starting(np.array([t]))
+                states = {names[name]: array for name, array in begun.items()}
+            inputs = {**{names[name]: array[None] for name, array in observations.items()}, **states}
             yield inputs
             if outputs:
                 states = dict(zip(states, session.run(outputs, inputs), strict=True))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from export.libraries import pytorch
 from export.libraries.pytorch import libraries, quiet_compiler
+from export.libraries.terminal import quiet
 from export.targets import Exported, ExportRequest, Place
 from xfer.errors import BundleError, UnavailableError, UsageError
 from xfer.files import from_json, to_json
@@ -90,8 +91,7 @@ def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
 
     quiet_compiler()
     module = request.policy.deploy(precision)
-    with torch.no_grad(), warnings.catch_warnings(), config.patch(freezing=True):
-        warnings.simplefilter("ignore")  # of the compiler's own deprecations
+    with torch.no_grad(), quiet(), config.patch(freezing=True):
         program = torch.export.export(module, example_inputs(request.spec, batch=1))
         aoti_compile_and_package(program, package_path=str(folder / FILE))
     (folder / NEEDS).write_bytes(to_json(needs()))

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import os
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.libraries import installed_versions, pytorch
+from export.libraries.terminal import quiet
 from export.targets import Exported, ExportRequest, Place
 from xfer.errors import BundleError, UnavailableError, UsageError, check_choice
 from xfer.runner import Runner, Session
@@ -57,7 +55,7 @@ def libraries() -> dict[str, str]:
 
 def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
     """Write ``policy.pte`` for batches of 1 to ``max_batch``; a fixed batch of 1 would be no faster."""
-    with _quiet():
+    with quiet():
         import torch
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
@@ -140,7 +138,7 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
             f"ExecuTorch has one pool of threads in a process, and a session with {_threads_in_use[0]} is open:"
             f" close it before one with {place.threads}."
         )
-    with _quiet() as said:
+    with quiet() as said:
         from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
         from executorch.runtime import Runtime
 
@@ -166,25 +164,3 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
         yield TorchSession(run, spec)
     finally:
         _threads_in_use.pop()
-
-
-@contextmanager
-def _quiet() -> Iterator[Callable[[], str]]:
-    """Keep off the terminal what the libraries warn of, and what their C++ writes to stderr; give what was written.
-
-    The runtime's C++ writes to Python's stderr while Python calls it, and to the process's else.
-    """
-    with warnings.catch_warnings(), tempfile.TemporaryFile("w+", buffering=1) as written, redirect_stderr(written):
-        warnings.simplefilter("ignore")
-        stderr = os.dup(2)
-        os.dup2(written.fileno(), 2)
-
-        def said() -> str:
-            written.seek(0)
-            return written.read().strip()
-
-        try:
-            yield said
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)

@@ -12,6 +12,7 @@ import numpy as np
 
 from export.libraries import installed_versions
 from export.targets import Exported, ExportRequest, Place
+from xfer.arrays import in_order
 from xfer.errors import BundleError, UnavailableError
 from xfer.runner import Arrays, Session, Step
 from xfer.spec import PolicySpec
@@ -91,13 +92,13 @@ class OpenVinoSession:
 
     def step(self, observations: Arrays, states: Arrays) -> Step:
         """Run the graph once. Inputs are read where they lie; outputs are copied, since the request reuses its own."""
-        inputs = {**observations, **states}
+        # OpenVINO reads this memory without holding it: ``inputs`` must outlive ``infer``.
+        inputs = {name: in_order(array) for name, array in {**observations, **states}.items()}
         batch = len(next(iter(inputs.values())))
         request = self.request(batch)
         # Not ``infer(inputs)``: finding out how to share each of them takes longer than setting them.
         for name, array in inputs.items():
-            shared = array if array.flags.carray else array.copy()  # contiguous and writable, or OpenVINO refuses it
-            request.set_input_tensor(self._positions[name], self._tensor(shared, shared_memory=True))
+            request.set_input_tensor(self._positions[name], self._tensor(array, shared_memory=True))
         request.infer()
         action, scores, *next_states = (output.copy() for output in self._outputs[batch])
         return Step(action, scores, dict(zip(self._state_names, next_states, strict=True)))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from xfer.arrays import in_order
 from xfer.runner import Arrays, Runner, Step
 from xfer.spec import PolicySpec
 
@@ -32,8 +33,8 @@ class TorchSession:
     def step(self, observations: Arrays, states: Arrays) -> Step:
         """Run the module once; the copies back to NumPy wait for the device."""
         with torch.inference_mode():
-            inputs = [torch.from_numpy(observations[name]) for name in self.observation_names]
-            inputs += [torch.from_numpy(states[name]) for name in self.state_names]
+            inputs = [torch.from_numpy(in_order(observations[name])) for name in self.observation_names]
+            inputs += [torch.from_numpy(in_order(states[name])) for name in self.state_names]
             if self.device != "cpu":
                 inputs = [tensor.to(self.device, non_blocking=True) for tensor in inputs]
             action, scores, *next_states = [out.cpu().numpy() for out in self.module(*inputs)]

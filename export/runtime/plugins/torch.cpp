@@ -32,8 +32,13 @@ class Session {
     try {
       module_ = torch::jit::load(bytes, device_);
       module_.eval();
-      module_ = torch::jit::optimize_for_inference(module_);  // freezes first
-      forward_ = &module_.get_method("forward").function();
+      const torch::jit::Module frozen = torch::jit::freeze(module_);
+      try {
+        use(torch::jit::optimize_for_inference(module_));  // freezes first
+        run(tensors_.zeros());
+      } catch (const std::exception &) {  // of a right module it may make one that cannot run
+        use(frozen);
+      }
     } catch (const c10::Error &error) {
       throw Refusal(XFER_BUNDLE, std::string("PyTorch cannot load it: ") + error.what_without_backtrace());
     }
@@ -45,15 +50,25 @@ class Session {
     const c10::InferenceMode guard;
     // PyTorch has one setting for all modules of a process.
     if (at::get_num_threads() != threads_) at::set_num_threads(threads_);
-    stack_.clear();
-    stack_.emplace_back(module_._ivalue());
-    for (at::Tensor &input : tensors_.inputs(batch, inputs)) stack_.emplace_back(input.to(device_));
-    forward_->run(stack_);
+    run(tensors_.inputs(batch, inputs));
     const auto results = stack_.back().toTuple();
     tensors_.copy(results->elements(), batch, outputs);
   }
 
  private:
+  void use(const torch::jit::Module &module) {
+    module_ = module;
+    forward_ = &module_.get_method("forward").function();
+  }
+
+  void run(const std::vector<at::Tensor> &inputs) {
+    const c10::InferenceMode guard;
+    stack_.clear();
+    stack_.emplace_back(module_._ivalue());
+    for (const at::Tensor &input : inputs) stack_.emplace_back(input.to(device_));
+    forward_->run(stack_);
+  }
+
   int threads_;
   TorchTensors tensors_;
   std::string library_;

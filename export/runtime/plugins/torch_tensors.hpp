@@ -3,6 +3,7 @@
 
 #include <ATen/core/ivalue.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/zeros.h>
 
 #include <cstring>
 #include <string>
@@ -25,6 +26,16 @@ class TorchTensors {
       tensors_.push_back(at::from_blob(const_cast<void *>(data[i]), inputs_[i].shape, inputs_[i].type));
     }
     return tensors_;
+  }
+
+  // A batch of one, made up.
+  std::vector<at::Tensor> zeros() const {
+    std::vector<at::Tensor> result;
+    for (Fact fact : inputs_) {
+      fact.shape[0] = 1;
+      result.push_back(at::zeros(fact.shape, fact.type));
+    }
+    return result;
   }
 
   // Copies results, tensors or values that hold them, to the caller. Throws XFER_BUNDLE if they are others.

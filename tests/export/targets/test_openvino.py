@@ -8,6 +8,7 @@ import pytest
 from export import targets
 from export.targets import Place, Variant
 from xfer.errors import BundleError
+from xfer.spec import ActionSpec, PolicySpec, TensorSpec
 
 openvino = targets.load("openvino")
 if (reason := openvino.available()) is not None:
@@ -67,6 +68,30 @@ def test_observations_that_are_read_only_or_not_contiguous_are_understood(folder
         assert not np.array_equal(wanted, session.step({"frame": frame}, states).scores)
         for form in (frame[:, :, ::-1], locked):
             np.testing.assert_array_equal(session.step({"frame": form}, states).scores, wanted)
+
+
+def test_memory_that_was_made_for_one_input_is_not_given_to_the_next():
+    from openvino import Core, Model
+    from openvino import opset13 as ops
+
+    names = [f"joint {i}" for i in range(6)]
+    inputs = [ops.parameter([-1, 2], np.float32, name) for name in names]
+    scores = ops.concat(inputs, 1)
+    action = ops.squeeze(ops.topk(scores, ops.constant(1), 1, "max", "value", "i64").output(1), [1])
+    ports = [*(port.output(0) for port in inputs), action.output(0), scores.output(0)]
+    for name, port in zip([*names, "action", "scores"], ports, strict=True):
+        port.set_names({name})
+    spec = PolicySpec(
+        "",
+        50.0,
+        tuple(TensorSpec(name, "float32", (2,)) for name in names),
+        (),
+        ActionSpec("discrete", tuple(f"action {i}" for i in range(12))),
+        "logits",
+    )
+    session = openvino.OpenVinoSession(Core(), Model([action, scores], inputs, "joints"), spec, {})
+    given = {name: np.float32([[2 * i + 1, 2 * i]])[:, ::-1] for i, name in enumerate(names)}
+    np.testing.assert_array_equal(session.step(given, {}).scores, [np.arange(12)])
 
 
 @pytest.mark.parametrize("name", ["policy.xml", "policy.bin"])

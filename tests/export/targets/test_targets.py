@@ -70,6 +70,45 @@ def test_fp32_scores_equal_the_policy_in_training(exported, variant, policy, met
             np.testing.assert_allclose(runner.act({"frame": frame}).scores, wanted, atol=1e-4)
 
 
+def unaligned(array):
+    memory = np.empty(array.nbytes + 1, np.uint8)[1:]
+    memory[...] = np.frombuffer(array.tobytes(), np.uint8)
+    return memory.view(array.dtype).reshape(array.shape)
+
+
+def read_only(array):
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+FORMS = {
+    "reversed": lambda array: array[..., ::-1].copy()[..., ::-1],
+    "one reversed row": lambda array: array[::-1],
+    "strided": lambda array: np.repeat(array, 2, axis=-1)[..., ::2],
+    "Fortran-ordered": np.asfortranarray,
+    "read-only": read_only,
+    "unaligned": unaligned,
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.values[0].precision == "fp32"], ids=str)
+def test_arrays_act_the_same_however_they_lie_in_memory(exported, variant, policy, met):
+    folder, _ = exported(variant)
+    module, spec = targets.load(variant.target), policy.spec
+    if (reason := module.runnable("")) is not None:
+        pytest.skip(reason)
+    observations = {"frame": met.observations["frame"][40:41]}
+    states = {s.name: np.random.default_rng(0).random((1, *s.shape), np.float32) for s in spec.states}
+    with module.load(folder, spec, Place()) as session:
+        wanted = session.step(observations, states)
+        for name, form in FORMS.items():  # of both inputs, so that one's memory may be given to the other
+            found = session.step(*({n: form(array) for n, array in given.items()} for given in (observations, states)))
+            np.testing.assert_array_equal(found.scores, wanted.scores, err_msg=name)
+            np.testing.assert_array_equal(found.states["history"], wanted.states["history"], err_msg=name)
+
+
 @pytest.mark.parametrize(
     ("place", "provider", "extra"),
     [
@@ -105,6 +144,28 @@ def test_the_spec_travels_in_the_graph(exported, policy):
         assert from_json(metadata["xfer.spec"].encode(), PolicySpec) == policy.spec
         assert [tensor.name for tensor in model.graph.input] == ["frame", "history"]
         assert [tensor.name for tensor in model.graph.output] == ["action", "scores", "history_out"]
+
+
+@pytest.mark.parametrize("variant", ["onnx-fp32", "onnx-fp16", "onnx-int8", "tensorrt-int8"])
+def test_every_graph_is_valid_and_asks_for_no_newer_runtime_than_it_needs(exported, variant):
+    import onnx
+
+    folder, _ = exported(Variant.parse(variant))
+    graph = onnx.load(folder / "policy.onnx")
+    onnx.checker.check_model(graph, full_check=True)
+    assert [opset.domain for opset in graph.opset_import] == [""]
+    assert graph.ir_version == onnx.helper.find_min_ir_version_for(graph.opset_import)
+
+
+def test_what_tensorrt_gets_has_no_rounding_between_a_convolution_and_its_relu(exported):
+    import onnx
+
+    folder, _ = exported(Variant("tensorrt", "int8"))
+    nodes = onnx.load(folder / "policy.onnx").graph.node
+    made_by = {name: node.op_type for node in nodes for name in node.output}
+    rounded = [made_by.get(node.input[0]) for node in nodes if node.op_type == "QuantizeLinear"]
+    assert rounded.count("Relu") >= 3
+    assert "Conv" not in rounded
 
 
 def test_preprocessing_is_not_quantized(exported):
