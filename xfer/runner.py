@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from xfer.arrays import in_order
 from xfer.errors import ObservationError, ScoresError
 from xfer.spec import ActionSpec, PolicySpec
 
@@ -118,7 +119,7 @@ class Runner:
                 raise ObservationError(
                     f"Observation '{name}' is {array.dtype} {list(array.shape)}, expected {dtype} {list(shape)}."
                 )
-            batched[name] = np.ascontiguousarray(array)  # once, and held until the session has returned
+            batched[name] = in_order(array)  # once, and held until the session has returned
         step = self.session.step(batched, self._states)
         self._check(step)
         self._states = step.states
