@@ -45,7 +45,8 @@ def held_out_observations(bundle: Bundle, run: Path | None = None) -> tuple[Traj
         reason = no_reference(bundle)
         return (observations, "") if reason is None else (None, reason)
     if observations.digest() != manifest.held_out.observations:
-        reason = f"the held-out observations at {folder} are not those that the bundle was made with; export again"
+        made = "those that the bundle was made with; export into a new bundle"
+        reason = f"the held-out observations at {folder} are not {made}"
         if run is not None:
             raise RunError(f"{reason[0].upper()}{reason[1:]}.")
         return None, reason

@@ -683,7 +683,7 @@ def test_other_observations_than_the_bundles_are_said_in_one_line(exported):
     met(70).save(file)
     held_out, why = held_out_observations(bundle)
     assert held_out is None
-    assert "are not those that the bundle was made with; export again" in why
+    assert "are not those that the bundle was made with; export into a new bundle" in why
     with pytest.raises(RunError, match="are not those that the bundle was made with"):
         held_out_observations(bundle, exported.path.with_suffix(".run"))
 

@@ -1,4 +1,4 @@
-"""The fidelity gate: can a policy be exported unchanged? It is run once, when its bundle is begun.
+"""What the fidelity gate looks at, in which order, and what it says.
 
 The live module, of which everything else is a copy or a trace, acts on all recorded observations, episode by episode.
 What it does there is the reference of golden and of the gates that variants go through. A module that is more than its
@@ -36,10 +36,10 @@ from export.importers._deployable import Deployable
 from export.importers._deployed import copied
 from export.libraries.pytorch import load_eager, save_eager
 from export.targets import ExportRequest
-from export.verification.answers import SHARE, difference
-from export.verification.live import LiveSession, Moment, Recordings, alone, in_batches, place, refused
-from export.verification.python_values import python_values, shown
-from export.verification.remembered import changed, fingerprint
+from export.verification.fidelity.answers import SHARE, difference
+from export.verification.fidelity.live import LiveSession, Moment, Recordings, alone, in_batches, place, refused
+from export.verification.fidelity.python_values import python_values, shown
+from export.verification.fidelity.remembered import changed, fingerprint
 from xfer import tasks
 from xfer.errors import UnavailableError, UsageError
 from xfer.models.torch_session import TorchSession

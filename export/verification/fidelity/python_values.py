@@ -30,7 +30,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from export.verification.python_source import is_check
+from export.verification.fidelity.python_source import is_check
 
 BRANCHES = ("__bool__", "is_nonzero", "equal", "allclose", "__contains__")
 NUMBERS = ("item", "tolist", "__int__", "__float__", "__complex__", "__index__")
@@ -48,7 +48,7 @@ FILLED = ("zeros", "ones", "full", "empty")
 """``zeros_like(x)``, ``x.new_zeros()`` ...: tensors made of another's shape, not of its values."""
 
 TORCH = str(Path(torch.__file__).parent)
-MACHINERY = tuple(f"{TORCH}/{name}" for name in ("overrides.py", "_tensor.py", "_ops.py", "utils/", "jit/"))
+MACHINERY = tuple(f"{TORCH}/{name}" for name in ("overrides", "_tensor", "_ops", "utils/", "jit/"))
 """What lies between a line of Python and the modes here."""
 
 
