@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     from export.verification.faults import Fault
 
 MAX_PAIRS = 10
-"""Pairs of episodes at most. A fault that only the reward gate sees loses much, or it would not be seen at all."""
+"""Pairs of episodes at most, of the untouched bundle: enough to reject what loses much."""
+
+FAULT_PAIRS = 100
+"""Pairs of episodes at most, of a damaged copy: a rejection needs evidence, and few faults come as far as that."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def inject_faults(
 
     Args:
         bundle: A bundle whose reference is xfer's own network in PyTorch. It is only read.
-        pairs: Pairs of episodes; ``MAX_PAIRS`` at most, 0 leaves the reward gate out.
+        pairs: Pairs of episodes of the untouched bundle; ``MAX_PAIRS`` at most, 0 leaves the reward gate out.
         workers: Processes that run pairs. Default: one for each core.
         run: The run, for its held-out observations. Default: the one that the bundle was made from, if it is here.
         held_out: Held-out observations, where the caller has them already.
@@ -129,18 +132,19 @@ def inject_faults(
             held_out = held_out.replay(runner)
 
     def on_pairs(done: int, verdicts: object) -> None:
-        on_step(f"{done} of {pairs} pairs of episodes")
+        on_step(f"{done} pairs of episodes")
 
-    verdicts = partial(verify, held_out=held_out, pairs=pairs, workers=workers, keep=False, on_pairs=on_pairs)
+    verdicts = partial(verify, held_out=held_out, workers=workers, keep=False, on_pairs=on_pairs)
+    damaged = partial(verdicts, pairs=FAULT_PAIRS if pairs else 0)
     untested = "--pairs 0" if pairs == 0 else no_reward_gate(bundle)
     findings = []
     with tempfile.TemporaryDirectory(prefix="xfer-faults-") as folder:
         for number, fault in enumerate(faults):
             on_step(fault.name)
-            findings.append(_find(bundle, fault, Path(folder) / str(number), verdicts, untested))
+            findings.append(_find(bundle, fault, Path(folder) / str(number), damaged, untested))
             on_finding(findings[-1])
     on_step("the untouched bundle")
-    return FaultInjection(tuple(findings), verdicts(bundle))
+    return FaultInjection(tuple(findings), verdicts(bundle, pairs=pairs))
 
 
 Verdicts = Callable[[Bundle, list[str]], dict[str, Verification]]

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tests.conftest import make_policy, train_briefly
 from xfer.errors import RunError
 from xfer.files import from_json, write_atomically
 from xfer.models.policy import Deployed
+from xfer.spec import RewardScale
 from xfer.trajectories import Trajectories
 
 BY_NAME = {fault.name: fault for fault in FAULTS}
@@ -89,7 +91,9 @@ def lasting(met, tmp_path_factory) -> tuple[Bundle, Trajectories]:
     train_briefly(policy, frames=1000, steps=250)
     path = tmp_path_factory.mktemp("bundles") / "lasting.bundle"
     golden, held_out = (met.take([slice(e.start, e.start + n) for e in met.episodes()]) for n in (8, 9))
-    export_policy(policy, policy.spec, golden, golden, expand("eager,torchscript"), path, run="nowhere")
+    # A scale that such a policy can reach, so that falling early is a great loss.
+    spec = replace(policy.spec, reward=RewardScale(0.0, 60.0))
+    export_policy(policy, spec, golden, golden, expand("eager,torchscript"), path, run="nowhere")
     with Bundle(path).runner("eager-fp32") as runner:
         return Bundle(path), held_out.replay(runner)
 
@@ -97,7 +101,8 @@ def lasting(met, tmp_path_factory) -> tuple[Bundle, Trajectories]:
 @pytest.mark.parametrize("gate", ["loading", "numbers", "reward"])
 def test_without_a_gate_its_own_fault_passes_all_others(gate, lasting, tmp_path, monkeypatch):
     monkeypatch.setattr(faulty_graphs, "SLOTS", 10)  # the stretches here have 9 frames
-    assert_only_this_gate_catches(gate, *lasting, 4, tmp_path / "copy", monkeypatch)
+    pairs = 40 if gate == "reward" else 4  # which rejects only with evidence
+    assert_only_this_gate_catches(gate, *lasting, pairs, tmp_path / "copy", monkeypatch)
 
 
 def test_without_the_actions_gate_its_own_fault_passes_those_below(shared_bundle, seen, tmp_path, monkeypatch):
@@ -139,7 +144,8 @@ def test_a_fault_that_only_reward_can_see_is_not_called_caught_or_passed_where_r
     assert "2 could not be tested here" in fault_summary(result)
 
 
-def test_a_fault_that_is_let_through_fails_the_self_test(lasting):
+def test_a_fault_that_is_let_through_fails_the_self_test(lasting, monkeypatch):
+    monkeypatch.setattr(fault_injection, "FAULT_PAIRS", 1)
     nothing_wrong = Fault("nothing wrong", "It is the policy itself.", faults.in_graph(Deployed))
     result = inject(*lasting, 1, faults=[nothing_wrong])
     assert not result.passed
