@@ -1,0 +1,250 @@
+"""One random policy with its right exports and its faults: the harm that each does, and what the gates say of it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.claims import _faulty_modules, _planted_faults
+from benchmarks.claims._harm import HARMFUL, HARMLESS, Walks, harm, play
+from benchmarks.claims._planted import Right
+from benchmarks.claims._random_policies import RandomNet, RandomPolicy, make, walk
+from export import Deployable
+from export.build import export
+from export.bundle.reader import Bundle
+from export.importers import ImportOptions
+from export.libraries.pytorch import trace
+from export.targets import Variant
+from export.targets.onnx import FILE as GRAPH
+from export.verification.held_out import held_out_observations
+from export.verification.parity import first_gates
+from xfer.errors import XferError
+from xfer.models.torch_session import TorchSession, set_threads
+from xfer.runner import Arrays, Session, Step
+
+RIGHT = "right export"
+FORMS = ("eager-fp32", "torchscript-fp32", "onnx-fp32", "openvino-fp32", "onnx-int8")
+PLANTED_IN = "onnx-fp32"
+"""The export whose graph and session faults are planted in."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is done with each policy.
+
+    Attributes:
+        wanted: Harmful cases of each kind of fault.
+        tries: Draws for each of them at most.
+        forms: Variants that are exported.
+        observations: Recorded ones, half of them held out.
+        rows: Rows of the batch in which harm is measured.
+        steps: Steps of each.
+    """
+
+    wanted: dict[str, int]
+    tries: int = 4
+    forms: tuple[str, ...] = FORMS
+    observations: int = 2000
+    rows: int = 10
+    steps: int = 1000
+
+
+@dataclass(frozen=True)
+class Case:
+    """What became of one fault, or of one right export.
+
+    Attributes:
+        fault: Its kind.
+        policy: The kind of policy.
+        strength: How strong it is, in words.
+        figures: For each gate its figure on all observations, as a multiple of its limit.
+        refused: What the gate said, or empty if all let it pass.
+        breaks_contract: Whether a module does what the contract of a policy forbids, with whatever effect.
+    """
+
+    fault: str
+    policy: str
+    strength: str
+    figures: dict[str, float] = field(default_factory=dict)
+    refused: str = ""
+    breaks_contract: bool = False
+
+    @property
+    def harm(self) -> float:
+        """The largest figure."""
+        return max(self.figures.values())
+
+    @property
+    def is_harmful(self) -> bool:
+        """Whether it must be refused."""
+        return self.harm >= HARMFUL
+
+    @property
+    def is_harmless(self) -> bool:
+        """Whether it must pass."""
+        return self.harm <= HARMLESS and not self.breaks_contract
+
+    def __str__(self) -> str:
+        found = ", ".join(f"{gate} {figure:.3g}" for gate, figure in self.figures.items())
+        said = self.refused or "passed"
+        return f"{self.fault} in {self.policy} ({self.strength}): {found} of the limit; {said}"
+
+
+def examine(seed: int, index: int, plan: Plan) -> list[Case]:
+    """Export random policy number ``index``, plant faults, and ask the gates.
+
+    Args:
+        seed: Of all that is random.
+        index: Which policy.
+        plan: How much is done.
+    """
+    set_threads(1)
+    policy = make(seed, index)
+    with tempfile.TemporaryDirectory(prefix="xfer-verifier-") as folder, ExitStack() as stack:
+        recorded = Path(folder, "recorded.safetensors.gz")
+        walk(policy, (seed, index, 0), plan.observations).save(recorded)
+        walks = Walks.of(policy, (seed, index, 1), plan.rows, plan.steps)
+        bench = Bench(policy, recorded, walks, Path(folder), stack)
+        cases = list(bench.right_exports(plan.forms))
+        for number, (name, fault) in enumerate(_planted_faults.FAULTS.items()):
+            if plan.wanted.get(name) and fault.fits(policy.spec):
+                rng = np.random.default_rng((seed, index, 2, number))
+                cases += drawn(plan, name, partial(bench.planted, name, rng))
+        for number, name in enumerate(_faulty_modules.FAULTS):
+            if plan.wanted.get(name):
+                rng = np.random.default_rng((seed, index, 3, number))
+                cases += drawn(plan, name, partial(bench.exported, name, rng))
+    return cases
+
+
+def drawn(plan: Plan, name: str, draw: Callable[[], Case]) -> Iterator[Case]:
+    """Yield cases of one kind until enough of them are harmful, or the tries are used up."""
+    harmful = 0
+    for _ in range(plan.tries * plan.wanted[name]):
+        if harmful == plan.wanted[name]:
+            return
+        case = draw()
+        harmful += case.is_harmful
+        yield case
+
+
+class Crowded:
+    """A session in a larger batch: other rows stand beside those that are asked for."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def step(self, observations: Arrays, states: Arrays) -> Step:
+        """Run the session on the rows and on seven others, and give the answers of the former."""
+        count = len(next(iter(observations.values())))
+        several = (
+            {name: np.resize(a, (count + 7, *a.shape[1:])) for name, a in x.items()} for x in (observations, states)
+        )
+        step = self.session.step(*several)
+        return Step(step.action[:count], step.scores[:count], {name: a[:count] for name, a in step.states.items()})
+
+
+class Exchanged(Bundle):
+    """A bundle in which a session stands in the place of a variant's files."""
+
+    def __init__(self, path: Path, variant: str, session: Session) -> None:
+        super().__init__(path)
+        self.variant, self.exchanged = variant, session
+
+    @contextmanager
+    def session(self, variant: str, *, threads: int = 1, spin: bool = False) -> Iterator[Session]:
+        """Open a variant, or give the session in the place of one."""
+        if variant == self.variant:
+            yield self.exchanged
+        else:
+            with super().session(variant, threads=threads, spin=spin) as session:
+                yield session
+
+
+class Bench:
+    """A policy's right exports, and what the live policy does on the observations that harm is measured on."""
+
+    def __init__(self, policy: RandomPolicy, recorded: Path, walks: Walks, folder: Path, stack: ExitStack) -> None:
+        self.policy, self.recorded, self.walks, self.folder, self.stack = policy, recorded, walks, folder, stack
+        self.live = play(TorchSession(policy.deployable.deploy(), policy.spec), policy.spec, walks)
+        self.number = 0
+
+    def export(self, deployable: Deployable, forms: tuple[str, ...]) -> Bundle:
+        """Export a policy with the recorded observations.
+
+        Raises:
+            XferError: If it is refused.
+        """
+        self.number += 1
+        path = self.folder / f"{self.number}.bundle"
+        return export(deployable, forms, path, importing=ImportOptions(observations=self.recorded)).bundle
+
+    def right_exports(self, forms: tuple[str, ...]) -> Iterator[Case]:
+        """Yield a case for each form of the untouched policy, and for it in a larger batch."""
+        sees_images = any(tensor.dtype == "uint8" for tensor in self.policy.spec.observations)
+        forms = tuple(form for form in forms if sees_images or not form.endswith("int8"))  # which is for convolutions
+        self.bundle = self.export(self.policy.deployable, forms)
+        self.held_out = held_out_observations(self.bundle)[0]
+        for form, build in self.bundle.builds.items():
+            if build.status == "built":
+                session = self.stack.enter_context(self.bundle.session(form))
+                yield self.judged(RIGHT, form, form, session)
+        session = self.stack.enter_context(self.bundle.session(PLANTED_IN))
+        yield self.judged(RIGHT, "among seven rows", PLANTED_IN, Crowded(session))
+        build = self.bundle.builds[PLANTED_IN]
+        assert self.live.scores is not None
+        assert self.live.actions is not None
+        self.right = Right(
+            self.policy.spec,
+            session,
+            (self.bundle.path / build.folder / GRAPH).read_bytes(),
+            np.subtract(*np.percentile(self.live.scores, [75, 25], axis=0)),
+            self.live.actions.min(axis=0),
+            self.live.actions.max(axis=0),
+            self.stack,
+        )
+
+    def planted(self, fault: str, rng: np.random.Generator) -> Case:
+        """Plant a fault in the session or graph of a right export."""
+        planted = _planted_faults.FAULTS[fault].plant(self.right, rng)
+        return self.judged(fault, planted.strength, PLANTED_IN, planted.session)
+
+    def judged(self, fault: str, strength: str, variant: str, session: Session) -> Case:
+        """Measure the harm of a session that is given out for a variant, and ask the gates."""
+        found = harm(self.bundle, self.live, session, self.walks, Variant.parse(variant).precision)
+        exchanged = Exchanged(self.bundle.path, variant, session)
+        verdict = first_gates(exchanged, [variant], self.held_out, lambda name: None)[variant]
+        refused = verdict.reason or verdict.status if verdict.status != "provisional" else ""
+        return Case(fault, self.policy.kind, strength, found, refused)
+
+    def exported(self, fault: str, rng: np.random.Generator) -> Case:
+        """Make the module itself a faulty one, and export that."""
+        inner, spec = self.policy.deployable.module, self.policy.spec
+        assert isinstance(inner, RandomNet)
+        module = _faulty_modules.FAULTS[fault](inner, rng)
+        faulty = Deployable(module, spec)
+        torch.manual_seed(int(rng.integers(2**31)))
+        np.random.seed(int(rng.integers(2**31)))
+        # What it does live, against what its trace does, and against what it does when it has acted before.
+        session, traced = TorchSession(faulty.deploy(), spec), TorchSession(trace(faulty.deploy(), spec), spec)
+        live = play(session, spec, self.walks)
+        found = harm(self.bundle, live, traced, self.walks, "fp32")
+        for gate, figure in harm(self.bundle, live, session, self.walks, "fp32").items():
+            found[gate] = max(found.get(gate, 0.0), figure)
+        return Case(fault, self.policy.kind, module.strength, found, self._refusal(faulty), breaks_contract=True)
+
+    def _refusal(self, faulty: Deployable) -> str:
+        """Return what export, or else a gate, says of a faulty module; empty if all let it pass."""
+        try:
+            bundle = self.export(faulty, ("eager-fp32",))
+        except XferError as error:
+            return f"fidelity: {error}"
+        verdict = first_gates(bundle, ["eager-fp32"], held_out_observations(bundle)[0], lambda name: None)["eager-fp32"]
+        return verdict.reason or verdict.status if verdict.status != "provisional" else ""

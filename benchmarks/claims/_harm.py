@@ -1,0 +1,104 @@
+"""Harm, measured live: what a gate's figure would be on ten times its data, as a multiple of its limit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.claims._random_policies import RandomPolicy, walk
+from export.bundle.reader import Bundle
+from export.verification import parity
+from xfer.errors import ScoresError
+from xfer.runner import Runner, Session
+from xfer.spec import PolicySpec
+from xfer.trajectories import Trajectories
+
+HARMFUL, HARMLESS = 2.0, 0.5
+"""Multiples of a limit: what does more must be refused, what does less must pass."""
+
+
+@dataclass(frozen=True)
+class Walks:
+    """Observations of several environments side by side.
+
+    Attributes:
+        observations: Arrays [T, B, ...] by name.
+        resets: bool [T, B], true where an episode begins.
+    """
+
+    observations: dict[str, np.ndarray]
+    resets: np.ndarray
+
+    @classmethod
+    def of(cls, policy: RandomPolicy, seed: tuple[int, ...], rows: int, steps: int) -> Walks:
+        """Return ``steps`` observations in each of ``rows``."""
+        walks = [walk(policy, (*seed, row), steps) for row in range(rows)]
+        names = walks[0].observations
+        stacked = {name: np.stack([one.observations[name] for one in walks], axis=1) for name in names}
+        return cls(stacked, np.stack([one.resets for one in walks], axis=1))
+
+    def __len__(self) -> int:
+        return len(self.resets)
+
+
+def play(session: Session, spec: PolicySpec, walks: Walks) -> Trajectories:
+    """Return what a session does in all environments at once, [T * B].
+
+    Raises:
+        ScoresError: If what it gives is not finite.
+    """
+    runner = Runner(session, spec, walks.resets.shape[1])
+    actions, scores = [], []
+    for t in range(len(walks)):
+        runner.reset(walks.resets[t])
+        step = runner.act({name: array[t] for name, array in walks.observations.items()})
+        actions.append(step.action)
+        scores.append(step.scores)
+    flat = {name: array.reshape(-1, *array.shape[2:]) for name, array in walks.observations.items()}
+    return Trajectories(flat, walks.resets.ravel(), np.concatenate(actions), np.concatenate(scores))
+
+
+def harm(bundle: Bundle, live: Trajectories, session: Session, walks: Walks, precision: str) -> dict[str, float]:
+    """Return the figure of each gate over all observations, as a multiple of its limit.
+
+    Args:
+        bundle: The right exports.
+        live: What the live policy did.
+        session: The faulty form.
+        walks: The observations.
+        precision: What it is given out for.
+    """
+    try:
+        acted = play(session, bundle.spec, walks)
+    except ScoresError:
+        return {"runner": np.inf}
+    return figures(bundle, live, acted, precision) if acts(acted, bundle.spec) else {"runner": np.inf}
+
+
+def figures(bundle: Bundle, live: Trajectories, acted: Trajectories, precision: str) -> dict[str, float]:
+    """Return the figure of each gate, as a multiple of its limit; see ``harm``."""
+    spec = bundle.spec
+    assert live.scores is not None
+    assert acted.scores is not None
+    found = {}
+    share = parity.SCORE_TOLERANCE.get(precision)
+    if share is not None:
+        golden = bundle.golden().scores
+        assert golden is not None
+        wanted = parity.centered(live.scores, spec)
+        difference = np.abs(parity.centered(acted.scores, spec) - wanted)
+        found["numbers"] = float(difference.max() / (share * parity.centered(golden, spec).std()))
+    second = parity.actions(live, acted, spec, precision)
+    limits = parity.REGRET_TOLERANCE if spec.action.kind == "discrete" else parity.ACTION_TOLERANCE
+    otherwise = 0.005 if spec.action.kind == "discrete" else 0.02
+    found["actions"] = second.regret / limits.get(precision, otherwise)
+    return found
+
+
+def acts(acted: Trajectories, spec: PolicySpec) -> bool:
+    """Whether all of its actions are some."""
+    assert acted.actions is not None
+    if spec.action.kind == "discrete":
+        return bool((acted.actions >= 0).all() and (acted.actions < len(spec.action.elements)).all())
+    return bool(np.isfinite(acted.actions).all())
