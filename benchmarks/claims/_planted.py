@@ -21,7 +21,7 @@ class Right:
     Attributes:
         spec: The contract.
         session: The export, opened.
-        graph: The same as an ONNX file.
+        graph: The same as an ONNX file, or empty where it is none.
         scores: Spread of each score, [A].
         lowest: Smallest action that the policy took, [A] for a continuous one.
         highest: Largest.

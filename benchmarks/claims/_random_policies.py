@@ -86,6 +86,8 @@ class RandomNet(nn.Module):
             for weight in self.parameters():
                 spread = 1.5 / math.sqrt(weight[0].numel()) if weight.ndim > 1 else 0.1
                 weight.normal_(0, spread, generator=generator)
+            for weight in self.readout.parameters():
+                weight.mul_(self.units.reshape(-1, *[1] * (weight.ndim - 1)))
         self.eval()
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -103,7 +105,7 @@ class RandomNet(nn.Module):
         if self.memory is not None:
             features = self.memory(features, state)
             states.append(features)
-        scores = self.readout(features) * self.units
+        scores = self.readout(features)
         if mask is not None:
             scores = torch.where(mask > 0.5, scores, FORBIDDEN)
         return chosen(scores, self.spec), scores, *states
