@@ -14,9 +14,6 @@ from xfer.runner import Runner, Session
 from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
 
-HARMFUL, HARMLESS = 2.0, 0.5
-"""Multiples of a limit: what does more must be refused, what does less must pass."""
-
 
 @dataclass(frozen=True)
 class Walks:

@@ -10,11 +10,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any
 
 from benchmarks.claims import Options, Outcome
-from benchmarks.claims import _faulty_modules as modules
-from benchmarks.claims import _planted_faults as planted
-from benchmarks.claims._faulty_cases import RIGHT, Case, Plan, examine
-from benchmarks.claims._harm import HARMFUL, HARMLESS
-from benchmarks.claims._random_policies import make
+from benchmarks.claims._cases import HARMFUL, HARMLESS, RIGHT, Case, Plan
+from xfer.errors import UnavailableError
 
 SHOWS_PROGRESS = True
 POLICIES = 30
@@ -32,7 +29,10 @@ CLAIM = (
 
 def reproduce(options: Options) -> Outcome:
     """Examine the policies, on all cores."""
+    check_libraries()
     from rich.progress import Progress
+
+    from benchmarks.claims._examine import examine
 
     policies = options.runs or POLICIES
     plan = Plan(wanted(options.seed, policies))
@@ -47,8 +47,24 @@ def reproduce(options: Options) -> Outcome:
     return outcome([case for index in range(policies) for case in cases[index]], policies)
 
 
+def check_libraries() -> None:
+    """Say what is missing of what policies are exported with.
+
+    Raises:
+        UnavailableError: If something is.
+    """
+    from export.targets import onnx
+
+    if missing := onnx.available():
+        raise UnavailableError(missing)
+
+
 def wanted(seed: int, policies: int) -> dict[str, int]:
     """Return how many harmful cases of each kind of fault each policy that can have it has to give."""
+    from benchmarks.claims import _faulty_modules as modules
+    from benchmarks.claims import _planted_faults as planted
+    from benchmarks.claims._random_policies import make
+
     specs = [make(seed, index).spec for index in range(policies)]
     able = {name: sum(fault.fits(spec) for spec in specs) for name, fault in planted.FAULTS.items()}
     able |= dict.fromkeys(modules.FAULTS, policies)
@@ -75,6 +91,9 @@ def outcome(cases: Iterable[Case], policies: int) -> Outcome:
 
 def kinds() -> list[str]:
     """Return the kinds of cases, the right exports first."""
+    from benchmarks.claims import _faulty_modules as modules
+    from benchmarks.claims import _planted_faults as planted
+
     return [RIGHT, *planted.FAULTS, *modules.FAULTS]
 
 

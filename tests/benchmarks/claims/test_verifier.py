@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks.claims import Options, _faulty_modules, _planted_faults, verifier
-from benchmarks.claims._faulty_cases import RIGHT, Bench, Case, Plan, examine
+from benchmarks.claims._cases import RIGHT, Case, Plan
+from benchmarks.claims._examine import Bench, examine
 from benchmarks.claims._random_policies import KINDS, make, steps_of, walk
 from export.verification import parity
 

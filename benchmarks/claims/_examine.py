@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,8 @@ import numpy as np
 import torch
 
 from benchmarks.claims import _faulty_modules, _planted_faults
-from benchmarks.claims._harm import HARMFUL, HARMLESS, Walks, harm, play
+from benchmarks.claims._cases import RIGHT, Case, Plan
+from benchmarks.claims._harm import Walks, harm, play
 from benchmarks.claims._planted import Right
 from benchmarks.claims._random_policies import RandomNet, RandomPolicy, make, walk
 from export import Deployable
@@ -29,73 +29,6 @@ from xfer.errors import XferError
 from xfer.models.torch_session import TorchSession, set_threads
 from xfer.runner import Arrays, Session, Step
 from xfer.spec import PolicySpec
-
-RIGHT = "right export"
-FORMS = ("eager-fp32", "torchscript-fp32", "onnx-fp32", "openvino-fp32", "onnx-int8")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How much is done with each policy.
-
-    Attributes:
-        wanted: Harmful cases of each kind of fault.
-        tries: Draws for each of them at most.
-        forms: Variants that are exported.
-        planted_in: The one of them whose session faults are planted in, and whose graph if it has one.
-        observations: Recorded ones, half of them held out.
-        rows: Rows of the batch in which harm is measured.
-        steps: Steps of each.
-    """
-
-    wanted: dict[str, int]
-    tries: int = 4
-    forms: tuple[str, ...] = FORMS
-    planted_in: str = "onnx-fp32"
-    observations: int = 2000
-    rows: int = 10
-    steps: int = 1000
-
-
-@dataclass(frozen=True)
-class Case:
-    """What became of one fault, or of one right export.
-
-    Attributes:
-        fault: Its kind.
-        policy: The kind of policy.
-        strength: How strong it is, in words.
-        figures: For each gate its figure on all observations, as a multiple of its limit.
-        refused: What the gate said, or empty if all let it pass.
-        breaks_contract: Whether a module does what the contract of a policy forbids, with whatever effect.
-    """
-
-    fault: str
-    policy: str
-    strength: str
-    figures: dict[str, float] = field(default_factory=dict)
-    refused: str = ""
-    breaks_contract: bool = False
-
-    @property
-    def harm(self) -> float:
-        """The largest figure."""
-        return max(self.figures.values())
-
-    @property
-    def is_harmful(self) -> bool:
-        """Whether it must be refused."""
-        return self.harm >= HARMFUL
-
-    @property
-    def is_harmless(self) -> bool:
-        """Whether it must pass."""
-        return self.harm <= HARMLESS and not self.breaks_contract
-
-    def __str__(self) -> str:
-        found = ", ".join(f"{gate} {figure:.3g}" for gate, figure in self.figures.items())
-        said = self.refused or "passed"
-        return f"{self.fault} in {self.policy} ({self.strength}): {found} of the limit; {said}"
 
 
 def examine(seed: int, index: int, plan: Plan) -> list[Case]:
