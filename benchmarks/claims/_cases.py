@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 HARMFUL, HARMLESS = 2.0, 0.5
-"""Multiples of a limit: what does more must be refused, what does less must pass."""
+"""Multiples of a limit. What is above the first in each of several stretches, as long as the gate's own data, must be
+refused; what is below the second in all of them must pass."""
 RIGHT = "right export"
 FORMS = ("eager-fp32", "torchscript-fp32", "onnx-fp32", "openvino-fp32", "onnx-int8")
 
@@ -41,7 +42,7 @@ class Case:
         fault: Its kind.
         policy: The kind of policy.
         strength: How strong it is, in words.
-        figures: For each gate its figure on all observations, as a multiple of its limit.
+        figures: For each gate its smallest and largest figure in ten stretches, as multiples of its limit.
         refused: What the gate said, or empty if all let it pass.
         breaks_contract: Whether a module does what the contract of a policy forbids, with whatever effect.
     """
@@ -49,26 +50,20 @@ class Case:
     fault: str
     policy: str
     strength: str
-    figures: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, tuple[float, float]] = field(default_factory=dict)
     refused: str = ""
     breaks_contract: bool = False
 
     @property
-    def harm(self) -> float:
-        """The largest figure."""
-        return max(self.figures.values())
-
-    @property
     def is_harmful(self) -> bool:
         """Whether it must be refused."""
-        return self.harm >= HARMFUL
+        return any(least >= HARMFUL for least, _ in self.figures.values())
 
     @property
     def is_harmless(self) -> bool:
         """Whether it must pass."""
-        return self.harm <= HARMLESS and not self.breaks_contract
+        return all(most <= HARMLESS for _, most in self.figures.values()) and not self.breaks_contract
 
     def __str__(self) -> str:
-        found = ", ".join(f"{gate} {figure:.3g}" for gate, figure in self.figures.items())
-        said = self.refused or "passed"
-        return f"{self.fault} in {self.policy} ({self.strength}): {found} of the limit; {said}"
+        found = ", ".join(f"{gate} {least:.3g} to {most:.3g}" for gate, (least, most) in self.figures.items())
+        return f"{self.fault} in {self.policy} ({self.strength}): {found} of the limit; {self.refused or 'passed'}"

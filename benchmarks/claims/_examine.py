@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.claims import _faulty_modules, _planted_faults
 from benchmarks.claims._cases import RIGHT, Case, Plan
-from benchmarks.claims._harm import Walks, harm, play
+from benchmarks.claims._harm import Alone, Walks, harm, play
 from benchmarks.claims._planted import Right
 from benchmarks.claims._random_policies import RandomNet, RandomPolicy, make, walk
 from export import Deployable
@@ -140,15 +140,14 @@ class Bench:
         session = self.stack.enter_context(self.bundle.session(self.plan.planted_in))
         yield self.judged(RIGHT, "among seven rows", self.plan.planted_in, Crowded(session))
         graph = self.bundle.path / self.bundle.builds[self.plan.planted_in].folder / GRAPH
-        assert self.live.scores is not None
-        assert self.live.actions is not None
+        scores, actions = (np.concatenate([getattr(one, name) for one in self.live]) for name in ("scores", "actions"))
         self.right = Right(
             self.policy.spec,
             session,
             graph.read_bytes() if graph.exists() else b"",
-            np.subtract(*np.percentile(self.live.scores, [75, 25], axis=0)),
-            self.live.actions.min(axis=0),
-            self.live.actions.max(axis=0),
+            np.subtract(*np.percentile(scores, [75, 25], axis=0)),
+            actions.min(axis=0),
+            actions.max(axis=0),
             self.stack,
         )
 
@@ -173,12 +172,12 @@ class Bench:
         faulty = Deployable(module, spec)
         torch.manual_seed(int(rng.integers(2**31)))
         np.random.seed(int(rng.integers(2**31)))
-        # What it does live, against what its trace does, and against what it does when it has acted before.
+        # What it does live, against its trace in a batch, and against what it does in one when it has acted before.
         session, traced = TorchSession(faulty.deploy(), spec), TorchSession(trace(faulty.deploy(), spec), spec)
-        live = play(session, spec, self.walks)
+        live = play(Alone(session), spec, self.walks)
         found = harm(self.bundle, live, traced, self.walks, "fp32")
         for gate, figure in harm(self.bundle, live, session, self.walks, "fp32").items():
-            found[gate] = max(found.get(gate, 0.0), figure)
+            found[gate] = max(found.get(gate, figure), figure)
         return Case(fault, self.policy.kind, module.strength, found, self._refusal(faulty), breaks_contract=True)
 
     def _refusal(self, faulty: Deployable) -> str:

@@ -100,6 +100,21 @@ def _by_length(level: Tensor, threshold: float) -> float:
     return float(len(torch.nonzero(level > threshold)) > 0)
 
 
+def _by_comparison(level: Tensor, threshold: float) -> float:
+    return 1.0 if level.amax() > threshold else 0.0
+
+
+def _by_loop(level: Tensor, threshold: float) -> float:
+    steps = 0
+    while steps < 1 and level.amax() > threshold:
+        steps += 1
+    return float(steps)
+
+
+def _by_first_row(level: Tensor, threshold: float) -> float:
+    return float(level[0] > threshold)
+
+
 def _by_new_tensor(level: Tensor, threshold: float) -> Tensor:
     return torch.tensor(float(level.max()) > threshold).float()
 
@@ -112,6 +127,9 @@ READINGS: dict[str, Callable[[Tensor, float], Any]] = {
     "list": _by_list,
     "numpy": _by_numpy,
     "length": _by_length,
+    "comparison": _by_comparison,
+    "loop": _by_loop,
+    "first row": _by_first_row,
     "new tensor": _by_new_tensor,
 }
 """Ways to read a tensor in Python; each returns 0 or 1."""
@@ -121,14 +139,15 @@ class Counting(FaultyModule):
     """The module counts its calls, and changes its mind at one of them."""
 
     count: Tensor
+    total = 0
 
     def __init__(self, inner: RandomNet, rng: np.random.Generator) -> None:
         super().__init__(inner, rng)
-        ways = ("attribute", "buffer", "in place", "parameter", "deque", "dictionary", "closure", "object")
+        ways = ("attribute", "buffer", "in place", "parameter", "deque", "dictionary", "closure", "object", "class")
         self.way = ways[int(rng.integers(len(ways)))]
         self.after = int(rng.integers(*LATE_CALL))
         self.strength = f"{self.way}, from call {self.after} on"
-        self.calls = 0
+        self.calls, self.before = 0, Counting.total
         self.seen: deque[int] = deque(maxlen=self.after)
         self.kept = {"calls": 0}
         self.counter = _Counter()
@@ -160,6 +179,9 @@ class Counting(FaultyModule):
         if self.way == "dictionary":
             self.kept["calls"] += 1
             return self.kept["calls"]
+        if self.way == "class":
+            Counting.total += 1
+            return Counting.total - self.before
         return self.tick() if self.way == "closure" else self.counter.tick()
 
 
@@ -233,9 +255,32 @@ class Noisy(FaultyModule):
         return self.bend(scores, (torch.rand_like(scores[:, :1]) < 0.2).float())
 
 
+class RowsSeeEachOther(FaultyModule):
+    """What a row of a batch gives depends on the others."""
+
+    def __init__(self, inner: RandomNet, rng: np.random.Generator) -> None:
+        super().__init__(inner, rng)
+        self.way = ("mean of the batch", "largest of the batch", "batch norm", "row before")[int(rng.integers(4))]
+        self.strength = f"{self.way}, {self.amount:.2g}"
+
+    def changed(self, inputs: tuple[Tensor, ...], scores: Tensor) -> Tensor:
+        """Mix into each row what comes of all of them."""
+        own = torch.where(scores < FORBIDDEN / 2, 0, scores)
+        if self.way == "mean of the batch":
+            others = own.mean(0, keepdim=True).expand_as(own)
+        elif self.way == "largest of the batch":
+            others = own.amax(0, keepdim=True).expand_as(own)
+        elif self.way == "batch norm":
+            others = (own - own.mean(0)) / (own.std(0, correction=0) + 0.01)
+        else:
+            others = own.roll(1, dims=0)
+        return scores + self.amount * (others - own)
+
+
 FAULTS: dict[str, Callable[[RandomNet, np.random.Generator], FaultyModule]] = {
     "branch on a tensor's value": Branching,
     "counter in the module": Counting,
     "module that remembers": Remembering,
     "module that draws noise": Noisy,
+    "rows of a batch see each other": RowsSeeEachOther,
 }

@@ -12,6 +12,32 @@ LATE = (5, 200)
 """From which step of an episode on a late fault acts."""
 
 
+# What the policy sees.
+
+
+class Clipping:
+    """A session that sees no values beyond a limit."""
+
+    def __init__(self, session: Session, limit: float) -> None:
+        self.session, self.limit = session, limit
+
+    def step(self, observations: Arrays, states: Arrays) -> Step:
+        """Clip, and run the right session."""
+        seen = {name: self._clipped(array) for name, array in observations.items()}
+        return self.session.step(seen, states)
+
+    def _clipped(self, array: np.ndarray) -> np.ndarray:
+        if array.dtype == np.uint8:
+            return array.clip(int(max(128 - 50 * self.limit, 0)), int(min(128 + 50 * self.limit, 255)))
+        return array.clip(-self.limit, self.limit)
+
+
+def observation_clipped(right: Right, rng: np.random.Generator) -> Planted:
+    """Observations are clipped, as a normalizer does with rare ones."""
+    limit = strength(rng, -0.5, 1.3)
+    return Planted(Clipping(right.session, limit), f"at {limit:.2g} of the usual spread")
+
+
 # What becomes of the scores.
 
 

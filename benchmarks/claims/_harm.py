@@ -10,7 +10,7 @@ from benchmarks.claims._random_policies import RandomPolicy, walk
 from export.bundle.reader import Bundle
 from export.verification import parity
 from xfer.errors import ScoresError
-from xfer.runner import Runner, Session
+from xfer.runner import Arrays, Runner, Session, Step
 from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
 
@@ -39,29 +39,55 @@ class Walks:
         return len(self.resets)
 
 
-def play(session: Session, spec: PolicySpec, walks: Walks) -> Trajectories:
-    """Return what a session does in all environments at once, [T * B].
+def play(session: Session, spec: PolicySpec, walks: Walks) -> list[Trajectories]:
+    """Return what a session does in all environments at once: one trajectory for each.
 
     Raises:
         ScoresError: If what it gives is not finite.
     """
-    runner = Runner(session, spec, walks.resets.shape[1])
-    actions, scores = [], []
+    rows = walks.resets.shape[1]
+    runner = Runner(session, spec, rows)
+    steps = []
     for t in range(len(walks)):
         runner.reset(walks.resets[t])
-        step = runner.act({name: array[t] for name, array in walks.observations.items()})
-        actions.append(step.action)
-        scores.append(step.scores)
-    flat = {name: array.reshape(-1, *array.shape[2:]) for name, array in walks.observations.items()}
-    return Trajectories(flat, walks.resets.ravel(), np.concatenate(actions), np.concatenate(scores))
+        steps.append(runner.act({name: array[t] for name, array in walks.observations.items()}))
+    actions, scores = (np.stack(arrays) for arrays in zip(*steps, strict=True))
+    return [
+        Trajectories(
+            {name: array[:, row] for name, array in walks.observations.items()},
+            walks.resets[:, row],
+            actions[:, row],
+            scores[:, row],
+        )
+        for row in range(rows)
+    ]
 
 
-def harm(bundle: Bundle, live: Trajectories, session: Session, walks: Walks, precision: str) -> dict[str, float]:
-    """Return the figure of each gate over all observations, as a multiple of its limit.
+class Alone:
+    """A session that is given one row at a time."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def step(self, observations: Arrays, states: Arrays) -> Step:
+        """Run the session on each row."""
+        rows = range(len(next(iter(observations.values()))))
+        given = (
+            [{name: array[row : row + 1] for name, array in x.items()} for row in rows] for x in (observations, states)
+        )
+        steps = list(map(self.session.step, *given))
+        action, scores = (np.concatenate(parts) for parts in zip(*(step[:2] for step in steps), strict=True))
+        return Step(action, scores, {name: np.concatenate([step.states[name] for step in steps]) for name in states})
+
+
+def harm(
+    bundle: Bundle, live: list[Trajectories], session: Session, walks: Walks, precision: str
+) -> dict[str, tuple[float, float]]:
+    """Return the smallest and the largest figure of each gate over the environments, as multiples of its limit.
 
     Args:
         bundle: The right exports.
-        live: What the live policy did.
+        live: What the live policy did in each.
         session: The faulty form.
         walks: The observations.
         precision: What it is given out for.
@@ -69,8 +95,11 @@ def harm(bundle: Bundle, live: Trajectories, session: Session, walks: Walks, pre
     try:
         acted = play(session, bundle.spec, walks)
     except ScoresError:
-        return {"runner": np.inf}
-    return figures(bundle, live, acted, precision) if acts(acted, bundle.spec) else {"runner": np.inf}
+        return {"runner": (np.inf, np.inf)}
+    if not all(acts(one, bundle.spec) for one in acted):
+        return {"runner": (np.inf, np.inf)}
+    found = [figures(bundle, *both, precision) for both in zip(live, acted, strict=True)]
+    return {gate: (min(one[gate] for one in found), max(one[gate] for one in found)) for gate in found[0]}
 
 
 def figures(bundle: Bundle, live: Trajectories, acted: Trajectories, precision: str) -> dict[str, float]:

@@ -33,6 +33,7 @@ FAULTS = {
     "weight scaled": Fault(weights.weight_scaled),
     "rows of a weight swapped": Fault(weights.rows_swapped),
     "layer in less precision": Fault(weights.layer_in_less_precision),
+    "observation clipped": Fault(sessions.observation_clipped),
     "two actions swapped": Fault(sessions.actions_swapped),
     "sign flipped at late steps": Fault(sessions.sign_at_late_steps),
     "constant offset on one score": Fault(sessions.offset),

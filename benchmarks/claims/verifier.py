@@ -86,6 +86,12 @@ def outcome(cases: Iterable[Case], policies: int) -> Outcome:
     total["holds"] = total["holds"] and enough and total["harmless_refused"] <= MAX_REFUSED * total["harmless"]
     wrong = [f"Passed: {case}" for case in cases if case.is_harmful and not case.refused]
     wrong += [f"Refused: {case}" for case in cases if case.is_harmless and case.refused]
+    breaking = [bool(case.refused) for case in cases if case.breaks_contract and not case.is_harmful]
+    if breaking:
+        wrong.append(
+            f"Of {len(breaking)} modules that break the contract with little effect, or none, {sum(breaking)} were"
+            " refused."
+        )
     return Outcome((*rows, total), tuple(wrong))
 
 
