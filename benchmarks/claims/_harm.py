@@ -35,31 +35,36 @@ class Walks:
         stacked = {name: np.stack([one.observations[name] for one in walks], axis=1) for name in names}
         return cls(stacked, np.stack([one.resets for one in walks], axis=1))
 
+    def row(self, row: int) -> Walks:
+        """Return one of them."""
+        observations = {name: array[:, [row]] for name, array in self.observations.items()}
+        return Walks(observations, self.resets[:, [row]])
+
     def __len__(self) -> int:
         return len(self.resets)
 
 
-def play(session: Session, spec: PolicySpec, walks: Walks) -> list[Trajectories]:
-    """Return what a session does in all environments at once: one trajectory for each.
-
-    Raises:
-        ScoresError: If what it gives is not finite.
-    """
+def play(session: Session, spec: PolicySpec, walks: Walks) -> list[Trajectories | None]:
+    """Return what a session does in all environments at once: one trajectory for each, or None where it fails."""
     rows = walks.resets.shape[1]
     runner = Runner(session, spec, rows)
     steps = []
-    for t in range(len(walks)):
-        runner.reset(walks.resets[t])
-        steps.append(runner.act({name: array[t] for name, array in walks.observations.items()}))
+    try:
+        for t in range(len(walks)):
+            runner.reset(walks.resets[t])
+            steps.append(runner.act({name: array[t] for name, array in walks.observations.items()}))
+    except ScoresError:
+        return [None] if rows == 1 else [play(session, spec, walks.row(row))[0] for row in range(rows)]
     actions, scores = (np.stack(arrays) for arrays in zip(*steps, strict=True))
+    seen = [walks.row(row) for row in range(rows)]
     return [
         Trajectories(
-            {name: array[:, row] for name, array in walks.observations.items()},
-            walks.resets[:, row],
+            {name: array[:, 0] for name, array in one.observations.items()},
+            one.resets[:, 0],
             actions[:, row],
             scores[:, row],
         )
-        for row in range(rows)
+        for row, one in enumerate(seen)
     ]
 
 
@@ -81,7 +86,7 @@ class Alone:
 
 
 def harm(
-    bundle: Bundle, live: list[Trajectories], session: Session, walks: Walks, precision: str
+    bundle: Bundle, live: list[Trajectories | None], session: Session, walks: Walks, precision: str
 ) -> dict[str, tuple[float, float]]:
     """Return the smallest and the largest figure of each gate over the environments, as multiples of its limit.
 
@@ -92,19 +97,16 @@ def harm(
         walks: The observations.
         precision: What it is given out for.
     """
-    try:
-        acted = play(session, bundle.spec, walks)
-    except ScoresError:
-        return {"runner": (np.inf, np.inf)}
-    if not all(acts(one, bundle.spec) for one in acted):
-        return {"runner": (np.inf, np.inf)}
-    found = [figures(bundle, *both, precision) for both in zip(live, acted, strict=True)]
+    found = [figures(bundle, *both, precision) for both in zip(live, play(session, bundle.spec, walks), strict=True)]
     return {gate: (min(one[gate] for one in found), max(one[gate] for one in found)) for gate in found[0]}
 
 
-def figures(bundle: Bundle, live: Trajectories, acted: Trajectories, precision: str) -> dict[str, float]:
+def figures(bundle: Bundle, live: Trajectories | None, acted: Trajectories | None, precision: str) -> dict[str, float]:
     """Return the figure of each gate, as a multiple of its limit; see ``harm``."""
     spec = bundle.spec
+    assert live is not None
+    if acted is None or not acts(acted, spec):
+        return {"actions": np.inf} | ({"numbers": np.inf} if precision in parity.SCORE_TOLERANCE else {})
     assert live.scores is not None
     assert acted.scores is not None
     found = {}

@@ -16,8 +16,8 @@ KIND = list(KINDS)
 SMALL = Plan(
     dict.fromkeys((*_planted_faults.FAULTS, *_faulty_modules.FAULTS), 1),
     forms=("eager-fp32", "onnx-fp32"),
-    observations=600,
-    steps=300,
+    observations=1000,
+    steps=500,
 )
 
 
