@@ -35,12 +35,12 @@ def reproduce(options: Options) -> Outcome:
     from benchmarks.claims._examine import examine
 
     policies = options.runs or POLICIES
-    plan = Plan(wanted(options.seed, policies))
+    plans = [Plan(counts) for counts in wanted(options.seed, policies)]
     cases: dict[int, list[Case]] = {}
     context = multiprocessing.get_context("spawn")
     with Progress(transient=True) as progress, ProcessPoolExecutor(os.cpu_count(), context) as executor:
         bar = progress.add_task("policies", total=policies)
-        futures = {executor.submit(examine, options.seed, index, plan): index for index in range(policies)}
+        futures = {executor.submit(examine, options.seed, index, plan): index for index, plan in enumerate(plans)}
         for future in as_completed(futures):
             cases[futures[future]] = future.result()
             progress.advance(bar)
@@ -59,16 +59,23 @@ def check_libraries() -> None:
         raise UnavailableError(missing)
 
 
-def wanted(seed: int, policies: int) -> dict[str, int]:
-    """Return how many harmful cases of each kind of fault each policy that can have it has to give."""
+def wanted(seed: int, policies: int) -> list[dict[str, int]]:
+    """Return how many harmful cases of each kind of fault each policy has to give: those that can have it share them."""
     from benchmarks.claims import _faulty_modules as modules
     from benchmarks.claims import _planted_faults as planted
     from benchmarks.claims._random_policies import make
 
     specs = [make(seed, index).spec for index in range(policies)]
-    able = {name: sum(fault.fits(spec) for spec in specs) for name, fault in planted.FAULTS.items()}
-    able |= dict.fromkeys(modules.FAULTS, policies)
-    return {name: math.ceil(SPARE * EACH * policies / POLICIES / count) for name, count in able.items() if count}
+    able = {
+        name: [index for index, spec in enumerate(specs) if fault.fits(spec)] for name, fault in planted.FAULTS.items()
+    }
+    able |= {name: list(range(policies)) for name in modules.FAULTS}
+    total = math.ceil(SPARE * EACH * policies / POLICIES)
+    counts: list[dict[str, int]] = [{} for _ in specs]
+    for name, indices in able.items():
+        for rank, index in enumerate(indices):
+            counts[index][name] = total * (rank + 1) // len(indices) - total * rank // len(indices)
+    return counts
 
 
 def outcome(cases: Iterable[Case], policies: int) -> Outcome:
