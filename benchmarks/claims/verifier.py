@@ -60,7 +60,7 @@ def check_libraries() -> None:
 
 
 def wanted(seed: int, policies: int) -> list[dict[str, int]]:
-    """Return how many harmful cases of each kind of fault each policy has to give: those that can have it share them."""
+    """Return how many harmful cases of each fault each policy has to give: those that can have it share them."""
     from benchmarks.claims import _faulty_modules as modules
     from benchmarks.claims import _planted_faults as planted
     from benchmarks.claims._random_policies import make
