@@ -217,6 +217,12 @@ FAULTS = (
     Fault("two actions swapped", "The actions' order was reversed.", in_graph(graphs.ActionsSwapped)),
     Fault("scores rescaled", "Same actions, but scores 5 % too large.", in_graph(graphs.ScoresRescaled)),
     Fault("exploration left on", "One action in twenty is random.", in_graph(graphs.ExplorationLeftOn)),
+    Fault(
+        "action garbled",
+        f"Every {graphs.GARBLED}th action of an episode arrives as its opposite.",
+        in_graph(graphs.ActionGarbled),
+        needs=HISTORY,
+    ),
     Fault("int8 calibrated on noise", "Ranges from random pixels.", calibrated_on(noise), "onnx-int8", FLOAT),
     Fault("int8 calibrated in the dark", "Ranges from black frames.", calibrated_on(np.zeros), "onnx-int8", FLOAT),
     Fault(
