@@ -16,7 +16,7 @@ from export import targets
 from export.bundle.machine import this_machine
 from export.bundle.manifest import Build, Provenance
 from export.bundle.reader import Bundle
-from export.bundle.writer import BundleWriter, content_key
+from export.bundle.writer import BundleWriter, References, content_key
 from export.importers import ImportOptions
 from export.importers._choose import import_policy
 from export.importers._deployable import Deployable
@@ -24,7 +24,6 @@ from export.libraries import pytorch
 from export.targets import ExportOptions, ExportRequest, Variant, expand
 from xfer import __version__, tasks
 from xfer.errors import UsageError, XferError
-from xfer.runner import Runner
 from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
 
@@ -89,6 +88,7 @@ def export(
     Raises:
         UsageError: If a name does not exist, an option does not fit, or PyTorch is not installed.
         BundleError: If ``output`` is something else, holds another policy, or cannot be written to.
+        FidelityError: If the policy cannot be exported unchanged.
         XferError: If the policy cannot be read.
 
     Example::
@@ -106,7 +106,16 @@ def export(
     policy = imported.policy
     request = ExportRequest(policy, policy.spec, imported.calibration, options or ExportOptions())
     run = str(imported.folder.resolve())
-    builder = Builder(request, imported.golden, path, run=run, command=command, reference=imported.reference)
+    builder = Builder(
+        request,
+        lambda: imported.held_out,
+        path,
+        run=run,
+        command=command,
+        reference=imported.reference,
+        renew=imported.renewed,
+        on_step=on_step,
+    )
     built: dict[Variant, tuple[Build, bool]] = {}
 
     def build(variant: Variant, float_layers: tuple[str, ...] | None = None) -> None:
@@ -142,7 +151,7 @@ def export_policy(
     policy: Exportable,
     spec: PolicySpec,
     calibration: Trajectories,
-    golden: Trajectories,
+    held_out: Trajectories,
     variants: list[Variant],
     path: Path,
     *,
@@ -158,7 +167,7 @@ def export_policy(
         policy: See ``Builder``, as for all that is not named here.
         spec: Its contract.
         calibration: Observations recorded while the policy acted, for int8.
-        golden: Observations for the golden trajectories.
+        held_out: Observations that variants are judged on; golden is some of them.
         variants: What to build.
         path: The bundle's folder.
         run: Where the policy came from.
@@ -174,7 +183,7 @@ def export_policy(
         BundleError: If ``path`` is something else, holds another policy, or cannot be written to.
     """
     request = ExportRequest(policy, spec, calibration, options or ExportOptions())
-    builder = Builder(request, lambda: golden, path, run=run, command=command)
+    builder = Builder(request, lambda: held_out, path, run=run, command=command)
     results = []
     for variant in variants:
         if on_start:
@@ -190,26 +199,31 @@ class Builder:
 
     Args:
         request: The policy, in eval mode, and what targets are told.
-        golden: Returns observations for the golden trajectories; called if the bundle is new. Eager's actions and
-            scores are computed here.
+        held_out: Returns observations that variants are judged on; called if the bundle is new, or lacks what the live
+            policy does on them. That is recorded then: see ``export/verification/fidelity.py``.
         path: The bundle's folder; made if it is not there.
         run: Where the policy came from, for the manifest.
         command: What would build this again, for the manifest.
         reference: The variant that all others are compared with, for the manifest.
+        renew: Whether the observations are others than those that the bundle may have been made with.
+        on_step: Called with the name of each step.
 
     Raises:
         BundleError: If ``path`` is something else, holds another policy, or cannot be written to.
+        FidelityError: If the bundle would be new, and the policy cannot be exported unchanged.
     """
 
     def __init__(
         self,
         request: ExportRequest,
-        golden: Callable[[], Trajectories],
+        held_out: Callable[[], Trajectories],
         path: Path,
         *,
         run: str,
         command: str = "",
         reference: str = EAGER,
+        renew: bool = False,
+        on_step: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._request, self._command = request, command
         provenance = describe(request.policy, run)
@@ -220,7 +234,13 @@ class Builder:
             "instruction_set": this_machine().instruction_set,
         }
         self._writer = BundleWriter(path)
-        self._writer.begin(request.spec, provenance, lambda: golden().replay(_eager(request)), reference)
+
+        def references() -> References:
+            from export.verification.fidelity import act_live  # which needs torch
+
+            return act_live(request, held_out(), on_step)
+
+        self._writer.begin(request.spec, provenance, references, reference, renew=renew)
         self._writer.sweep()
 
     @cached_property
@@ -284,12 +304,6 @@ class Builder:
                 seconds=time.perf_counter() - start,
             )
             return writer.add(build, folder), False
-
-
-def _eager(request: ExportRequest) -> Runner:
-    from xfer.models.torch_session import TorchSession
-
-    return Runner(TorchSession(request.policy.deploy(), request.spec), request.spec)
 
 
 def describe(policy: Exportable, run: str) -> Provenance:

@@ -167,9 +167,9 @@ class CalibrationInputs:
     ) -> Iterator[dict[str, np.ndarray]]:
         outputs: list[str] = [*spec.output_names[2:]]
         states: dict[str, Any] = {}
-        for begins, observations in calibration.steps():
+        for t, (begins, observations) in enumerate(calibration.steps()):
             if begins:
-                states = {state.name: state.zeros(1) for state in spec.states}
+                states = {state.name: state.zeros(1) for state in spec.states} | calibration.starting(np.array([t]))
             inputs = {**{name: array[None] for name, array in observations.items()}, **states}
             yield inputs
             if outputs:

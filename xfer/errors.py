@@ -5,6 +5,7 @@ XferError
 ├── WeightsError          a weights file that is missing, damaged, or of another architecture
 ├── RunError              a training run that is missing, incomplete, or of another configuration
 ├── BundleError           a bundle that is missing, edited, truncated, or of a newer schema
+├── FidelityError         a policy that acts otherwise once exported, and why
 ├── UnavailableError      a target, provider or library that this machine lacks
 ├── ObservationError      an observation of the wrong name, shape or dtype
 ├── ScoresError           scores that are not finite: the network's own, or a variant's arithmetic
@@ -36,6 +37,10 @@ class RunError(XferError):
 
 class BundleError(XferError):
     """A bundle that is missing, edited, truncated, or of a newer schema."""
+
+
+class FidelityError(XferError):
+    """A policy that cannot be exported unchanged: it remembers, draws noise, or leaves a value in Python."""
 
 
 class UnavailableError(XferError):

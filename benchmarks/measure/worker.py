@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -45,41 +45,40 @@ def _cores() -> tuple[int, ...]:
     return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
 
 
-Steps = Iterator[tuple[np.ndarray, Arrays]]
-"""For each step: bool [B], in which rows an episode begins, and the observations."""
+Steps = Iterator[tuple[np.ndarray, Arrays, Arrays]]
+"""For each step: bool [B], in which rows an episode begins, what those start from, and the observations."""
 
 
 def _recorded(bundle: Bundle, batch: int) -> Steps:
     """Rotate through the golden trajectories for ever, ``batch`` consecutive observations at a time."""
-    golden = list(bundle.golden().steps())
-    steps: list[tuple[np.ndarray, Arrays]]
-    if batch == 1:
-        # Without a batch dimension, as an environment gives them.
-        steps = [(np.array([begins]), observations) for begins, observations in golden]
-    else:
-        # Stacked once and before the first call: copying frames is not the policy's work.
-        endless = itertools.cycle(golden)
-        parts = [[next(endless) for _ in range(batch)] for _ in range(math.ceil(len(golden) / batch))]
-        steps = [(np.array([begins for begins, _ in part]), _stacked([o for _, o in part])) for part in parts]
+    golden = bundle.golden()
+    # Stacked once and before the first call: copying frames is not the policy's work.
+    endless = itertools.cycle(range(len(golden)))
+    parts = [np.array([next(endless) for _ in range(batch)]) for _ in range(math.ceil(len(golden) / batch))]
+    # Of a batch of 1 without a batch dimension, as an environment gives them.
+    steps = [
+        (
+            golden.resets[rows],
+            golden.starting(rows),
+            {name: array[rows[0] if batch == 1 else rows] for name, array in golden.observations.items()},
+        )
+        for rows in parts
+    ]
     while True:
         yield from steps
-
-
-def _stacked(observations: Sequence[Arrays]) -> Arrays:
-    return {name: np.stack([part[name] for part in observations]) for name in observations[0]}
 
 
 def _zeros(bundle: Bundle, batch: int) -> Steps:
     blank = {tensor.name: tensor.zeros(batch) for tensor in bundle.spec.observations}
     while True:
-        yield np.zeros(batch, bool), blank
+        yield np.zeros(batch, bool), {}, blank
 
 
 def step(runner: Runner, steps: Steps, clock: Callable[[], int] = time.perf_counter_ns) -> int:
     """Act on the next observations, and return how long the action took, in nanoseconds of the clock."""
-    begins, observations = next(steps)
+    begins, states, observations = next(steps)
     if begins.any():
-        runner.reset(begins)
+        runner.reset(begins, states)
     start = clock()
     runner.act(observations)
     return clock() - start

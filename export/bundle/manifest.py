@@ -115,10 +115,13 @@ class Spreads:
     Attributes:
         scores: Of each element of the scores, centered for a discrete action, in the scores' units.
         actions: Of each element of a continuous action, in its unit; empty for a discrete one.
+        reach: A score that lies further than this below the best of its row is a mask, not a preference; None if there
+            are none. Always None for a continuous action.
     """
 
     scores: tuple[float, ...]
     actions: tuple[float, ...] = ()
+    reach: float | None = None
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,7 @@ class Manifest:
         provenance: Where the policy comes from.
         golden: The file of golden trajectories.
         builds: One entry a variant.
-        reference: The variant that recorded golden and that all others are compared with. It need not be among the
+        reference: The variant that all others are compared with in returns and in speed. It need not be among the
             builds: a packed bundle holds one variant. Bundles of version 0.2.0 name none; theirs is eager PyTorch.
         spreads: Of what the live policy gave; None in bundles of version 0.2.0.
         held_out: What the live policy did on held-out observations; None in bundles of version 0.2.0.

@@ -2,7 +2,8 @@
 
     cartpole.bundle/
       manifest.json              schema version, spec, provenance, one build entry a variant, a digest over itself
-      golden.safetensors.gz      trajectories: raw observations, resets, the reference's actions and scores
+      golden.safetensors.gz      trajectories: raw observations, resets, the live policy's actions and scores
+      held-out.safetensors.gz    its actions and scores on the held-out observations, which stay with the run
       variants/onnx-fp32-3f9a1c/ one folder a build, named by its content key, never changed once written
       records/MACHINE.json       what was verified and measured, where (``records.py``)
 
@@ -17,7 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from export import targets
-from export.bundle.manifest import GOLDEN, MANIFEST, Build, FileFact, read_manifest
+from export.bundle.manifest import GOLDEN, HELD_OUT, MANIFEST, Build, FileFact, Spreads, read_manifest
+from export.bundle.spreads import measure_spreads
 from export.targets import Place, Variant
 from xfer.errors import BundleError, UnavailableError, check_choice
 from xfer.files import sha256
@@ -79,6 +81,26 @@ class Bundle:
         path = self._inside(GOLDEN)
         self._check_file(path, self.manifest.golden)
         return load_trajectories(path)
+
+    def held_out(self) -> Trajectories | None:
+        """Return what the live policy did on its run's held-out observations, without these; of older bundles None.
+
+        Raises:
+            BundleError: If the file is missing or changed.
+        """
+        if self.manifest.held_out is None:
+            return None
+        path = self._inside(HELD_OUT)
+        self._check_file(path, self.manifest.held_out.file)
+        return load_trajectories(path)
+
+    def spreads(self) -> Spreads:
+        """Return the spreads of what the live policy gave; of older bundles those of golden.
+
+        Raises:
+            BundleError: If golden is needed, and is missing or changed.
+        """
+        return self.manifest.spreads or measure_spreads([self.golden()], self.spec)
 
     @contextmanager
     def session(self, variant: str, *, threads: int = 1, spin: bool = False) -> Iterator[Session]:

@@ -12,12 +12,24 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from export.bundle.manifest import GOLDEN, MANIFEST, SCHEMA, VARIANTS, Build, FileFact, Manifest, Provenance
+from export.bundle.manifest import (
+    GOLDEN,
+    HELD_OUT,
+    MANIFEST,
+    SCHEMA,
+    VARIANTS,
+    Build,
+    FileFact,
+    HeldOutReference,
+    Manifest,
+    Provenance,
+    Spreads,
+)
 from export.bundle.reader import Bundle
 from xfer.errors import BundleError
 from xfer.files import sha256, to_json, write_atomically
@@ -29,6 +41,23 @@ LOCK_TIMEOUT_S = 600.0
 
 ABANDONED_AFTER_S = 3600.0
 """Age at which a temporary folder is taken to be a killed writer's."""
+
+
+@dataclass(frozen=True)
+class References:
+    """What the live policy did: what a bundle's variants are compared with.
+
+    Attributes:
+        golden: Golden trajectories, with actions and scores.
+        held_out: Its actions and scores on the held-out observations of its run, without these; or None.
+        observations: ``Trajectories.digest()`` of those observations.
+        spreads: Of its scores and actions over all recorded rows, or None.
+    """
+
+    golden: Trajectories
+    held_out: Trajectories | None = None
+    observations: str = ""
+    spreads: Spreads | None = None
 
 
 def content_key(facts: dict[str, object]) -> str:
@@ -59,6 +88,7 @@ class BundleWriter:
         self.path = path
         if path.exists() and not (path.is_dir() and ((path / MANIFEST).exists() or _is_empty(path))):
             raise BundleError(f"{path} exists and is not a bundle. Choose another --output, or delete it.")
+        self._made = not path.exists()
         try:
             (path / VARIANTS).mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -80,32 +110,76 @@ class BundleWriter:
             raise BundleError(f"{self.path} cannot be written to: {error.strerror}.") from error
 
     def begin(
-        self, spec: PolicySpec, provenance: Provenance, golden: Callable[[], Trajectories], reference: str
+        self,
+        spec: PolicySpec,
+        provenance: Provenance,
+        references: Callable[[], References],
+        reference: str,
+        *,
+        renew: bool = False,
     ) -> None:
-        """Write golden trajectories and a manifest without builds, unless the bundle is of this policy already.
+        """Write golden, the other references and a manifest without builds, unless the bundle is there already.
+
+        A bundle that lacks its references, as those of version 0.2.0 do, gets them; its golden stays.
 
         Args:
             spec: The policy's contract.
             provenance: Which policy it is.
-            golden: Returns the golden trajectories; called if there is no bundle yet.
-            reference: The variant that recorded them and that all others are compared with.
+            references: Returns what the live policy did; called if there is no bundle yet, or it lacks that. If it
+                raises, nothing of a new bundle is left.
+            reference: The variant that all others are compared with.
+            renew: Whether the references of a bundle are written anew, since they were made of other observations.
 
         Raises:
             BundleError: If the bundle holds another policy.
         """
-        with self.locked():
-            if (self.path / MANIFEST).exists():
-                manifest = Bundle(self.path).manifest
-                if manifest.provenance.weights != provenance.weights or manifest.spec != spec:
-                    raise BundleError(
-                        f"{self.path} holds another policy (exported from {manifest.provenance.run})."
-                        " Choose another --output, or delete it."
-                    )
-                return
-            golden().save(self.path / GOLDEN)
-            path = self.path / GOLDEN
-            fact = FileFact(path.stat().st_size, sha256(path))
-            self._write(Manifest(SCHEMA, "", spec, provenance, fact, reference=reference))
+        new = not (self.path / MANIFEST).exists()
+        try:
+            with self.locked():
+                if (self.path / MANIFEST).exists():
+                    manifest = Bundle(self.path).manifest
+                    if manifest.provenance.weights != provenance.weights or manifest.spec != spec:
+                        raise BundleError(
+                            f"{self.path} holds another policy (exported from {manifest.provenance.run})."
+                            " Choose another --output, or delete it."
+                        )
+                    if renew or not self._has_references(manifest):
+                        self._write(self._with_references(manifest, references()))
+                    return
+                made = references()
+                made.golden.save(self.path / GOLDEN)
+                manifest = Manifest(SCHEMA, "", spec, provenance, self._fact(GOLDEN), reference=reference)
+                self._write(self._with_references(manifest, made))
+        except BaseException:
+            if new and not (self.path / MANIFEST).exists():
+                self._leave_nothing()
+            raise
+
+    def _has_references(self, manifest: Manifest) -> bool:
+        """Whether there is all that variants are compared with, as the manifest says."""
+        if manifest.spreads is None or manifest.held_out is None:
+            return False
+        path = self.path / HELD_OUT
+        return path.is_file() and self._fact(HELD_OUT) == manifest.held_out.file
+
+    def _with_references(self, manifest: Manifest, made: References) -> Manifest:
+        if made.held_out is None:
+            return replace(manifest, spreads=made.spreads)
+        made.held_out.save(self.path / HELD_OUT)
+        held_out = HeldOutReference(self._fact(HELD_OUT), made.observations)
+        return replace(manifest, schema=SCHEMA, spreads=made.spreads, held_out=held_out)
+
+    def _fact(self, name: str) -> FileFact:
+        path = self.path / name
+        return FileFact(path.stat().st_size, sha256(path))
+
+    def _leave_nothing(self) -> None:
+        """Delete what a bundle begins with, but not a folder that was there before."""
+        for name in (GOLDEN, HELD_OUT, ".lock"):
+            (self.path / name).unlink(missing_ok=True)
+        (self.path / VARIANTS).rmdir()
+        if self._made:
+            self.path.rmdir()
 
     @contextmanager
     def temporary_folder(self) -> Iterator[Path]:
@@ -175,4 +249,4 @@ class BundleWriter:
 
 def _is_empty(path: Path) -> bool:
     """Whether a folder holds nothing but what an interrupted first export leaves."""
-    return all(entry.name in (VARIANTS, GOLDEN) or entry.name.startswith(".") for entry in path.iterdir())
+    return all(entry.name in (VARIANTS, GOLDEN, HELD_OUT) or entry.name.startswith(".") for entry in path.iterdir())

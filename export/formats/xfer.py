@@ -8,20 +8,27 @@ from pathlib import Path
 
 from export.bundle.manifest import Build
 from export.bundle.reader import Bundle
-from export.bundle.writer import BundleWriter
+from export.bundle.writer import BundleWriter, References
 
 SUFFIX = ".bundle"
 TARGETS = None
 
 
 def write(output: Path, bundle: Bundle, build: Build) -> None:
-    """Write the variant's files, the spec, and the golden trajectories.
+    """Write the variant's files, the spec, and what the live policy did.
 
     Records are left out: they belong to the machine that they were made on.
     """
     source = bundle.check(build)
     writer = BundleWriter(output)
-    writer.begin(bundle.spec, bundle.manifest.provenance, bundle.golden, bundle.reference)
+    manifest = bundle.manifest
+    observations = manifest.held_out.observations if manifest.held_out is not None else ""
+    writer.begin(
+        bundle.spec,
+        manifest.provenance,
+        lambda: References(bundle.golden(), bundle.held_out(), observations, manifest.spreads),
+        bundle.reference,
+    )
     with writer.temporary_folder() as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
         writer.add(replace(build, folder="", files={}), folder)

@@ -25,10 +25,6 @@ from xfer.trajectories import Trajectories
 if TYPE_CHECKING:
     from xfer.models.policy import Exportable
 
-GOLDEN_STRETCHES, GOLDEN_FRAMES = 3, 21
-"""Golden trajectories: so many beginnings of episodes, of so many frames each (64 frames at most)."""
-
-
 FACTS = "source.json"
 
 
@@ -70,7 +66,8 @@ class ImportOptions:
 
     observations: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """Observations recorded while the policy acted (.safetensors or .safetensors.gz: resets, bool [T], and
-    observations.NAME, [T, ...]). By default they are recorded in its task."""
+    observations.NAME, [T, ...]; with actions, [T, ...], if another runtime acted: they must be the module's). By
+    default they are recorded in its task."""
     task: Annotated[str | None, tyro.conf.arg(metavar="TASK")] = None
     """Where the policy acts: env:ENV_ID is a Gymnasium environment's own observations; any other task, your own
     module:function too."""
@@ -96,7 +93,8 @@ class ImportedPolicy:
     Attributes:
         policy: The policy, in eval mode.
         folder: Where its observations are kept, apart from the bundle: a run folder, or one that looks like it.
-        reference: The variant that records golden and that all others are compared with.
+        reference: The variant that all others are compared with.
+        renewed: Whether the observations were given or recorded just now, and may be others than before.
 
     Raises:
         RunError: By the properties, if their file is missing or damaged.
@@ -105,6 +103,7 @@ class ImportedPolicy:
     policy: Exportable
     folder: Path
     reference: str = "eager-fp32"
+    renewed: bool = False
 
     @cached_property
     def calibration(self) -> Trajectories:
@@ -120,8 +119,3 @@ class ImportedPolicy:
         from xfer.training.run_folder import RunFolder  # which needs torch
 
         return RunFolder(self.folder).observations(name)
-
-    def golden(self) -> Trajectories:
-        """Return the beginnings of a few held-out episodes: several steps and a reset, 64 frames at most."""
-        parts = [slice(e.start, min(e.stop, e.start + GOLDEN_FRAMES)) for e in self.held_out.episodes()]
-        return self.held_out.take(parts[:GOLDEN_STRETCHES])

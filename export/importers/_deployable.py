@@ -35,6 +35,10 @@ class Deployable:
     module: nn.Module
     spec: PolicySpec
 
+    def live(self) -> nn.Module:
+        """Return the module itself, in eval mode: what all that is made of it is compared with."""
+        return self.module.eval()
+
     def deploy(self, precision: str = "fp32") -> nn.Module:
         """Return a copy of the module, in eval mode, that computes in ``precision``.
 

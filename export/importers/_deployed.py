@@ -15,6 +15,9 @@ from xfer.errors import UsageError
 from xfer.models.policy import Exportable
 from xfer.spec import PolicySpec
 
+PYTORCHS_OWN = frozenset(vars(nn.Module()))
+"""Attributes of every module."""
+
 
 class DeployedModule(nn.Module):
     """A copy of somebody's module in one precision, with inputs and outputs of the spec's types.
@@ -27,7 +30,7 @@ class DeployedModule(nn.Module):
 
     def __init__(self, module: nn.Module, spec: PolicySpec, dtype: torch.dtype) -> None:
         super().__init__()
-        self.module, self.spec = copy.deepcopy(module), spec
+        self.module, self.spec = copied(module), spec
         self.dtype = None if dtype == torch.float32 else dtype
         self.casts_itself = hasattr(module, "cast")
         if self.dtype is not None:
@@ -41,6 +44,26 @@ class DeployedModule(nn.Module):
         if not self.casts_itself:
             inputs = tuple(x.to(self.dtype) if x.is_floating_point() else x for x in inputs)
         return tuple(x.float() if x.is_floating_point() else x for x in self.module(*inputs))
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """Return a copy of a module; attributes that cannot be copied, such as a lock, are shared."""
+    shared: dict[int, object] = {}
+    for part in module.modules():
+        if not isinstance(part, torch.jit.ScriptModule):
+            for name, value in vars(part).items():
+                if name not in PYTORCHS_OWN and not _can_be_copied(value):
+                    shared[id(value)] = value
+    with torch.no_grad():  # else the weights of TorchScript are copied as something that is computed
+        return copy.deepcopy(module, shared)
+
+
+def _can_be_copied(value: object) -> bool:
+    try:
+        copy.deepcopy(value)
+    except Exception:  # whatever somebody's class raises
+        return False
+    return True
 
 
 def check(module: nn.Module, spec: PolicySpec) -> None:
@@ -72,8 +95,15 @@ def digest(policy: Exportable) -> str:
     """Return the SHA-256 of the weights and of what is computed with them, as 64 hexadecimal digits.
 
     Both, since the code is not ours: with other code the same weights are another policy.
+
+    Raises:
+        UsageError: If PyTorch cannot trace the module.
     """
-    graph = trace(policy.deploy(), policy.spec).inlined_graph
+    try:
+        graph = trace(policy.deploy(), policy.spec).inlined_graph
+    except Exception as error:  # whatever somebody's module raises
+        reason = " ".join(str(error).split())[:300]
+        raise UsageError(f"PyTorch cannot trace the module ({type(error).__name__}: {reason}).") from error
     nodes = [node for node in graph.findAllNodes("prim::Constant") if node.hasAttribute("value")]
     constants = [node.t("value") for node in nodes if node.kindOf("value") == "t"]
     known = {name: value.detach().contiguous().clone() for name, value in policy.state_dict().items()}

@@ -77,7 +77,7 @@ def gather(policy: Deployable, source: str, folder: Path, file: Path | None) -> 
         write_atomically(folder / FACTS, to_json(Facts(source, weights, spec)))
     except OSError as error:
         raise RunError(f"{folder} cannot be written to: {error.strerror}.") from error
-    return ImportedPolicy(replace(policy, spec=spec), folder)
+    return ImportedPolicy(replace(policy, spec=spec), folder, renewed=bool(recorded))
 
 
 def environment(spec: PolicySpec) -> tuple[Task | None, str]:
@@ -123,7 +123,7 @@ def split(recorded: Trajectories, name: str) -> tuple[Trajectories, Trajectories
     cut = int(begins[np.abs(begins - total // 2).argmin()]) if len(begins) else total // 2
     resets = recorded.resets.copy()
     resets[[0, cut]] = True
-    whole = Trajectories(recorded.observations, resets)
+    whole = replace(recorded, resets=resets)
     return whole.take([slice(0, cut)]), whole.take([slice(cut, total)])
 
 
@@ -159,13 +159,22 @@ def _unscaled(spec: PolicySpec) -> PolicySpec:
 
 
 def _checked(recorded: Trajectories, spec: PolicySpec, name: str) -> Trajectories:
-    """Return the observations that the spec names, if they are of its types."""
+    """Return the observations that the spec names, and the actions if there are any, if they are of its types."""
     found = {key: (str(array.dtype), array.shape[1:]) for key, array in recorded.observations.items()}
     due = {o.name: (o.dtype, o.shape) for o in spec.observations}
     lengths = {len(recorded), *(len(array) for array in recorded.observations.values())}
     if any(found.get(key) != wanted for key, wanted in due.items()) or len(lengths) > 1:
         raise UsageError(f"{name} holds {_listed(found)}; the policy sees {_listed(due)}, one row a step.")
-    return Trajectories({key: recorded.observations[key] for key in due}, recorded.resets.astype(bool))
+    actions, action = recorded.actions, spec.action.tensor
+    if actions is not None:
+        kind = {"discrete": np.integer, "continuous": np.floating}[spec.action.kind]
+        if actions.shape != (len(recorded), *action.shape) or not np.issubdtype(actions.dtype, kind):
+            raise UsageError(
+                f"{name} holds actions: {actions.dtype} {list(actions.shape)}; the policy gives {action.dtype}"
+                f" {[len(recorded), *action.shape]}. Give those, or leave `actions` out of the file."
+            )
+        actions = actions.astype(action.dtype)
+    return Trajectories({key: recorded.observations[key] for key in due}, recorded.resets.astype(bool), actions)
 
 
 def _listed(tensors: dict[str, tuple[str, tuple[int, ...]]]) -> str:

@@ -62,17 +62,31 @@ def example_inputs(spec: PolicySpec, batch: int) -> tuple[Tensor, ...]:
     return tuple(torch.from_numpy(tensor.zeros(batch)) for tensor in spec.inputs)
 
 
-def trace(module: nn.Module, spec: PolicySpec) -> Any:
-    """Return the module as a plain TorchScript trace, made with a batch of 2."""
+def trace(module: nn.Module, spec: PolicySpec, doubts: list[tuple[str, int]] | None = None) -> Any:
+    """Return the module as a plain TorchScript trace, made with a batch of 2.
+
+    Args:
+        module: The module.
+        spec: Its contract.
+        doubts: Takes the lines (file, line) of which PyTorch warns that the trace may not hold what they do. Most such
+            warnings are of what never changes; whether they matter is found out when a bundle is begun
+            (``export/verification/fidelity.py``), so elsewhere they are not shown.
+    """
     import torch
     from torch.jit._trace import TracerWarning
 
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", TracerWarning)
         # PyTorch recommends torch.export instead; that is the aotinductor target's business.
         warnings.filterwarnings("ignore", "`torch.jit")
-        # Of constants, and of branches that a trace cannot hold: the first gate shows whether it matters.
-        warnings.simplefilter("ignore", TracerWarning)
-        return torch.jit.trace(module, example_inputs(spec, batch=2), check_trace=False)
+        traced = torch.jit.trace(module, example_inputs(spec, batch=2), check_trace=False)
+    for warning in caught:
+        if issubclass(warning.category, TracerWarning):
+            if doubts is not None:
+                doubts.append((warning.filename, warning.lineno))
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return traced
 
 
 def save_trace(traced: Any, path: Path) -> None:
@@ -100,8 +114,8 @@ def load_trace(path: Path, device: str = "cpu") -> Any:
             raise BundleError(f"{path}: PyTorch cannot read it: {error}") from error
 
 
-def save_eager(policy: Exportable, folder: Path) -> None:
-    """Write what ``load_eager`` reads.
+def save_eager(policy: Exportable, folder: Path, doubts: list[tuple[str, int]] | None = None) -> None:
+    """Write what ``load_eager`` reads; for ``doubts`` see ``trace``.
 
     For a policy of our own that is its weights and configuration. Of somebody else's we have no code that could build
     it again, and would not run theirs: there it is the trace, which PyTorch runs operation by operation.
@@ -112,7 +126,7 @@ def save_eager(policy: Exportable, folder: Path) -> None:
     if isinstance(policy, Policy):
         save_policy(policy, folder)
     else:
-        save_trace(trace(policy.deploy(), policy.spec), folder / TRACE)
+        save_trace(trace(policy.deploy(), policy.spec, doubts), folder / TRACE)
 
 
 def load_eager(folder: Path) -> Any:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export import targets
-from export.bundle.manifest import GOLDEN, MANIFEST
+from export.bundle.manifest import GOLDEN, HELD_OUT, MANIFEST
 from export.bundle.reader import Bundle
 from export.bundle.records import Verification
 from export.libraries import pytorch
@@ -123,9 +123,10 @@ def inject_faults(
 
         faults = FAULTS
     pairs = min(pairs, MAX_PAIRS)
-    on_step("the reference's actions")
-    with bundle.runner(bundle.reference) as runner:
-        held_out = held_out.replay(runner)
+    if held_out.actions is None:
+        on_step("the reference's actions")
+        with bundle.runner(bundle.reference) as runner:
+            held_out = held_out.replay(runner)
 
     def on_pairs(done: int, verdicts: object) -> None:
         on_step(f"{done} of {pairs} pairs of episodes")
@@ -199,7 +200,9 @@ def copy_bundle(bundle: Bundle, variants: Iterable[str], path: Path) -> None:
     """Copy a bundle with some of its variants only (names that are no variant are ignored)."""
     builds = tuple(build for build in bundle.manifest.builds if build.variant in variants)
     path.mkdir()
-    shutil.copy(bundle.path / GOLDEN, path / GOLDEN)
+    for name in (GOLDEN, HELD_OUT):
+        if (bundle.path / name).exists():
+            shutil.copy(bundle.path / name, path / name)
     for build in builds:
         shutil.copytree(bundle.check(build), path / build.folder)
     write_atomically(path / MANIFEST, replace(bundle.manifest, builds=builds).encode())

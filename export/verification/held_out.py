@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from export.bundle.reader import Bundle
@@ -15,12 +16,15 @@ from xfer.trajectories import Trajectories
 def held_out_observations(bundle: Bundle, run: Path | None = None) -> tuple[Trajectories | None, str]:
     """Return the run's held-out observations, or None and why they cannot be used.
 
+    With them comes what the live policy did, where the bundle has that; else the reference has to act on them.
+
     Args:
         bundle: The bundle.
         run: The run's folder; by default the one that the bundle was made from, if it is here.
 
     Raises:
-        RunError: If a run was named, and it is not the one that the bundle was made from.
+        RunError: If a run was named, and it or its observations are not those that the bundle was made from.
+        BundleError: If the file of what the live policy did is missing or changed.
     """
     folder = run or Path(bundle.manifest.provenance.run)
     weights = weights_of(folder)
@@ -35,7 +39,14 @@ def held_out_observations(bundle: Bundle, run: Path | None = None) -> tuple[Traj
     from xfer.training.run_folder import RunFolder
 
     observations = RunFolder(folder).observations("held-out")
-    # Golden brings the reference's actions along; these do not, so the reference has to act on them.
-    if observations.actions is None and (reason := no_reference(bundle)) is not None:
+    observations = Trajectories(observations.observations, observations.resets)
+    known, manifest = bundle.held_out(), bundle.manifest
+    if known is None or manifest.held_out is None:
+        reason = no_reference(bundle)
+        return (observations, "") if reason is None else (None, reason)
+    if observations.digest() != manifest.held_out.observations:
+        reason = f"the held-out observations at {folder} are not those that the bundle was made with; export again"
+        if run is not None:
+            raise RunError(f"{reason[0].upper()}{reason[1:]}.")
         return None, reason
-    return observations, ""
+    return replace(observations, actions=known.actions, scores=known.scores), ""

@@ -25,9 +25,10 @@ from pathlib import Path
 
 import numpy as np
 
+from export.bundle.manifest import Spreads
 from export.bundle.reader import Bundle
 from export.bundle.records import Divergence
-from export.verification.parity import difference, regret
+from export.verification.tolerances import action_difference, regret
 from xfer import tasks
 from xfer.errors import XferError
 from xfer.evaluate import Fork, paired_episode
@@ -74,9 +75,7 @@ class PairProcesses:
     """
 
     def __init__(self, bundle: Bundle, count: int) -> None:
-        golden = bundle.golden().scores
-        assert golden is not None
-        self.path, self.count, self.golden_scores = bundle.path, count, golden
+        self.path, self.count, self.spreads = bundle.path, count, bundle.spreads()
 
     def __enter__(self) -> PairProcesses:
         self._others = multiprocessing.active_children()
@@ -103,7 +102,7 @@ class PairProcesses:
                 try:
                     for ahead in seeds[i : i + AHEAD * self.count]:
                         if ahead not in pending:
-                            work = (self.path, variants(), self.golden_scores, ahead)
+                            work = (self.path, variants(), self.spreads, ahead)
                             pending[ahead] = self._pool.submit(_run_pair, *work)
                     outcomes = pending.pop(seed).result()
                     break
@@ -171,7 +170,7 @@ def _runner(path: Path, variant: str) -> Runner:
     return _open_variants.enter_context(Bundle(path).runner(variant))
 
 
-def _run_pair(path: Path, variants: tuple[str, ...], golden_scores: np.ndarray, seed: int) -> dict[str, Outcome]:
+def _run_pair(path: Path, variants: tuple[str, ...], spreads: Spreads, seed: int) -> dict[str, Outcome]:
     """Run in a worker process: the reference and the variants from one seed."""
     try:
         reference = _runner(path, _reference(path))
@@ -182,7 +181,7 @@ def _run_pair(path: Path, variants: tuple[str, ...], golden_scores: np.ndarray, 
                 seed,
                 pair.reference,
                 pair.variant,
-                None if pair.fork is None else _divergence(seed, pair.fork, golden_scores, reference.spec),
+                None if pair.fork is None else _divergence(seed, pair.fork, spreads, reference.spec),
                 pair.error,
             )
             for name, pair in pairs.items()
@@ -196,31 +195,28 @@ def _run_pair(path: Path, variants: tuple[str, ...], golden_scores: np.ndarray, 
         ) from error
 
 
-def _divergence(seed: int, fork: Fork, golden_scores: np.ndarray, spec: PolicySpec) -> Divergence:
+def _divergence(seed: int, fork: Fork, spreads: Spreads, spec: PolicySpec) -> Divergence:
     return Divergence(
         seed,
         fork.step,
         tuple(np.atleast_1d(fork.reference_action).astype(float).tolist()),
         tuple(np.atleast_1d(fork.variant_action).astype(float).tolist()),
-        margin(fork, golden_scores, spec),
+        margin(fork, spreads, spec),
         picture(fork.observations, spec),
     )
 
 
-def margin(fork: Fork, golden_scores: np.ndarray, spec: PolicySpec) -> float:
+def margin(fork: Fork, spreads: Spreads, spec: PolicySpec) -> float:
     """Return the regret of the variant's action by the reference's scores, as the actions gate counts it.
 
     Args:
         fork: Where their actions first differed.
-        golden_scores: The reference's scores on the golden trajectories, [T, A], since one frame has no spread of
-            scores.
+        spreads: Of what the live policy gave.
         spec: Says how to count.
     """
     if spec.action.kind == "continuous":
-        return float(difference(fork.reference_action[None], fork.variant_action[None], spec)[0])
-    scores = np.concatenate([golden_scores, fork.scores[None]])
-    chosen = np.append(golden_scores.argmax(axis=1), fork.variant_action)
-    return float(regret(scores, chosen, spec)[-1])
+        return float(action_difference(fork.reference_action, fork.variant_action, spec.action, spreads).max())
+    return float(regret(fork.scores[None], np.atleast_1d(fork.variant_action), spec, spreads)[0])
 
 
 def picture(observations: Arrays, spec: PolicySpec) -> str:

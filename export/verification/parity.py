@@ -13,22 +13,23 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from export import targets
+from export.bundle.manifest import Spreads
 from export.bundle.reader import Bundle
 from export.bundle.records import Verification
+from export.bundle.spreads import masked, measure_spreads
 from export.targets import Variant
+from export.verification.tolerances import action_difference, compare_scores, regret
 from xfer.errors import UnavailableError
 from xfer.runner import Runner, Session
 from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
 
-SCORE_TOLERANCE = {"fp32": 0.001, "tf32": 0.01, "fp16": 0.02, "bf16": 0.06}
-"""Largest difference of a score, as a share of golden's score spread. int8 is reported, not judged."""
-
 REGRET_TOLERANCE = {"fp32": 0.0001}
 """Largest mean regret of a discrete action; 0.005 for every other precision."""
 
 ACTION_TOLERANCE = {"fp32": 0.005}
-"""Largest mean difference of a continuous action, as a share of its range; 0.02 for every other precision."""
+"""Largest mean difference of any element of a continuous action, as a share of its scale; 0.02 for every other
+precision."""
 
 WORST = 5
 """How many disagreements are listed."""
@@ -36,44 +37,95 @@ WORST = 5
 
 @dataclass(frozen=True)
 class Numbers:
-    """The first gate's figures for the worst batch: difference, tolerance, and the failure if there is one."""
+    """The first gate's figures for the score that uses up most of its tolerance, and the failure if there is one."""
 
     max_abs_diff: float
     tolerance: float | None
     failure: str = ""
 
 
-def numbers(session: Session, spec: PolicySpec, golden: Trajectories, precision: str, max_batch: int | None) -> Numbers:
-    """Play the golden trajectories, with batch 1 and (where the variant has it) 3, and compare scores.
+def numbers(
+    session: Session,
+    spec: PolicySpec,
+    golden: Trajectories,
+    precision: str,
+    max_batch: int | None,
+    spreads: Spreads | None = None,
+) -> Numbers:
+    """Play the golden trajectories, with batch 1 and (where the variant has it) 3, and compare scores and choices.
+
+    Args:
+        session: The variant.
+        spec: The contract.
+        golden: The golden trajectories.
+        precision: The variant's.
+        max_batch: The largest batch that it takes.
+        spreads: Of the live policy's scores; by default golden's.
 
     Raises:
-        ScoresError: If scores are not finite.
+        ScoresError: If it gives what is no action.
     """
-    assert golden.scores is not None
-    wanted = centered(golden.scores, spec)
-    share = SCORE_TOLERANCE.get(precision)
-    tolerance = None if share is None else share * float(wanted.std())
-    worst, failure = 0.0, ""
+    spreads = spreads or measure_spreads([golden], spec)
+    found = []
     for batch in (1, 3) if max_batch is None or max_batch >= 3 else (1,):
-        for row, scores in enumerate(play(session, spec, golden, batch)):
-            difference = np.abs(centered(scores, spec) - wanted).max(axis=1)
-            step = int(difference.argmax())
-            worst = max(worst, float(difference[step]))
-            if tolerance is not None and difference[step] > tolerance and not failure:
-                failure = (
-                    f"numbers: score differs by {difference[step]:.3g} at golden step {step} (batch {batch},"
-                    f" row {row}), allowed {tolerance:.3g}"
-                )
-    return Numbers(worst, tolerance, failure)
+        for row, played in enumerate(play(session, spec, golden, batch)):
+            where = f"golden step {{step}} (batch {batch}, row {row})"
+            found.append(compare(golden, played, spec, spreads, precision, where))
+    return next((one for one in found if one.failure), max(found, key=_used_up))
 
 
-def centered(scores: np.ndarray, spec: PolicySpec) -> np.ndarray:
-    """Return scores without what all actions have in common, which cannot change a discrete choice."""
-    return scores if spec.score_kind == "mean" else scores - scores.mean(axis=1, keepdims=True)
+def compare(
+    reference: Trajectories, variant: Trajectories, spec: PolicySpec, spreads: Spreads, precision: str, where: str
+) -> Numbers:
+    """Compare scores and, of fp32, what was chosen from them.
+
+    Args:
+        reference: The reference's actions and scores.
+        variant: The variant's, on the same observations.
+        spec: The contract.
+        spreads: Of the live policy's scores.
+        precision: The variant's.
+        where: What to call a row, with {step} in it.
+    """
+    assert reference.scores is not None
+    assert variant.scores is not None
+    scores = compare_scores(reference.scores, variant.scores, spec, spreads, precision)
+    row, element = scores.worst()
+    judged = bool(np.isfinite(scores.allowed[row, element]))
+    worst, allowed = float(scores.difference[row, element]), float(scores.allowed[row, element])
+    failure = ""
+    if judged and not worst <= allowed:
+        failure = f"score of '{spec.action.elements[element]}' differs by {worst:.3g}, allowed {allowed:.3g}"
+    elif judged and scores.unmasked.any():
+        row, element = (int(i) for i in np.argwhere(scores.unmasked)[0])
+        values = reference.scores[row, element], variant.scores[row, element]
+        failure = (
+            f"score of '{spec.action.elements[element]}' is {values[0]:.3g}, and {values[1]:.3g} here: one is a mask"
+        )
+    elif spec.action.kind == "discrete" and precision in REGRET_TOLERANCE:
+        assert variant.actions is not None
+        rows, chosen = np.arange(len(reference)), variant.actions
+        best = reference.scores.argmax(axis=1)
+        gap = reference.scores[rows, best].astype(float) - reference.scores[rows, chosen]
+        flips = np.flatnonzero(~(gap <= scores.allowed[rows, best] + scores.allowed[rows, chosen]))
+        if len(flips):
+            row = int(flips[0])
+            names = spec.action.elements[best[row]], spec.action.elements[chosen[row]]
+            failure = f"'{names[0]}' has the higher score by {gap[row]:.3g}, and '{names[1]}' is chosen"
+    text = f"numbers: {failure} at {where.format(step=row)}" if failure else ""
+    return Numbers(worst, allowed if judged else None, text)
 
 
-def play(session: Session, spec: PolicySpec, golden: Trajectories, batch: int) -> list[np.ndarray]:
-    """Return golden's scores as the session gives them, [T, A] for each row of the batch.
+def _severity(found: Numbers) -> tuple[bool, float]:
+    return bool(found.failure), _used_up(found)
+
+
+def _used_up(found: Numbers) -> float:
+    return found.max_abs_diff if found.tolerance is None else found.max_abs_diff / found.tolerance
+
+
+def play(session: Session, spec: PolicySpec, golden: Trajectories, batch: int) -> list[Trajectories]:
+    """Return golden with what the session does, one for each row of the batch.
 
     Every row plays all episodes, but row i begins with episode i; so rows are at different steps and are reset at
     different times, and a session that mixes up rows or states cannot get all of them right.
@@ -85,14 +137,16 @@ def play(session: Session, spec: PolicySpec, golden: Trajectories, batch: int) -
         order = episodes[first:] + episodes[:first]
         orders.append(np.concatenate([np.arange(part.start, part.stop) for part in order]))
     runner = Runner(session, spec, batch)
-    results = [np.empty((len(golden), len(spec.action.elements)), np.float32) for _ in orders]
+    action = spec.action.tensor
+    scores = [np.empty((len(golden), *spec.scores.shape), np.float32) for _ in orders]
+    actions = [np.empty((len(golden), *action.shape), action.dtype) for _ in orders]
     for t in range(len(golden)):
         now = np.array([order[t] for order in orders])
-        runner.reset(golden.resets[now])
-        scores = runner.act({name: array[now] for name, array in golden.observations.items()}).scores
+        runner.reset(golden.resets[now], golden.starting(now))
+        step = runner.act({name: array[now] for name, array in golden.observations.items()})
         for row, index in enumerate(now):
-            results[row][index] = scores[row]
-    return results
+            actions[row][index], scores[row][index] = step.action[row], step.scores[row]
+    return [replace(golden, actions=a, scores=s) for a, s in zip(actions, scores, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -106,7 +160,9 @@ class Actions:
     failure: str = ""
 
 
-def actions(reference: Trajectories, variant: Trajectories, spec: PolicySpec, precision: str) -> Actions:
+def actions(
+    reference: Trajectories, variant: Trajectories, spec: PolicySpec, precision: str, spreads: Spreads | None = None
+) -> Actions:
     """Compare the actions of the reference and of a variant on the same observations.
 
     Args:
@@ -114,17 +170,28 @@ def actions(reference: Trajectories, variant: Trajectories, spec: PolicySpec, pr
         variant: The variant's.
         spec: The contract.
         precision: The variant's precision.
+        spreads: Of what the live policy gave; by default the reference's here.
     """
     assert reference.scores is not None
     assert reference.actions is not None
     assert variant.actions is not None
+    spreads = spreads or measure_spreads([reference], spec)
+    failure = ""
     if spec.action.kind == "discrete":
-        loss = regret(reference.scores, variant.actions, spec)
-        allowed, what = REGRET_TOLERANCE.get(precision, 0.005), "mean regret"
+        loss = regret(reference.scores, variant.actions, spec, spreads)
+        mean, allowed, what = float(loss.mean()), REGRET_TOLERANCE.get(precision, 0.005), "mean regret"
         same = variant.actions == reference.actions
+        rows = np.arange(len(loss))
+        forbidden = np.flatnonzero(masked(reference.scores, spreads.reach)[rows, variant.actions])
+        if len(forbidden):
+            name = spec.action.elements[int(variant.actions[forbidden[0]])]
+            failure = f"actions: '{name}' is chosen at step {forbidden[0]}, where the policy masks it"
     else:
-        loss = difference(reference.actions, variant.actions, spec)
-        allowed, what = ACTION_TOLERANCE.get(precision, 0.02), "mean difference (share of the action range)"
+        apart = action_difference(reference.actions, variant.actions, spec.action, spreads)
+        element = int(apart.mean(axis=0).argmax())
+        loss, allowed = apart.max(axis=1), ACTION_TOLERANCE.get(precision, 0.02)
+        mean, what = float(apart.mean(axis=0)[element]), f"mean difference of '{spec.action.elements[element]}'"
+        what += " as a share of its scale"
         same = loss <= allowed
     worst = tuple(
         f"step {t}: reference {np.asarray(reference.actions[t]).tolist()}, variant"
@@ -132,34 +199,9 @@ def actions(reference: Trajectories, variant: Trajectories, spec: PolicySpec, pr
         for t in np.argsort(-loss)[:WORST]
         if loss[t] > 0
     )
-    mean = float(loss.mean())
-    failure = f"actions: {what} {mean:.3g} over {len(loss)} observations, allowed {allowed:g}" if mean > allowed else ""
+    if not failure and not mean <= allowed:
+        failure = f"actions: {what} {mean:.3g} over {len(loss)} observations, allowed {allowed:g}"
     return Actions(float(same.mean()), mean, len(loss), worst, failure)
-
-
-def difference(reference: np.ndarray, variant: np.ndarray, spec: PolicySpec) -> np.ndarray:
-    """Return how far continuous actions [T, A] lie apart, as a share of their range: float [T]."""
-    span = np.array(spec.action.high) - np.array(spec.action.low)
-    result: np.ndarray = (np.abs(variant - reference) / span).mean(axis=1)
-    return result
-
-
-def regret(scores: np.ndarray, chosen: np.ndarray, spec: PolicySpec) -> np.ndarray:
-    """Return the regret of each chosen action by the reference's scores; a flip at a tie costs nothing.
-
-    Args:
-        scores: The reference's, [T, A].
-        chosen: The variant's actions, int [T].
-        spec: Says whether scores are logits (regret in softmax probability) or values (in units of their spread).
-    """
-    if spec.score_kind == "logits":
-        preference = np.exp(scores - scores.max(axis=1, keepdims=True))
-        preference /= preference.sum(axis=1, keepdims=True)
-    else:
-        preference = scores / max(float(centered(scores, spec).std()), 1e-12)
-    rows = np.arange(len(chosen))
-    result: np.ndarray = preference.max(axis=1) - preference[rows, chosen]
-    return result
 
 
 def first_gates(
@@ -226,16 +268,21 @@ def run_gates(
         reference: The reference's actions and scores on the judged observations.
         judged: The observations of the actions gate.
     """
-    spec, build = bundle.spec, bundle.builds[variant.build]
-    first = numbers(session, spec, golden, variant.precision, build.max_batch)
+    spec, build, spreads = bundle.spec, bundle.builds[variant.build], bundle.spreads()
+    first = numbers(session, spec, golden, variant.precision, build.max_batch, spreads)
+    replayed = None
+    if not first.failure:
+        replayed = judged.replay(Runner(session, spec))
+        where = "golden step {step}" if judged is golden else "held-out step {step}"
+        first = max(first, compare(reference, replayed, spec, spreads, variant.precision, where), key=_severity)
     so_far = Verification("provisional", rung="numbers", max_abs_diff=first.max_abs_diff, tolerance=first.tolerance)
     if first.failure:
         blame = ""
         if variant.build == bundle.reference:
             blame = ". Golden is not from this policy's weights: golden, or the weights, were exchanged"
         return replace(so_far, status="rejected", reason=first.failure + blame)
-    runner = Runner(session, spec)
-    second = actions(reference, judged.replay(runner), spec, variant.precision)
+    assert replayed is not None
+    second = actions(reference, replayed, spec, variant.precision, spreads)
     so_far = replace(
         so_far,
         rung="actions",

@@ -29,9 +29,11 @@ import numpy as np
 from export import targets
 from export.bundle.reader import Bundle
 from export.bundle.records import Verification
+from export.bundle.spreads import measure_spreads
 from export.quantize import Quantizer
 from export.targets import ExportRequest, FromGraph, Place, Variant
-from export.verification.parity import centered, run_gates
+from export.verification.parity import run_gates
+from export.verification.tolerances import compare_scores
 from xfer.runner import Runner, Session
 from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
@@ -100,14 +102,16 @@ class Trials:
             eager: Observations with eager's actions and scores.
 
         Returns:
-            A share of the scores' spread.
+            A share of their elements' spread.
         """
         assert eager.scores is not None
-        wanted = centered(eager.scores, self.spec)
         with self.session(tuple(other for other in self.layers if other != layer)) as session:
             scores = eager.replay(Runner(session, self.spec)).scores
         assert scores is not None
-        return float(np.sqrt(np.mean((centered(scores, self.spec) - wanted) ** 2)) / max(wanted.std(), 1e-12))
+        spreads = measure_spreads([eager], self.spec)
+        unit = np.maximum(spreads.scores, np.finfo(np.float32).tiny)
+        difference = compare_scores(eager.scores, scores, self.spec, spreads, "int8").difference
+        return float(np.sqrt(np.mean((difference / unit) ** 2)))
 
 
 def fewest(worst_first: Sequence[str], passes: Callable[[frozenset[str]], bool]) -> frozenset[str] | None:

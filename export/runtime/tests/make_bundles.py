@@ -154,7 +154,7 @@ def write(path: Path, module: Any, variants: Sequence[str]) -> None:
     """Write a bundle of a deployed module, with the variants that can be made here."""
     from export import targets
     from export.bundle.manifest import Build, Provenance
-    from export.bundle.writer import BundleWriter
+    from export.bundle.writer import BundleWriter, References
     from export.targets import ExportOptions, ExportRequest, Variant
     from xfer import __version__
     from xfer.models.torch_session import TorchSession
@@ -173,7 +173,10 @@ def write(path: Path, module: Any, variants: Sequence[str]) -> None:
     calibration = random_trajectories(spec, 2, 16)
     writer = BundleWriter(path)
     writer.begin(
-        spec, Provenance("", "0" * 64, "none", "none", "none", 0, 0, __version__), lambda: golden, "eager-fp32"
+        spec,
+        Provenance("", "0" * 64, "none", "none", "none", 0, 0, __version__),
+        lambda: References(golden),
+        "eager-fp32",
     )
     deployable: Any = Deployable
     request = ExportRequest(deployable, spec, calibration, ExportOptions())

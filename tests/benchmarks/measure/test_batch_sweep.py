@@ -46,7 +46,7 @@ def test_a_variant_whose_process_fails_is_missing_with_its_reason(small_bundle, 
 
 def test_a_batch_holds_consecutive_recorded_observations_and_where_episodes_begin(small_bundle):
     golden = Bundle(small_bundle.path).golden()
-    (begins, first), (_, second) = itertools.islice(_recorded(small_bundle, 4), 2)
+    (begins, _, first), (_, _, second) = itertools.islice(_recorded(small_bundle, 4), 2)
     frames = golden.observations["frame"]
     np.testing.assert_array_equal(first["frame"], frames[:4])
     np.testing.assert_array_equal(second["frame"], frames[[4, 5, 0, 1]])

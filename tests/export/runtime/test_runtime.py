@@ -233,13 +233,18 @@ def test_an_onnx_policy_with_one_thread_is_one_thread_and_leaves_nothing_behind(
 def test_xfer_verify_rejects_a_policy_that_is_another(build, bundles, onnxruntime_library, tmp_path):
     """The graph of one bundle under the spec and golden of another: the files are whole, the numbers are not."""
     from export.bundle.manifest import Build, Provenance
-    from export.bundle.writer import BundleWriter
+    from export.bundle.writer import BundleWriter, References
 
     bundle = Bundle(bundles / "recurrent.bundle")
     golden = bundle.golden()
     other = Trajectories(golden.observations, golden.resets, golden.actions, golden.scores + np.float32(0.1))
     writer = BundleWriter(tmp_path / "other.bundle")
-    writer.begin(bundle.spec, Provenance("", "1" * 64, "none", "none", "none", 0, 0, "0"), lambda: other, "eager-fp32")
+    writer.begin(
+        bundle.spec,
+        Provenance("", "1" * 64, "none", "none", "none", 0, 0, "0"),
+        lambda: References(other),
+        "eager-fp32",
+    )
     with writer.temporary_folder() as folder:
         shutil.copy(bundle.path / bundle.build("onnx-fp32").folder / "policy.onnx", folder)
         writer.add(Build("onnx-fp32", "built", key="0" * 12), folder)

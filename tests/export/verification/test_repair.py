@@ -100,7 +100,7 @@ def hard_run(policy, met, calibration, tmp_path_factory):
 
 def check_that_none_can_go_back(source, path, variant, kept, judged):
     request = ExportRequest(source.policy, source.policy.spec, source.calibration, ExportOptions())
-    builder = Builder(request, source.golden, path, run="nowhere")
+    builder = Builder(request, lambda: source.held_out, path, run="nowhere")
     for layer in kept:
         builder.build(variant, tuple(other for other in kept if other != layer))
         fewer = first_gates(Bundle(path), [str(variant)], judged, lambda _: None)[str(variant)]
