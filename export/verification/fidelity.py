@@ -38,7 +38,7 @@ from export.libraries.pytorch import load_eager, save_eager
 from export.targets import ExportRequest
 from export.verification.answers import SHARE, difference
 from export.verification.live import LiveSession, Moment, Recordings, alone, in_batches, place, refused
-from export.verification.python_values import python_values
+from export.verification.python_values import python_values, shown
 from export.verification.remembered import changed, fingerprint
 from xfer import tasks
 from xfer.errors import UnavailableError, UsageError
@@ -180,7 +180,7 @@ def _play(session: LiveSession, spec: PolicySpec, recordings: Recordings, deploy
         {name: np.stack(kept) for name, kept in starts.items()},
         moment,
         {name: _trajectories(recordings[name], moments) for name, moments in others.items() if moments},
-        {name: np.array(each).reshape(-1, len(spec.states)) for name, each in apart.items()},
+        {name: np.array(each).reshape(len(each), len(spec.states)) for name, each in apart.items()},
         sizes,
         failure,
     )
