@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.claims._random_policies import FORBIDDEN, RandomNet, chosen
+from benchmarks.claims._random_policies import FORBIDDEN, RandomNet
+from xfer.models.policy import to_action
 
 LATE_CALL = (20, 800)
 """At which call a module that counts changes its mind."""
@@ -36,7 +37,7 @@ class FaultyModule(nn.Module):
         """Return the right action, scores and states, or changed ones."""
         action, scores, *states = self.inner(*inputs)
         other = self.changed(inputs, scores)
-        action = chosen(other, self.inner.spec)
+        action = to_action(other, self.inner.spec)
         return action, scores if self.action_only else other, *states
 
     def changed(self, inputs: tuple[Tensor, ...], scores: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 from benchmarks.claims._random_policies import RandomPolicy, walk
 from export.bundle.reader import Bundle
 from export.verification import parity
+from export.verification.tolerances import SCORE_TOLERANCE, compare_scores
 from xfer.errors import ScoresError
 from xfer.runner import Arrays, Runner, Session, Step
 from xfer.spec import PolicySpec
@@ -103,30 +104,19 @@ def harm(
 
 def figures(bundle: Bundle, live: Trajectories | None, acted: Trajectories | None, precision: str) -> dict[str, float]:
     """Return the figure of each gate, as a multiple of its limit; see ``harm``."""
-    spec = bundle.spec
+    spec, spreads = bundle.spec, bundle.spreads()
     assert live is not None
-    if acted is None or not acts(acted, spec):
-        return {"actions": np.inf} | ({"numbers": np.inf} if precision in parity.SCORE_TOLERANCE else {})
     assert live.scores is not None
+    if acted is None:
+        return dict.fromkeys(("numbers", "actions") if precision in SCORE_TOLERANCE else ("actions",), np.inf)
     assert acted.scores is not None
+    assert acted.actions is not None
     found = {}
-    share = parity.SCORE_TOLERANCE.get(precision)
-    if share is not None:
-        golden = bundle.golden().scores
-        assert golden is not None
-        wanted = parity.centered(live.scores, spec)
-        difference = np.abs(parity.centered(acted.scores, spec) - wanted)
-        found["numbers"] = float(difference.max() / (share * parity.centered(golden, spec).std()))
-    second = parity.actions(live, acted, spec, precision)
+    if precision in SCORE_TOLERANCE:
+        scores = compare_scores(live.scores, acted.scores, spec, spreads, precision)
+        found["numbers"] = np.inf if scores.unmasked.any() else float((scores.difference / scores.allowed).max())
+    second = parity.actions(live, acted, spec, precision, spreads)
     limits = parity.REGRET_TOLERANCE if spec.action.kind == "discrete" else parity.ACTION_TOLERANCE
     otherwise = 0.005 if spec.action.kind == "discrete" else 0.02
     found["actions"] = second.regret / limits.get(precision, otherwise)
     return found
-
-
-def acts(acted: Trajectories, spec: PolicySpec) -> bool:
-    """Whether all of its actions are some."""
-    assert acted.actions is not None
-    if spec.action.kind == "discrete":
-        return bool((acted.actions >= 0).all() and (acted.actions < len(spec.action.elements)).all())
-    return bool(np.isfinite(acted.actions).all())

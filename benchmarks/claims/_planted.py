@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from benchmarks.claims._random_policies import chosen, steps_of
+from benchmarks.claims._random_policies import steps_of
+from xfer.models.policy import to_action
 from xfer.runner import Arrays, Session, Step
 from xfer.spec import PolicySpec
 
@@ -67,7 +68,7 @@ def strength(rng: np.random.Generator, weakest: float, strongest: float) -> floa
 
 def answer(scores: np.ndarray, spec: PolicySpec) -> np.ndarray:
     """Return the action of scores."""
-    return chosen(torch.from_numpy(scores), spec).numpy()
+    return to_action(torch.from_numpy(scores), spec).numpy()
 
 
 def bent(

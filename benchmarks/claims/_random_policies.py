@@ -108,13 +108,7 @@ class RandomNet(nn.Module):
         scores = self.readout(features)
         if mask is not None:
             scores = torch.where(mask > 0.5, scores, FORBIDDEN)
-        return chosen(scores, self.spec), scores, *states
-
-
-def chosen(scores: Tensor, spec: PolicySpec) -> Tensor:
-    """Return the action of scores [B, A]; a continuous one without bounds is its scores."""
-    bounded = spec.action.kind == "discrete" or spec.action.high
-    return to_action(scores, spec) if bounded else scores.clone()
+        return to_action(scores, self.spec), scores, *states
 
 
 def _vector(rng: np.random.Generator) -> TensorSpec:
