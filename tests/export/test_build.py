@@ -30,7 +30,8 @@ def test_a_module_becomes_a_bundle_without_a_command_line(deployable, tmp_path, 
         on_build=lambda build, cached: built.append((build.variant, cached)),
     )
     assert built == [("eager-fp32", False), ("torchscript-fp32", False)]
-    assert steps == ["reading the policy", "exporting eager-fp32", "exporting torchscript-fp32"]
+    checking = "checking that the policy can be exported unchanged"
+    assert steps == ["reading the policy", checking, "exporting eager-fp32", "exporting torchscript-fp32"]
     assert result.bundle.reference == "eager-fp32"
     assert not result.repairs
     joints = met(seed=3).observations["joints"]

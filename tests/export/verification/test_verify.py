@@ -16,22 +16,22 @@ from xfer.training.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
-def run(policy, met, tmp_path_factory):
+def run(policy, golden, tmp_path_factory):
     """A folder that looks like the run of the shared bundle, with its held-out observations."""
     folder = RunFolder(tmp_path_factory.mktemp("runs") / "small")
     folder.observations_file("held-out").parent.mkdir(parents=True)
-    met.save(folder.observations_file("held-out"))
+    golden.save(folder.observations_file("held-out"))
     (folder.path / "policy.safetensors").write_bytes(weights_bytes(policy))
     return folder.path
 
 
-def test_the_function_does_what_the_command_does_and_prints_nothing(bundle_path, run, met, capsys):
+def test_the_function_does_what_the_command_does_and_prints_nothing(bundle_path, run, golden, capsys):
     notes, started = [], []
     found = verify(
         bundle_path, "onnx-fp32,onnx-int8", pairs=0, run=run, on_note=notes.append, on_variant=started.append
     )
     assert [*found] == started == ["onnx-fp32", "onnx-int8"]
-    assert {(v.status, v.rung, v.observations) for v in found.values()} == {("provisional", "actions", len(met))}
+    assert {(v.status, v.rung, v.observations) for v in found.values()} == {("provisional", "actions", len(golden))}
     assert found["onnx-fp32"].reason == "reward not run: --pairs 0"
     assert notes == []
     assert {name: record.verification for name, record in records.load(Bundle(bundle_path)).items()} == found
@@ -55,15 +55,19 @@ def test_names_and_numbers_that_do_not_fit_are_refused(shared_bundle):
         verify(shared_bundle, workers=-1)
 
 
-def test_a_packed_bundle_is_verified_on_golden_also_where_its_run_is(bundle_path, run, tmp_path):
+def test_a_packed_bundle_is_verified_in_full_where_its_run_is_and_else_on_golden(bundle_path, run, golden, tmp_path):
     packed = Bundle(pack(Bundle(bundle_path), "onnx-fp32", tmp_path / "robot.bundle"))
     assert packed.reference == "eager-fp32"
+    assert packed.spreads() == Bundle(bundle_path).spreads()
     held_out, why = held_out_observations(packed, run)
-    assert held_out is None
-    assert why == "the bundle has no eager-fp32 to compare with"
-    (found,) = verify(packed, run=run).values()
-    assert (found.status, found.rung, found.observations) == ("provisional", "actions", len(packed.golden()))
-    assert "no eager-fp32 to compare with" in found.reason
+    assert (len(held_out), why) == (len(golden), "")
+    np.testing.assert_array_equal(held_out.scores, packed.held_out().scores)
+    notes = []
+    for where in (run, None):
+        (found,) = verify(packed, run=where, on_note=notes.append).values()
+        assert (found.status, found.rung, found.observations) == ("provisional", "actions", len(golden))
+        assert "no eager-fp32 to compare with" in found.reason
+    assert ["golden alone" in note for note in notes] == [False, True, False], "the reward gate, then both"
 
 
 def test_a_bundle_without_eager_has_another_reference(policy, golden, met, tmp_path, one_thread):
