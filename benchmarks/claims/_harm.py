@@ -119,4 +119,4 @@ def figures(bundle: Bundle, live: Trajectories | None, acted: Trajectories | Non
     limits = parity.REGRET_TOLERANCE if spec.action.kind == "discrete" else parity.ACTION_TOLERANCE
     otherwise = 0.005 if spec.action.kind == "discrete" else 0.02
     found["actions"] = second.regret / limits.get(precision, otherwise)
-    return found
+    return {gate: figure if np.isfinite(figure) else np.inf for gate, figure in found.items()}
