@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.claims._random_policies import RandomPolicy, walk
 from export.bundle.reader import Bundle
-from export.verification import parity
+from export.verification.parity import ACTION_TOLERANCE, REGRET_TOLERANCE, actions
 from export.verification.tolerances import SCORE_TOLERANCE, compare_scores
 from xfer.errors import ScoresError
 from xfer.runner import Arrays, Runner, Session, Step
@@ -115,8 +115,8 @@ def figures(bundle: Bundle, live: Trajectories | None, acted: Trajectories | Non
     if precision in SCORE_TOLERANCE:
         scores = compare_scores(live.scores, acted.scores, spec, spreads, precision)
         found["numbers"] = np.inf if scores.unmasked.any() else float((scores.difference / scores.allowed).max())
-    second = parity.actions(live, acted, spec, precision, spreads)
-    limits = parity.REGRET_TOLERANCE if spec.action.kind == "discrete" else parity.ACTION_TOLERANCE
+    second = actions(live, acted, spec, precision, spreads)
+    limits = REGRET_TOLERANCE if spec.action.kind == "discrete" else ACTION_TOLERANCE
     otherwise = 0.005 if spec.action.kind == "discrete" else 0.02
     found["actions"] = second.regret / limits.get(precision, otherwise)
     return {gate: figure if np.isfinite(figure) else np.inf for gate, figure in found.items()}
