@@ -8,7 +8,7 @@ XferError
 ├── FidelityError         a policy that acts otherwise once exported, and why
 ├── UnavailableError      a target, provider or library that this machine lacks
 ├── ObservationError      an observation of the wrong name, shape or dtype
-├── ScoresError           scores that are not finite: the network's own, or a variant's arithmetic
+├── ScoresError           scores, actions or states that are none: the network's own, or a variant's arithmetic
 └── CheckFailed           a check that ran to its end, and found what it looked for
 """
 
@@ -52,7 +52,7 @@ class ObservationError(XferError):
 
 
 class ScoresError(XferError):
-    """Scores that are not finite: the network's own, or a variant's arithmetic. They are never an action."""
+    """Scores, actions or next states that are not finite or not in range: they are never acted on."""
 
 
 class CheckFailed(XferError):  # noqa: N818 - nothing went wrong: this is an answer

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from xfer.errors import XferError
+
 T = TypeVar("T")
 
 
@@ -42,9 +44,12 @@ def from_json(data: bytes, kind: type[T]) -> T:
     """Read JSON into a dataclass.
 
     Raises:
-        msgspec.DecodeError: On bad JSON, or with the path of the field that does not fit.
+        msgspec.DecodeError: On bad JSON, with the path of the field that does not fit, or a value that means nothing.
     """
-    return msgspec.json.decode(data, type=kind)
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except XferError as error:  # of a class that checks what it is given
+        raise msgspec.ValidationError(str(error)) from error
 
 
 def sha256(path: Path) -> str:

@@ -12,9 +12,12 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from xfer.errors import ObservationError, ScoresError
-from xfer.spec import PolicySpec
+from xfer.spec import ActionSpec, PolicySpec
 
 Arrays = Mapping[str, np.ndarray]
+
+SLACK = 1e-5
+"""How far a continuous action may be out of its bounds by rounding, as a share of its range."""
 
 
 class Step(NamedTuple):
@@ -65,6 +68,9 @@ class Runner:
         self.session, self.spec, self.batch = session, spec, batch
         self._inputs = [(o.name, (batch, *o.shape), np.dtype(o.dtype)) for o in spec.observations]
         self._states = {state.name: state.zeros(batch) for state in spec.states}
+        action = spec.action.tensor
+        self._action = (batch, *action.shape), np.dtype(action.dtype)
+        self._low, self._high = _bounds(spec.action)
 
     def reset(self, mask: np.ndarray | None = None, states: Arrays | None = None) -> None:
         """Start a new episode in all rows, or in those where ``mask`` (bool [B]) is true.
@@ -97,7 +103,8 @@ class Runner:
 
         Raises:
             ObservationError: On a missing name, or a wrong shape or dtype.
-            ScoresError: If the scores are not finite.
+            ScoresError: If the scores, the action or a next state are not finite, or the action is out of its bounds.
+                The states stay as they were.
         """
         batched = {}
         single = False
@@ -111,11 +118,56 @@ class Runner:
                 raise ObservationError(
                     f"Observation '{name}' is {array.dtype} {list(array.shape)}, expected {dtype} {list(shape)}."
                 )
-            batched[name] = array
+            batched[name] = np.ascontiguousarray(array)  # once, and held until the session has returned
         step = self.session.step(batched, self._states)
-        if not np.isfinite(step.scores).all():
-            raise ScoresError(
-                "The policy's scores are not finite: its weights or this variant's arithmetic are broken."
-            )
+        self._check(step)
         self._states = step.states
         return Action(step.action[0], step.scores[0]) if single else Action(step.action, step.scores)
+
+    def _check(self, step: Step) -> None:
+        """Refuse what must not reach a robot, or the next step.
+
+        Raises:
+            ScoresError: With what it is.
+        """
+        action, (shape, dtype) = step.action, self._action
+        if action.shape != shape or action.dtype != dtype:
+            raise ScoresError(f"The action is {action.dtype} {list(action.shape)}, expected {dtype} {list(shape)}.")
+        if not np.isfinite(step.scores).all():
+            raise ScoresError(
+                "The policy's scores are not finite: its weights or this variant's arithmetic are broken. (A mask is a"
+                " finite number, as -1e8.)"
+            )
+        inside = (action >= self._low) & (action <= self._high)  # false for NaN
+        if not inside.all():
+            row, *element = (int(i) for i in np.argwhere(~inside)[0])
+            value = action[(row, *element)]
+            if element and np.isfinite(value):
+                name, i = self.spec.action.elements[element[0]], element[0]
+                bounds = f"{self.spec.action.low[i]:g} to {self.spec.action.high[i]:g}"
+                raise ScoresError(
+                    f"The action's '{name}' is {value:g}, out of its bounds {bounds}. Clip it in the policy, or"
+                    " leave the bounds out of its ActionSpec."
+                )
+            what = (
+                f"The action is {value}, not one of 0 to {self._high}." if not element else "The action is not finite."
+            )
+            raise ScoresError(f"{what} The policy's weights or this variant's arithmetic are broken.")
+        for name, state in step.states.items():
+            if not np.isfinite(state).all():
+                raise ScoresError(
+                    f"The next state '{name}' is not finite: the policy's weights or this variant's arithmetic are"
+                    " broken."
+                )
+
+
+def _bounds(action: ActionSpec) -> tuple[np.ndarray | float, np.ndarray | float]:
+    """Return between which values an action lies, as rounding may leave them; without bounds, any finite number."""
+    if action.kind == "discrete":
+        return 0, len(action.elements) - 1
+    if not action.low:
+        largest = float(np.finfo(np.float32).max)
+        return -largest, largest
+    low, high = np.array(action.low), np.array(action.high)
+    slack = SLACK * (high - low)
+    return (low - slack).astype(np.float32), (high + slack).astype(np.float32)

@@ -2,21 +2,33 @@
 
 The manifest, the ONNX metadata, every runtime and the tests read this one description. It needs no torch.
 All shapes leave out the batch dimension, which always comes first. JSON in and out goes through msgspec,
-which checks names and types and says where they are wrong.
+which checks names and types and says where they are wrong; what they mean is checked here, when one is made.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from xfer.errors import UsageError
+
 STATE_SUFFIX = "_out"
 """A state named ``history`` leaves the network as ``history_out``."""
 
 ScoreKind = Literal["logits", "values", "mean"]
+
+DTYPES = ("uint8", "int64", "float32")
+COLOR_ORDERS = ("", "RGB", "BGR", "gray")
+
+
+def _ascending(values: Sequence[float], *, equal: bool = False) -> bool:
+    """Whether two values are finite, and the first is the smaller one."""
+    low, high = values
+    return math.isfinite(low) and math.isfinite(high) and (low <= high if equal else low < high)
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,9 @@ class TensorSpec:
         unit: Unit of a vector's elements (``rad``, ``N m``), or empty.
         color_order: ``RGB``, ``BGR`` or ``gray`` for an image, else empty.
         value_range: Smallest and largest value, where there is one.
+
+    Raises:
+        UsageError: If one of them means nothing, with its name.
     """
 
     name: str
@@ -40,6 +55,25 @@ class TensorSpec:
     unit: str = ""
     color_order: str = ""
     value_range: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        where = f"TensorSpec '{self.name}'"
+        if not self.name:
+            raise UsageError("TensorSpec: name is empty.")
+        if self.dtype not in DTYPES:
+            raise UsageError(f"{where}: dtype '{self.dtype}' is none of {', '.join(DTYPES)}.")
+        if any(size < 1 for size in self.shape):
+            raise UsageError(f"{where}: shape {list(self.shape)} has a size below 1 (leave out the batch dimension).")
+        if self.elements and tuple(self.shape) != (len(self.elements),):
+            raise UsageError(
+                f"{where}: elements has {len(self.elements)} names for shape {list(self.shape)}. Name each, or none."
+            )
+        if self.color_order not in COLOR_ORDERS:
+            raise UsageError(f"{where}: color_order '{self.color_order}' is none of RGB, BGR, gray.")
+        if self.value_range is not None and not _ascending(self.value_range, equal=True):
+            raise UsageError(
+                f"{where}: value_range {self.value_range} must be finite, and its first value the smaller."
+            )
 
     def zeros(self, batch: int) -> np.ndarray:
         """Return zeros of shape [batch, *shape]."""
@@ -54,8 +88,12 @@ class ActionSpec:
         kind: ``discrete`` gives int64 [B]; ``continuous`` gives float32 [B, len(elements)].
         elements: Name of each discrete action, or of each element of a continuous one.
         unit: Unit of a continuous action's elements.
-        low: Lower bounds of a continuous action.
+        low: Lower bounds of a continuous action, one for each element; empty, as ``high``, where it has none. Nothing
+            is clipped then.
         high: Upper bounds of a continuous action.
+
+    Raises:
+        UsageError: If there are no elements, or bounds are not finite, not one for each element, or not below another.
     """
 
     kind: Literal["discrete", "continuous"]
@@ -63,6 +101,25 @@ class ActionSpec:
     unit: str = ""
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.elements:
+            raise UsageError("ActionSpec: elements is empty. Name each action, or each element of a continuous one.")
+        if self.kind == "discrete" and (self.low or self.high):
+            raise UsageError("ActionSpec: low and high are for a continuous action; leave them out.")
+        if not self.low and not self.high:
+            return
+        if not len(self.low) == len(self.high) == len(self.elements):
+            raise UsageError(
+                f"ActionSpec: low has {len(self.low)} bounds and high {len(self.high)}, for {len(self.elements)}"
+                " elements. Give one for each, or leave both out."
+            )
+        for name, low, high in zip(self.elements, self.low, self.high, strict=True):
+            if not _ascending((low, high)):
+                raise UsageError(
+                    f"ActionSpec: element '{name}' has low {low:g} and high {high:g}: both must be finite, and low"
+                    " below high. An action without bounds leaves both out."
+                )
 
     @property
     def tensor(self) -> TensorSpec:
@@ -74,10 +131,21 @@ class ActionSpec:
 
 @dataclass(frozen=True)
 class RewardScale:
-    """What "worse" is measured in: mean return of a random policy and of a good one."""
+    """What "worse" is measured in: mean return of a random policy and of a good one.
+
+    Raises:
+        UsageError: If they are not finite, or the good one's is not the greater.
+    """
 
     random_return: float
     reference_return: float
+
+    def __post_init__(self) -> None:
+        if not _ascending((self.random_return, self.reference_return)):
+            raise UsageError(
+                f"RewardScale: reference_return {self.reference_return:g} must be greater than random_return"
+                f" {self.random_return:g}, and both finite. Were they swapped?"
+            )
 
     @property
     def span(self) -> float:
@@ -133,6 +201,9 @@ class PolicySpec:
         score_kind: What the action is chosen from: ``logits``, ``values`` (Q-values or a regressed score) or
             ``mean`` (continuous, before squashing).
         reward: The scale for verdicts, or None if unknown.
+
+    Raises:
+        UsageError: If they contradict one another, with the field's name.
     """
 
     task: str
@@ -142,6 +213,24 @@ class PolicySpec:
     action: ActionSpec
     score_kind: ScoreKind
     reward: RewardScale | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.control_hz) and self.control_hz > 0):
+            raise UsageError(f"PolicySpec: control_hz {self.control_hz:g} must be a positive rate in Hz.")
+        if not self.observations:
+            raise UsageError("PolicySpec: observations is empty.")
+        names = [tensor.name for tensor in self.inputs] + list(self.output_names)
+        if doubled := {name for name in names if names.count(name) > 1}:
+            raise UsageError(
+                f"PolicySpec names two tensors '{min(doubled)}': inputs and outputs need names of their own."
+            )
+        if others := [state.name for state in self.states if state.dtype != "float32"]:
+            raise UsageError(f"PolicySpec: state '{others[0]}' must be float32.")
+        if (self.score_kind == "mean") != (self.action.kind == "continuous"):
+            fitting = "mean" if self.action.kind == "continuous" else "logits or values"
+            raise UsageError(
+                f"PolicySpec: score_kind '{self.score_kind}' does not fit a {self.action.kind} action: use {fitting}."
+            )
 
     @property
     def scores(self) -> TensorSpec:

@@ -1,7 +1,7 @@
 """How widely what a policy gives varies, element by element: the units in which differences are judged.
 
-They are robust: what a few rows or entries hold cannot stretch them. Masks (``-1e8`` where an action is not allowed) are
-found by the gap that they leave, and do not count.
+They are robust: what a few rows or entries hold cannot stretch them. Masks (``-1e8`` where an action is not allowed)
+are found by the gap that they leave, and do not count.
 """
 
 from __future__ import annotations
@@ -17,11 +17,9 @@ from xfer.trajectories import Trajectories
 FLOOR = 0.001
 """Least spread of an element, as a share of that of all elements together."""
 
-JUMP = 1000.0
-"""Between preferences and masks, distances from a row's best score grow at least so many times, at once."""
-
-FEWEST = 0.01
-"""Share of the distances that must lie below such a jump: two scores that are nearly equal are no scale."""
+JUMP, LEAST_MASK, SAME_MASK, MASKS = 50.0, 1000.0, 1.2, 3
+"""Masks are constants: at most so many, each the same within a factor, and so much further from the best score of their
+row, at least, than any preference."""
 
 NORMAL = 2.563
 """Width of the middle 80 % of a normal distribution, in standard deviations."""
@@ -45,28 +43,29 @@ def measure_spreads(recorded: Sequence[Trajectories], spec: PolicySpec) -> Sprea
 def find_reach(scores: np.ndarray) -> float | None:
     """Return how far below a row's best score a preference may lie, or None if no entry is masked.
 
-    Masks lie orders of magnitude below the rest, whatever their value: ``-1e8``, ``finfo.min``, 10,000 less than the
-    score.
+    Masks are found by the gap that they leave, whatever their value: ``-1e8``, ``finfo.min``, 10,000 less than a score.
 
     Args:
         scores: float [T, A].
 
     Returns:
-        The geometric mean of the two distances that the first great jump lies between.
+        The geometric mean of the largest distance of a preference and the smallest one of a mask.
     """
-    gaps = scores.max(axis=1, keepdims=True) - scores
-    gaps = np.sort(gaps[gaps > 0])
-    first = int(FEWEST * len(gaps))
-    jumps = np.flatnonzero(gaps[1:] >= JUMP * gaps[:-1])
-    jumps = jumps[jumps >= first]
-    return float(np.sqrt(gaps[jumps[0]]) * np.sqrt(gaps[jumps[0] + 1])) if len(jumps) else None
+    distances = scores.max(axis=1, keepdims=True).astype(float) - scores
+    distances = np.sort(distances[distances > 0])
+    for jump in np.flatnonzero(distances[1:] >= JUMP * distances[:-1]):
+        beyond = distances[jump + 1 :]
+        groups = np.split(beyond, np.flatnonzero(beyond[1:] > SAME_MASK * beyond[:-1]) + 1)
+        if beyond[0] >= LEAST_MASK and len(groups) <= MASKS and all(g[-1] <= SAME_MASK * g[0] for g in groups):
+            return float(np.sqrt(distances[jump]) * np.sqrt(beyond[0]))
+    return None
 
 
 def masked(scores: np.ndarray, reach: float | None) -> np.ndarray:
     """Return which scores are masks: bool [T, A]. The best of a row never is."""
     if reach is None:
         return np.zeros(scores.shape, bool)
-    result: np.ndarray = scores.max(axis=1, keepdims=True) - scores > reach
+    result: np.ndarray = scores.max(axis=1, keepdims=True).astype(float) - scores > reach
     return result
 
 

@@ -160,6 +160,8 @@ class SB3Module(nn.Module):
         scores = self.head(self.latent(self.extractor(scaled if self.is_dict else scaled[ONLY]))).float()
         if self.action.kind == "discrete":
             return scores.argmax(dim=1), scores
+        if not self.action.low:
+            return scores.clone(), scores
         low, high = self.get_buffer("low"), self.get_buffer("high")
         if self.squash:
             return low + 0.5 * (scores.tanh() + 1) * (high - low), scores

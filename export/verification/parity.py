@@ -18,7 +18,7 @@ from export.bundle.reader import Bundle
 from export.bundle.records import Verification
 from export.bundle.spreads import masked, measure_spreads
 from export.targets import Variant
-from export.verification.tolerances import action_difference, compare_scores, regret
+from export.verification.tolerances import action_difference, compare_scores, regret, ties
 from xfer.errors import UnavailableError
 from xfer.runner import Runner, Session
 from xfer.spec import PolicySpec
@@ -104,14 +104,13 @@ def compare(
         )
     elif spec.action.kind == "discrete" and precision in REGRET_TOLERANCE:
         assert variant.actions is not None
-        rows, chosen = np.arange(len(reference)), variant.actions
-        best = reference.scores.argmax(axis=1)
-        gap = reference.scores[rows, best].astype(float) - reference.scores[rows, chosen]
-        flips = np.flatnonzero(~(gap <= scores.allowed[rows, best] + scores.allowed[rows, chosen]))
+        flips = np.flatnonzero(~ties(reference.scores, variant.actions, scores))
         if len(flips):
             row = int(flips[0])
-            names = spec.action.elements[best[row]], spec.action.elements[chosen[row]]
-            failure = f"'{names[0]}' has the higher score by {gap[row]:.3g}, and '{names[1]}' is chosen"
+            best, chosen = int(reference.scores[row].argmax()), int(variant.actions[row])
+            gap = float(reference.scores[row, best]) - float(reference.scores[row, chosen])
+            names = spec.action.elements[best], spec.action.elements[chosen]
+            failure = f"'{names[0]}' has the higher score by {gap:.3g}, and '{names[1]}' is chosen"
     text = f"numbers: {failure} at {where.format(step=row)}" if failure else ""
     return Numbers(worst, allowed if judged else None, text)
 
@@ -179,6 +178,9 @@ def actions(
     failure = ""
     if spec.action.kind == "discrete":
         loss = regret(reference.scores, variant.actions, spec, spreads)
+        if variant.scores is not None:
+            scores = compare_scores(reference.scores, variant.scores, spec, spreads, precision)
+            loss = np.where(ties(reference.scores, variant.actions, scores), 0.0, loss)
         mean, allowed, what = float(loss.mean()), REGRET_TOLERANCE.get(precision, 0.005), "mean regret"
         same = variant.actions == reference.actions
         rows = np.arange(len(loss))

@@ -83,6 +83,21 @@ def compare_scores(
     return ScoreComparison(difference, allowed, (mask & ~kept) | (~mask & lost))
 
 
+def ties(scores: np.ndarray, chosen: np.ndarray, compared: ScoreComparison) -> np.ndarray:
+    """Return where a choice is the reference's, or as good within what its scores may be off: bool [T].
+
+    Args:
+        scores: The reference's, float [T, A].
+        chosen: The variant's actions, int [T].
+        compared: Says what scores may be off; where that is not judged, only equal scores are a tie.
+    """
+    rows, best = np.arange(len(chosen)), scores.argmax(axis=1)
+    gap = scores[rows, best].astype(float) - scores[rows, chosen]
+    allowed = compared.allowed[rows, best] + compared.allowed[rows, chosen]
+    result: np.ndarray = gap <= np.where(np.isfinite(allowed), allowed, 0.0)
+    return result
+
+
 def preferences(scores: np.ndarray, spec: PolicySpec, spreads: Spreads) -> np.ndarray:
     """Return scores in the unit of regret: softmax probabilities of logits, else shares of the elements' mean spread.
 

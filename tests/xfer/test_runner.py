@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -78,3 +80,69 @@ def test_scores_that_are_not_finite_are_an_error_never_an_action(value):
 
     with pytest.raises(ScoresError, match="not finite"):
         Runner(Broken(), SPEC).act(frame())
+
+
+class Gives:
+    """Gives what it is told to, and counts in its state."""
+
+    def __init__(self, action, scores=((0.0, 1.0),), state=None):
+        self.action, self.scores, self.state = np.asarray(action), np.array(scores, np.float32), state
+
+    def step(self, observations, states):
+        after = states["history"] + 1 if self.state is None else np.full((1, 1), self.state, np.float32)
+        return Step(self.action, self.scores, {"history": after})
+
+
+TORQUES = replace(
+    SPEC, action=ActionSpec("continuous", ("shoulder", "elbow"), "N m", (-1.0, 0.0), (1.0, 2.0)), score_kind="mean"
+)
+
+
+@pytest.mark.parametrize(
+    ("spec", "action", "message"),
+    [
+        (SPEC, np.array([2]), "The action is 2, not one of 0 to 1"),
+        (SPEC, np.array([-1]), "The action is -1, not one of 0 to 1"),
+        (SPEC, np.array([[1]]), r"int64 \[1, 1\], expected int64 \[1\]"),
+        (SPEC, np.array([1.0], np.float32), r"float32 \[1\], expected int64 \[1\]"),
+        (TORQUES, np.float32([[np.nan, 0]]), "The action is not finite"),
+        (TORQUES, np.float32([[0, np.inf]]), "The action is not finite"),
+        (TORQUES, np.float32([[1.1, 0]]), "The action's 'shoulder' is 1.1, out of its bounds -1 to 1"),
+        (TORQUES, np.float32([[0, -0.01]]), "The action's 'elbow' is -0.01, out of its bounds 0 to 2"),
+    ],
+)
+def test_an_action_that_is_none_is_an_error_and_the_states_of_before_are_kept(spec, action, message):
+    runner = Runner(Gives(action), spec)
+    with pytest.raises(ScoresError, match=message):
+        runner.act(frame())
+    runner.session = Gives(np.array([1]) if spec is SPEC else np.zeros((1, 2), np.float32))
+    runner.act(frame())
+    assert runner._states["history"][0, 0] == 1
+
+
+def test_bounds_allow_for_rounding_and_without_bounds_any_finite_number_is_an_action():
+    edge = np.nextafter(np.float32([[1, 2]]), np.float32(9))
+    assert Runner(Gives(edge), TORQUES).act(frame()).action.shape == (2,)
+    free = replace(TORQUES, action=ActionSpec("continuous", ("shoulder", "elbow")))
+    assert Runner(Gives(np.float32([[1e6, -1e6]])), free).act(frame()).action[0] == 1e6
+    with pytest.raises(ScoresError, match="not finite"):
+        Runner(Gives(np.float32([[1e6, np.nan]])), free).act(frame())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_next_state_that_is_not_finite_does_not_stay_in_the_runner(value):
+    runner = Runner(Gives(np.array([1]), state=value), SPEC)
+    with pytest.raises(ScoresError, match="next state 'history' is not finite"):
+        runner.act(frame())
+    assert np.isfinite(runner._states["history"]).all()
+
+
+def test_a_session_gets_contiguous_arrays_whatever_the_caller_has():
+    class Picky(Counting):
+        def step(self, observations, states):
+            assert observations["frame"].flags.c_contiguous
+            return super().step(observations, states)
+
+    image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    for seen in (image[..., ::-1], image.T.copy().T, np.asfortranarray(image)):
+        Runner(Picky(), SPEC).act({"frame": seen})

@@ -305,7 +305,7 @@ def to_action(scores: Tensor, spec: PolicySpec) -> Tensor:
 
     Args:
         scores: float32 [B, A]. Those of a continuous action are its mean, where [-1, 1] spans [low, high]; what lies
-            beyond is clipped.
+            beyond is clipped. Without bounds they are in the environment's units themselves.
         spec: Says which kind of action it is.
 
     Returns:
@@ -313,12 +313,16 @@ def to_action(scores: Tensor, spec: PolicySpec) -> Tensor:
     """
     if spec.action.kind == "discrete":
         return scores.argmax(dim=1)
+    if not spec.action.low:
+        return scores.clone()
     low, high = scores.new_tensor(spec.action.low), scores.new_tensor(spec.action.high)
     return low + (scores.clamp(-1, 1) + 1) / 2 * (high - low)
 
 
 def from_action(action: Tensor, spec: PolicySpec) -> Tensor:
     """Return the scores [B, A] that mean a continuous action, float32 [B, A]: the inverse of ``to_action``."""
+    if not spec.action.low:
+        return action
     low, high = action.new_tensor(spec.action.low), action.new_tensor(spec.action.high)
     return (action - low) / (high - low) * 2 - 1
 

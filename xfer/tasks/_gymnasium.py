@@ -19,19 +19,26 @@ USUAL_HZ = 30.0
 
 
 def action_spec(name: str, space: gymnasium.Space[Any]) -> ActionSpec:
-    """Return the contract of a discrete or a bounded continuous action of the task called ``name``.
+    """Return the contract of a discrete or a continuous action of the task called ``name``.
+
+    A Box without any bound gives an action without bounds.
 
     Raises:
-        UsageError: If it is neither.
+        UsageError: If it is neither, or has bounds that do not bound.
     """
     from gymnasium.spaces import Box, Discrete
 
     if isinstance(space, Discrete) and space.start == 0:
         return ActionSpec("discrete", tuple(str(index) for index in range(int(space.n))))
-    if isinstance(space, Box) and len(space.shape) == 1 and space.is_bounded() and space.dtype == np.float32:
-        low, high = space.low.tolist(), space.high.tolist()
-        return ActionSpec("continuous", tuple(f"action{i}" for i in range(len(low))), "", tuple(low), tuple(high))
-    raise UsageError(f"{name} takes {space}: a policy gives Discrete or bounded float32 Box [A] actions.")
+    if isinstance(space, Box) and len(space.shape) == 1 and space.dtype == np.float32:
+        elements = tuple(f"action{i}" for i in range(space.shape[0]))
+        if not (space.bounded_below | space.bounded_above).any():
+            return ActionSpec("continuous", elements)
+        try:
+            return ActionSpec("continuous", elements, "", tuple(space.low.tolist()), tuple(space.high.tolist()))
+        except UsageError as error:
+            raise UsageError(f"{name}: {error}") from error
+    raise UsageError(f"{name} takes {space}: a policy gives Discrete or float32 Box [A] actions.")
 
 
 def image(height: int, width: int) -> ImageConfig:

@@ -9,10 +9,11 @@ import torch
 
 from export.bundle.manifest import MANIFEST, FileFact
 from export.bundle.reader import Bundle
+from export.bundle.spreads import measure_spreads
 from export.bundle.writer import file_facts
 from export.onnx_graph import export_onnx
 from export.quantize import quantize_int8
-from export.verification import parity
+from export.verification import parity, tolerances
 from export.verification.parity import first_gates
 from tests.conftest import make_policy, train_briefly
 from xfer.files import sha256, write_atomically
@@ -124,7 +125,7 @@ def test_numbers_gate_catches_rows_of_a_batch_that_are_mixed_up(shared_bundle):
         assert "batch 3" in parity.numbers(Mixed(session), bundle.spec, bundle.golden(), "fp32", None).failure
 
 
-def test_actions_gate_catches_two_actions_swapped(bundle_path, policy, met):
+def test_numbers_gate_catches_two_actions_swapped(bundle_path, policy, met):
     class Swapped(type(policy.deploy())):
         def forward(self, frame, *states):
             action, *others = super().forward(frame, *states)
@@ -134,9 +135,8 @@ def test_actions_gate_catches_two_actions_swapped(bundle_path, policy, met):
     module.__class__ = Swapped
     plant(bundle_path, module)
     found = verdict(bundle_path, "onnx-fp32", met)
-    assert (found.status, found.rung) == ("rejected", "actions")
-    assert found.agreement == 0.0
-    assert found.worst
+    assert (found.status, found.rung) == ("rejected", "numbers")
+    assert "has the higher score" in found.reason
 
 
 def test_actions_gate_catches_int8_that_was_calibrated_on_noise(bundle_path, policy, met):
@@ -175,7 +175,9 @@ def test_scores_that_are_not_finite_are_rejected(bundle_path, policy, met):
 def test_a_flip_at_a_tie_costs_nothing_and_a_clear_mistake_its_margin(policy):
     scores = np.array([[0.0, 1e-9], [-1.0, 1.0]], np.float32)
     spec = replace(policy.spec, score_kind="logits")
-    loss = parity.regret(scores, np.array([0, 0]), spec)
+    loss = tolerances.regret(
+        scores, np.array([0, 0]), spec, measure_spreads([Trajectories({}, np.ones(2), None, scores)], spec)
+    )
     assert loss[0] < 1e-6
     assert loss[1] == pytest.approx((np.e - 1 / np.e) / (np.e + 1 / np.e), rel=1e-5)
 

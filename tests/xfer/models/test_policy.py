@@ -17,7 +17,7 @@ GRIP = ActionSpec("continuous", ("turn", "grip"), "", (-2.0, 0.0), (2.0, 1.0))
 def mixed(observations=(JOINTS, FRAME, FORCE), hidden=(), head="average", action=GRIP):
     """A policy that sees a picture between two vectors."""
     torch.manual_seed(0)
-    spec = PolicySpec("mixed", 10.0, observations, (), action, "mean")
+    spec = PolicySpec("mixed", 10.0, observations, (), action, "mean" if action.kind == "continuous" else "logits")
     return Policy(PolicyConfig("resnet18", "layer1", head, 4, IMAGE, hidden), spec).eval()
 
 

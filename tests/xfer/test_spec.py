@@ -1,0 +1,76 @@
+"""A contract that means nothing is refused where it is made, and where it is read."""
+
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from xfer.errors import UsageError
+from xfer.files import from_json, to_json
+from xfer.spec import ActionSpec, PolicySpec, RewardScale, TensorSpec
+
+JOINTS = TensorSpec("joints", "float32", (2,))
+TORQUES = ActionSpec("continuous", ("shoulder", "elbow"), "N m", (-1.0, -2.0), (1.0, 2.0))
+SPEC = PolicySpec("", 50.0, (JOINTS,), (), TORQUES, "mean", RewardScale(20.0, 500.0))
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "message"),
+    [
+        ((-1.0, 2.0), (1.0, 2.0), "'elbow' has low 2 and high 2"),
+        ((1.0, -2.0), (-1.0, 2.0), "'shoulder' has low 1 and high -1"),
+        ((-INF, -2.0), (INF, 2.0), "'shoulder' has low -inf and high inf: both must be finite"),
+        ((-1.0, NAN), (1.0, 2.0), "'elbow' has low nan"),
+        ((-1.0,), (1.0,), "low has 1 bounds and high 1, for 2 elements"),
+        ((-1.0, -2.0), (), "low has 2 bounds and high 0"),
+    ],
+)
+def test_bounds_that_do_not_bound_are_refused_with_the_element(low, high, message):
+    with pytest.raises(UsageError, match=message):
+        ActionSpec("continuous", ("shoulder", "elbow"), "N m", low, high)
+
+
+def test_an_action_may_have_no_bounds():
+    assert ActionSpec("continuous", ("shoulder", "elbow")).low == ()
+
+
+@pytest.mark.parametrize("scale", [(500.0, 20.0), (20.0, 20.0), (NAN, 500.0), (20.0, INF)])
+def test_a_reward_scale_that_is_none_is_refused(scale):
+    with pytest.raises(UsageError, match=r"reference_return .* must be greater than random_return .* swapped\?"):
+        RewardScale(*scale)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ActionSpec("discrete", ()), "elements is empty"),
+        (
+            lambda: ActionSpec("discrete", ("a", "b"), low=(0.0, 0.0), high=(1.0, 1.0)),
+            "low and high are for a continuous",
+        ),
+        (lambda: TensorSpec("", "float32", (2,)), "name is empty"),
+        (lambda: TensorSpec("x", "float64", (2,)), "dtype 'float64' is none of uint8, int64, float32"),
+        (lambda: TensorSpec("x", "float32", (0,)), r"shape \[0\] has a size below 1"),
+        (lambda: TensorSpec("x", "float32", (2,), ("a",)), r"elements has 1 names for shape \[2\]"),
+        (lambda: TensorSpec("x", "uint8", (2, 2, 3), color_order="rgb"), "color_order 'rgb' is none of RGB, BGR, gray"),
+        (lambda: TensorSpec("x", "uint8", (2,), value_range=(255, 0)), "value_range"),
+        (lambda: replace(SPEC, control_hz=0.0), "control_hz 0 must be a positive rate"),
+        (lambda: replace(SPEC, control_hz=NAN), "control_hz nan"),
+        (lambda: replace(SPEC, observations=()), "observations is empty"),
+        (lambda: replace(SPEC, observations=(JOINTS, JOINTS)), "two tensors 'joints'"),
+        (lambda: replace(SPEC, states=(TensorSpec("scores", "float32", (1,)),)), "two tensors 'scores'"),
+        (lambda: replace(SPEC, states=(TensorSpec("memory", "uint8", (1,)),)), "state 'memory' must be float32"),
+        (lambda: replace(SPEC, score_kind="logits"), "score_kind 'logits' does not fit a continuous action: use mean"),
+    ],
+)
+def test_what_means_nothing_is_refused_by_its_field(make, message):
+    with pytest.raises(UsageError, match=message):
+        make()
+
+
+def test_a_contract_that_was_edited_into_nonsense_is_an_error_of_its_file():
+    text = to_json(SPEC)
+    assert from_json(text, PolicySpec) == SPEC
+    with pytest.raises(msgspec.DecodeError, match="Were they swapped"):
+        from_json(text.replace(b"500.0", b"5.0"), PolicySpec)
