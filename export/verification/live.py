@@ -56,7 +56,9 @@ class LiveSession:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             raise refused(f"it fails on a recorded observation ({reason}).") from error
         for name, tensor in given.items():
-            if tensor.numpy().tobytes() != np.ascontiguousarray(observations[name]).tobytes():
+            if not np.array_equal(
+                tensor.numpy().view(np.uint8), np.ascontiguousarray(observations[name]).view(np.uint8)
+            ):
                 raise refused(f"it writes into its observation '{name}'. Let it work on a copy: {name}.clone().")
         return Step(
             action, scores, {tensor.name: array for tensor, array in zip(self._spec.states, after, strict=True)}
@@ -115,7 +117,10 @@ def in_batches(session: Session, spec: PolicySpec, recordings: Recordings) -> di
         The recordings without observations, with the session's actions and scores.
     """
     episodes = [(name, part) for name, recorded in recordings.items() for part in recorded.episodes()]
-    queues: list[list[tuple[str, int]]] = [[] for _ in range(min(ROWS, len(episodes)))]
+    steps = [part.stop - part.start for _, part in episodes]
+    # As many rows as are busy to the end, but at least two.
+    rows = min(ROWS, len(episodes), max(2, -(-sum(steps) // max(steps))))
+    queues: list[list[tuple[str, int]]] = [[] for _ in range(rows)]
     for name, part in sorted(episodes, key=lambda episode: episode[1].start - episode[1].stop):
         min(queues, key=len).extend((name, t) for t in range(part.start, part.stop))
     runner = Runner(session, spec, len(queues))
@@ -126,7 +131,7 @@ def in_batches(session: Session, spec: PolicySpec, recordings: Recordings) -> di
     scores = {name: np.zeros((len(recorded), *spec.scores.shape), np.float32) for name, recorded in recordings.items()}
     # Rows are some steps apart, so that not all are at the same step of their episodes. One that waits shows its first
     # observation, one that is through its last.
-    apart = min(STEPS_APART, max(1, max(map(len, queues)) // len(queues)))
+    apart = min(STEPS_APART, max(1, max(steps) // rows))
     for step in range(max(row * apart + len(queue) for row, queue in enumerate(queues))):
         at = [step - row * apart for row in range(len(queues))]
         now = [queue[min(max(i, 0), len(queue) - 1)] for queue, i in zip(queues, at, strict=True)]

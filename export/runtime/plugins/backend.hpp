@@ -77,7 +77,7 @@ xfer_plugin sessions(const char *name) {
         return guarded(error, [&] { static_cast<Session *>(session)->step(batch, inputs, outputs); });
       },
       [](void *session) { delete static_cast<Session *>(session); },
-      nullptr, nullptr, nullptr, nullptr, nullptr,
+      nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
   };
 }
 
@@ -96,6 +96,9 @@ void add_runner(xfer_plugin &plugin) {
   };
   plugin.runner_reset = [](void *runner, const std::uint8_t *mask, xfer_plugin_error *error) {
     return guarded(error, [&] { static_cast<Runner *>(runner)->reset(mask); });
+  };
+  plugin.runner_start = [](void *runner, std::size_t row, const float *const *states, xfer_plugin_error *error) {
+    return guarded(error, [&] { static_cast<Runner *>(runner)->start(row, states); });
   };
   plugin.runner_act = [](void *runner, const void *const *observations, void *action, float *scores,
                          xfer_plugin_error *error) {

@@ -129,6 +129,15 @@ class Session {
       }
     }
 
+    void start(std::size_t row, const float *const *states) {
+      for (std::size_t i = 0; i < states_; ++i) {
+        const std::size_t bytes = session_.outputs_[2 + i].row_bytes;
+        auto *place = static_cast<char *>(kept_[now_][i]->device) + row * bytes;
+        cuda_.check(cuda_.copy(place, states[i], bytes, cudaMemcpyHostToDevice, stream_), "states");
+      }
+      wait();
+    }
+
     void act(const void *const *observations, void *action, float *scores) {
       for (std::size_t i = 0; i < observations_; ++i) std::memcpy(given_[i]->host, observations[i], given_[i]->bytes);
       Half &half = halves_[now_];

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -29,13 +30,13 @@ struct Turn {
 class Subject {
  public:
   Subject(Policy &policy, std::size_t batch) : policy_(policy), runner_(policy.runner(batch)), batch_(batch) {
-    add_part(zeros_, nullptr, 0);
+    add_part(zeros_, false, 0);
   }
 
   // Returns how long the action took, in seconds. Resets are not timed.
   double step(bool recorded = true) {
     const Part &part = recorded ? next() : zeros_;
-    if (part.begins) runner_.reset(part.mask);
+    if (part.begins) runner_.reset(part.mask, *golden_, part.steps);
     const auto start = Clock::now();
     runner_.act(part.inputs);
     return seconds_since(start);
@@ -57,20 +58,22 @@ class Subject {
   struct Part {
     bool begins = false;
     std::vector<std::uint8_t> mask;
+    std::vector<std::size_t> steps;  // golden's, of each row
     std::vector<std::vector<char>> buffers;
     std::vector<Input> inputs;
   };
 
-  void add_part(Part &part, const Golden *golden, std::size_t first) {
+  void add_part(Part &part, bool recorded, std::size_t first) {
     part.mask.assign(batch_, 0);
+    part.steps.assign(batch_, 0);
     for (std::size_t i = 0; i < policy_.observation_count(); ++i) {
       const std::size_t bytes = policy_.observation(i).row_bytes;
       part.buffers.emplace_back(batch_ * bytes);
-      for (std::size_t row = 0; golden != nullptr && row < batch_; ++row) {
-        const std::size_t step = (first + row) % golden->steps();
-        std::memcpy(part.buffers[i].data() + row * bytes, golden->observation(step, i), bytes);
-        part.mask[row] = golden->begins(step) ? 1 : 0;
-        part.begins = part.begins || golden->begins(step);
+      for (std::size_t row = 0; recorded && row < batch_; ++row) {
+        const std::size_t step = part.steps[row] = (first + row) % golden_->steps();
+        std::memcpy(part.buffers[i].data() + row * bytes, golden_->observation(step, i), bytes);
+        part.mask[row] = golden_->begins(step) ? 1 : 0;
+        part.begins = part.begins || golden_->begins(step);
       }
     }
     part.inputs.assign(part.buffers.begin(), part.buffers.end());
@@ -78,15 +81,16 @@ class Subject {
 
   const Part &next() {
     if (parts_.empty()) {
-      const Golden golden = policy_.golden();
-      parts_.resize((golden.steps() + batch_ - 1) / batch_);
-      for (std::size_t i = 0; i < parts_.size(); ++i) add_part(parts_[i], &golden, i * batch_);
+      golden_ = policy_.golden();
+      parts_.resize((golden_->steps() + batch_ - 1) / batch_);
+      for (std::size_t i = 0; i < parts_.size(); ++i) add_part(parts_[i], true, i * batch_);
     }
     return parts_[at_++ % parts_.size()];
   }
 
   Policy &policy_;
   Runner runner_;
+  std::optional<Golden> golden_;  // read when it is first shown
   std::size_t batch_, at_ = 0;
   Part zeros_;
   std::vector<Part> parts_;

@@ -81,15 +81,17 @@ Played play(xfer::Policy &policy, const xfer::Golden &golden, const Rows &wanted
   Played result;
   result.actions.resize(golden.steps());
   std::vector<std::uint8_t> mask(batch);
+  std::vector<std::size_t> now(batch);
   for (std::size_t t = 0; t < golden.steps(); ++t) {
     for (std::size_t row = 0; row < batch; ++row) {
-      mask[row] = golden.begins(orders[row][t]) ? 1 : 0;
+      now[row] = orders[row][t];
+      mask[row] = golden.begins(now[row]) ? 1 : 0;
       for (std::size_t i = 0; i < frames.size(); ++i) {
         const std::size_t bytes = policy.observation(i).row_bytes;
         std::memcpy(frames[i].data() + row * bytes, golden.observation(orders[row][t], i), bytes);
       }
     }
-    runner.reset(mask);
+    runner.reset(mask, golden, now);
     const xfer::Action &action = runner.act(inputs);
     const char *chosen = action.discrete.empty() ? reinterpret_cast<const char *>(action.continuous.data())
                                                  : reinterpret_cast<const char *>(action.discrete.data());

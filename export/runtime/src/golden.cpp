@@ -53,6 +53,8 @@ struct Safetensors {
     body_ = data.substr(8 + length);
   }
 
+  bool has(const std::string &name) const { return header_.is_object() && header_.contains(name); }
+
   // First dimension of a tensor, for the number of steps.
   std::int64_t length(const std::string &name) const {
     const auto shape = JsonReader(header_, file_).field(name).field("shape").items();
@@ -93,11 +95,10 @@ Golden::Golden(std::string_view compressed, const Spec &spec, const std::string 
   const std::int64_t steps = tensors.length("resets");
   steps_ = static_cast<std::size_t>(steps);
 
-  const auto copy = [&](const std::string &name, const Tensor &tensor) {
-    std::vector<std::int64_t> shape{steps};
+  const auto copy = [&](const std::string &name, const Tensor &tensor, std::size_t rows) {
+    std::vector<std::int64_t> shape{static_cast<std::int64_t>(rows)};
     shape.insert(shape.end(), tensor.shape.begin(), tensor.shape.end());
-    const std::string_view bytes =
-        tensors.bytes(name, dtype_name(tensor.dtype), shape, steps_ * tensor.row_bytes());
+    const std::string_view bytes = tensors.bytes(name, dtype_name(tensor.dtype), shape, rows * tensor.row_bytes());
     Array array;
     array.row_bytes = tensor.row_bytes();
     array.words.resize((bytes.size() + sizeof(std::int64_t) - 1) / sizeof(std::int64_t));
@@ -106,9 +107,20 @@ Golden::Golden(std::string_view compressed, const Spec &spec, const std::string 
   };
   const std::string_view resets = tensors.bytes("resets", "BOOL", {steps}, steps_);
   resets_.assign(resets.begin(), resets.end());
-  for (const Tensor &tensor : spec.observations) observations_.push_back(copy("observations." + tensor.name, tensor));
-  actions_ = copy("actions", spec.action);
-  scores_ = copy("scores", spec.scores);
+  for (const Tensor &tensor : spec.observations) {
+    observations_.push_back(copy("observations." + tensor.name, tensor, steps_));
+  }
+  actions_ = copy("actions", spec.action, steps_);
+  scores_ = copy("scores", spec.scores, steps_);
+
+  std::size_t stretches = 0;
+  for (const unsigned char begins : resets_) {
+    stretches += begins != 0 ? 1 : 0;
+    stretch_.push_back(stretches == 0 ? 0 : stretches - 1);
+  }
+  // All of them, or none: golden of version 0.2.0 starts from zeros everywhere.
+  if (spec.states.empty() || !tensors.has("starts." + spec.states[0].name)) return;
+  for (const Tensor &tensor : spec.states) starts_.push_back(copy("starts." + tensor.name, tensor, stretches));
 }
 
 }  // namespace xfer::core

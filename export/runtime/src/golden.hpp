@@ -18,10 +18,15 @@ class Golden {
 
   std::size_t steps() const { return steps_; }
   std::size_t observations() const { return observations_.size(); }
+  std::size_t states() const { return starts_.size(); }  // those with starting states
   bool begins(std::size_t step) const { return resets_[step] != 0; }
   const void *observation(std::size_t step, std::size_t index) const { return observations_[index].row(step); }
   const void *action(std::size_t step) const { return actions_.row(step); }
   const float *scores(std::size_t step) const { return static_cast<const float *>(scores_.row(step)); }
+  // What the stretch that begins at a step starts from, of one of states(); NULL where none begins.
+  const float *start(std::size_t step, std::size_t state) const {
+    return !begins(step) ? nullptr : static_cast<const float *>(starts_[state].row(stretch_[step]));
+  }
 
  private:
   // Each array in memory of its own, aligned for its dtype (in the file it need not be).
@@ -35,7 +40,8 @@ class Golden {
 
   std::size_t steps_ = 0;
   std::vector<unsigned char> resets_;
-  std::vector<Array> observations_;
+  std::vector<std::size_t> stretch_;  // which stretch a step is in
+  std::vector<Array> observations_, starts_;
   Array actions_, scores_;
 };
 

@@ -171,6 +171,27 @@ void Runner::reset(const std::uint8_t *mask, std::size_t rows) {
   }
 }
 
+void Runner::start(std::size_t row, const xfer_input *states) {
+  if (row >= batch_) throw usage_error("There is no row " + std::to_string(row) + ".");
+  const std::size_t count = policy_->state_count();
+  if (count > 0 && states == nullptr) throw usage_error("states are missing.");
+  std::vector<const float *> rows;
+  for (std::size_t i = 0; i < count; ++i) {
+    check_buffer(policy_->outputs()[2 + i], 1, states[i].data, states[i].bytes);
+    rows.push_back(static_cast<const float *>(states[i].data));
+  }
+  if (own_) {
+    xfer_plugin_error error{XFER_FAILED, ""};
+    const xfer_code code = policy_->plugin().runner_start(own_.get(), row, rows.data(), &error);
+    if (code != XFER_OK) throw Error(code, error.text);
+  }
+  for (std::size_t i = 0; i < states_[now_].size(); ++i) {
+    auto &state = states_[now_][i];
+    const std::size_t size = state.size() / batch_;
+    std::copy_n(rows[i], size, state.begin() + static_cast<std::ptrdiff_t>(row * size));
+  }
+}
+
 void Runner::act(const xfer_input *observations, xfer_output action, xfer_output scores) {
   const std::size_t count = policy_->observation_count();
   policy_->check_observations(batch_, observations);

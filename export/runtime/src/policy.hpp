@@ -85,6 +85,8 @@ class Runner {
   Runner(std::shared_ptr<Policy> policy, std::size_t batch);
 
   void reset(const std::uint8_t *mask, std::size_t rows);
+  // Let one row go on from these states, in the spec's order.
+  void start(std::size_t row, const xfer_input *states);
   void act(const xfer_input *observations, xfer_output action, xfer_output scores);
 
  private:

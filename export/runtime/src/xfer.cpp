@@ -135,6 +135,10 @@ xfer_code xfer_runner_reset(xfer_runner *runner, const uint8_t *mask, size_t row
   return guarded([&] { given(runner, "runner")->runner.reset(mask, rows); });
 }
 
+xfer_code xfer_runner_start(xfer_runner *runner, size_t row, const xfer_input *states) {
+  return guarded([&] { given(runner, "runner")->runner.start(row, states); });
+}
+
 xfer_code xfer_runner_act(xfer_runner *runner, const xfer_input *observations, xfer_output action, xfer_output scores) {
   return guarded([&] { given(runner, "runner")->runner.act(observations, action, scores); });
 }
@@ -160,6 +164,11 @@ const void *xfer_golden_observation(const xfer_golden *golden, size_t step, size
 
 const void *xfer_golden_action(const xfer_golden *golden, size_t step) {
   return step < golden->golden.steps() ? golden->golden.action(step) : nullptr;
+}
+
+const float *xfer_golden_start(const xfer_golden *golden, size_t step, size_t index) {
+  const auto &core = golden->golden;
+  return step < core.steps() && index < core.states() ? core.start(step, index) : nullptr;
 }
 
 const float *xfer_golden_scores(const xfer_golden *golden, size_t step) {

@@ -47,6 +47,8 @@ class Session {
       }
     }
 
+    void start(std::size_t row, const float *const *states) { count_[row] = states[0][0]; }
+
     void act(const void *const *observations, void *action, float *scores) {
       const void *inputs[] = {observations[0], observations[1], count_.data()};
       void *outputs[] = {action, scores, next_.data()};

@@ -25,6 +25,7 @@ void seal(std::string &data) {
 xfer::core::Spec small_spec() {
   xfer::core::Spec spec;
   spec.observations = {{"frame", XFER_UINT8, {4}, {}, "", "", {}, {}}, {"speed", XFER_FLOAT32, {1}, {}, "", "", {}, {}}};
+  spec.states = {{"count", XFER_FLOAT32, {1}, {}, "", "", {}, {}}};
   spec.action = {"action", XFER_INT64, {}, {"left", "right"}, "", "", {}, {}};
   spec.scores = {"scores", XFER_FLOAT32, {2}, {"left", "right"}, "", "", {}, {}};
   return spec;
@@ -42,6 +43,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *bytes, std::size_t siz
       // Every row that there is can be read.
       const auto *last = static_cast<const std::uint8_t *>(golden.observation(golden.steps() - 1, 0));
       volatile std::uint8_t touched = last[3];
+      for (std::size_t t = 0; t < golden.steps() && golden.states() > 0; ++t) {
+        if (golden.begins(t)) touched = static_cast<std::uint8_t>(*golden.start(t, 0) > 0);
+      }
       static_cast<void>(touched);
     } else {
       if (bytes[0] % 3 == 1) seal(data);

@@ -56,6 +56,28 @@ void test_a_runner_counts_each_row_and_resets_those_of_the_mask() {
   }());
 }
 
+void test_a_row_goes_on_from_given_states() {
+  const TinyBundle bundle;
+  xfer::Policy policy = open(bundle);
+  xfer::Runner runner = policy.runner(3);
+  const std::vector<std::uint8_t> frames(12, 1);
+  const std::vector<float> speeds{0, 0.25F, 0.5F};
+  runner.act({frames, speeds});
+  const xfer::Golden golden = policy.golden();
+  CHECK(*golden.start(0, 0) == 7 && golden.start(1, 0) == nullptr && golden.start(0, 1) == nullptr);
+  runner.reset({0, 1, 1}, golden, {1, 0, 0});
+  const xfer::Action &after = runner.act({frames, speeds});
+  CHECK(after.scores[0] == 1 && after.scores[2] == 7.25F && after.scores[4] == 7.5F);
+  xfer_runner *handle = nullptr;
+  CHECK(xfer_runner_open(policy.handle(), 1, &handle) == XFER_OK);
+  const float count = 1;
+  const xfer_input state{&count, 4}, longer{&count, 8};
+  CHECK_REFUSED(XFER_USAGE, "no row 1", xfer_runner_start(handle, 1, &state));
+  CHECK_REFUSED(XFER_USAGE, "states are missing", xfer_runner_start(handle, 0, nullptr));
+  CHECK_REFUSED(XFER_OBSERVATION, "'count_out' has 8 bytes", xfer_runner_start(handle, 0, &longer));
+  xfer_runner_close(handle);
+}
+
 void test_scores_that_are_not_finite_leave_buffers_and_states_as_they_were() {
   const TinyBundle bundle;
   const xfer::Policy policy = open(bundle);
@@ -196,6 +218,7 @@ int main() {
     variant = each;
     test_the_spec_is_what_the_manifest_says();
     test_a_runner_counts_each_row_and_resets_those_of_the_mask();
+    test_a_row_goes_on_from_given_states();
     test_scores_that_are_not_finite_leave_buffers_and_states_as_they_were();
     test_a_step_has_no_memory();
     test_wrong_arguments_are_refused_with_a_sentence();

@@ -52,7 +52,7 @@ inline std::string gzip(const std::string &data) {
   return result;
 }
 
-// Two steps of: frame uint8 [4], speed float32 [1] -> action 1, scores {0.5, 2}.
+// Two steps from late in an episode: frame uint8 [4], speed float32 [1], count 7 -> action 1, scores {0.5, 2}.
 inline std::string golden() {
   std::string body;
   Json header;
@@ -61,13 +61,14 @@ inline std::string golden() {
     body.append(static_cast<const char *>(data), size);
   };
   const unsigned char resets[2] = {1, 0}, frames[8] = {2, 0, 0, 0, 3, 0, 0, 0};
-  const float speeds[2] = {0.5F, -0.5F}, scores[4] = {0.5F, 2, 0.5F, 3};
+  const float speeds[2] = {0.5F, -0.5F}, scores[4] = {0.5F, 2, 0.5F, 3}, counts[1] = {7};
   const std::int64_t actions[2] = {1, 1};
   add("resets", "BOOL", {2}, resets, sizeof(resets));
   add("observations.frame", "U8", {2, 4}, frames, sizeof(frames));
   add("observations.speed", "F32", {2, 1}, speeds, sizeof(speeds));
   add("actions", "I64", {2}, actions, sizeof(actions));
   add("scores", "F32", {2, 2}, scores, sizeof(scores));
+  add("starts.count", "F32", {1, 1}, counts, sizeof(counts));
   const std::string text = header.dump();
   std::string length(8, '\0');
   for (int i = 0; i < 8; ++i) length[static_cast<std::size_t>(i)] = static_cast<char>(text.size() >> (8 * i));

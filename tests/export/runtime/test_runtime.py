@@ -7,6 +7,7 @@ import ctypes.util
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -237,19 +238,22 @@ def test_xfer_verify_rejects_a_policy_that_is_another(build, bundles, onnxruntim
 
     bundle = Bundle(bundles / "recurrent.bundle")
     golden = bundle.golden()
-    other = Trajectories(golden.observations, golden.resets, golden.actions, golden.scores + np.float32(0.1))
-    writer = BundleWriter(tmp_path / "other.bundle")
-    writer.begin(
-        bundle.spec,
-        Provenance("", "1" * 64, "none", "none", "none", 0, 0, "0"),
-        lambda: References(other),
-        "eager-fp32",
-    )
-    with writer.temporary_folder() as folder:
-        shutil.copy(bundle.path / bundle.build("onnx-fp32").folder / "policy.onnx", folder)
-        writer.add(Build("onnx-fp32", "built", key="0" * 12), folder)
+    assert set(golden.starts) == {"memory", "mean"}
     command = [str(build / "xfer-verify"), "--variant", "onnx-fp32", "--library", str(onnxruntime_library)]
     assert b": passes" in run(*command, bundle.path).stdout
-    done = subprocess.run([*command, str(writer.path)], capture_output=True, check=False, text=True)
-    assert done.returncode == 1
-    assert "numbers: score differs by 0.1 at golden step" in done.stdout
+
+    def said_of(name: str, other: Trajectories) -> str:
+        writer = BundleWriter(tmp_path / name)
+        provenance = Provenance("", "1" * 64, "none", "none", "none", 0, 0, "0")
+        writer.begin(bundle.spec, provenance, lambda: References(other), "eager-fp32")
+        with writer.temporary_folder() as folder:
+            shutil.copy(bundle.path / bundle.build("onnx-fp32").folder / "policy.onnx", folder)
+            writer.add(Build("onnx-fp32", "built", key="0" * 12), folder)
+        done = subprocess.run([*command, str(writer.path)], capture_output=True, check=False, text=True)
+        assert done.returncode == 1
+        return done.stdout
+
+    off = replace(golden, scores=golden.scores + np.float32(0.1))
+    assert "numbers: score differs by 0.1 at golden step" in said_of("other.bundle", off)
+    # The stretch from late in an episode does not start from zeros.
+    assert "at golden step 8," in said_of("reset.bundle", replace(golden, starts={}))

@@ -9,7 +9,7 @@
 extern "C" {
 #endif
 
-#define XFER_PLUGIN_ABI 1
+#define XFER_PLUGIN_ABI 2
 
 typedef struct xfer_plugin_file {
   const char *name; /* path inside the variant's folder */
@@ -52,6 +52,8 @@ typedef struct xfer_plugin {
   void *(*runner_open)(void *session, size_t batch, xfer_plugin_error *error);
   /* MASK has one byte a row, or is NULL for all rows. */
   xfer_code (*runner_reset)(void *runner, const uint8_t *mask, xfer_plugin_error *error);
+  /* Let one row go on from these states, one row of each. */
+  xfer_code (*runner_start)(void *runner, size_t row, const float *const *states, xfer_plugin_error *error);
   /* One step from the kept states. Only runner_keep makes the states that it led to the kept ones. */
   xfer_code (*runner_act)(void *runner, const void *const *observations, void *action, float *scores,
                           xfer_plugin_error *error);

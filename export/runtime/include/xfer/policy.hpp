@@ -44,7 +44,7 @@ struct Options : xfer_options {
 
 class Policy;
 
-// The bundle's recorded observations, with what eager PyTorch did.
+// The bundle's recorded observations, with what the policy did.
 class Golden {
  public:
   std::size_t steps() const { return xfer_golden_steps(handle_.get()); }
@@ -54,6 +54,8 @@ class Golden {
   }
   const void *action(std::size_t step) const { return xfer_golden_action(handle_.get(), step); }
   const float *scores(std::size_t step) const { return xfer_golden_scores(handle_.get(), step); }
+  // What the stretch that begins here starts from; NULL where that is zeros.
+  const float *start(std::size_t step, std::size_t state) const { return xfer_golden_start(handle_.get(), step, state); }
 
  private:
   friend class Policy;
@@ -77,6 +79,16 @@ class Runner {
     check(xfer_runner_reset(handle_.get(), mask.data(), mask.size()));
   }
 
+  // Start a new episode in those rows, and where golden has starting states, go on from these; STEPS are the rows' own.
+  void reset(const std::vector<std::uint8_t> &mask, const Golden &golden, const std::vector<std::size_t> &steps) {
+    reset(mask);
+    for (std::size_t row = 0; row < mask.size(); ++row) {
+      if (mask[row] == 0 || states_.empty() || golden.start(steps[row], 0) == nullptr) continue;
+      for (std::size_t i = 0; i < states_.size(); ++i) states_[i].data = golden.start(steps[row], i);
+      check(xfer_runner_start(handle_.get(), row, states_.data()));
+    }
+  }
+
   // Observations in the spec's order. Allocates nothing after the first call.
   const Action &act(std::initializer_list<Input> observations) {
     return act(observations.begin(), observations.size());
@@ -94,6 +106,9 @@ class Runner {
     xfer_runner *handle = nullptr;
     check(xfer_runner_open(policy, batch, &handle));
     handle_.reset(handle);
+    for (std::size_t i = 0; i < xfer_policy_state_count(policy); ++i) {
+      states_.push_back({nullptr, xfer_policy_state(policy, i)->row_bytes});
+    }
     const xfer_tensor *action = xfer_policy_action(policy), *scores = xfer_policy_scores(policy);
     action_.scores.resize(batch * scores->row_bytes / sizeof(float));
     if (action->dtype == XFER_INT64) {
@@ -120,6 +135,7 @@ class Runner {
   std::unique_ptr<xfer_runner, Close> handle_;
   Action action_;
   xfer_output output_{};
+  std::vector<xfer_input> states_;
 };
 
 // An opened variant of a bundle.

@@ -43,7 +43,7 @@ typedef enum xfer_dtype { XFER_UINT8 = 1, XFER_INT64 = 2, XFER_FLOAT32 = 3 } xfe
 
 typedef struct xfer_policy xfer_policy; /* an opened variant: stateless steps of any batch */
 typedef struct xfer_runner xfer_runner; /* a policy with the states of a batch of episodes */
-typedef struct xfer_golden xfer_golden; /* the bundle's recorded observations, with what eager PyTorch did */
+typedef struct xfer_golden xfer_golden; /* the bundle's recorded observations, with what the policy did */
 
 /* One named tensor, without its batch dimension. */
 typedef struct xfer_tensor {
@@ -118,6 +118,8 @@ XFER_API xfer_code xfer_runner_open(xfer_policy *policy, size_t batch, xfer_runn
 XFER_API void xfer_runner_close(xfer_runner *runner);
 /* Start a new episode in the rows whose byte in MASK is not 0; MASK == NULL means all rows. */
 XFER_API xfer_code xfer_runner_reset(xfer_runner *runner, const uint8_t *mask, size_t rows);
+/* Let one row go on from these states, one row of each in the spec's order, instead of zeros. */
+XFER_API xfer_code xfer_runner_start(xfer_runner *runner, size_t row, const xfer_input *states);
 /* Choose actions. After the first call it allocates nothing. On an error the action, the scores and the kept states
  * are as they were. SCORES may be {NULL, 0}. */
 XFER_API xfer_code xfer_runner_act(xfer_runner *runner, const xfer_input *observations, xfer_output action,
@@ -132,6 +134,8 @@ XFER_API int32_t xfer_golden_begins(const xfer_golden *golden, size_t step); /* 
 XFER_API const void *xfer_golden_observation(const xfer_golden *golden, size_t step, size_t index);
 XFER_API const void *xfer_golden_action(const xfer_golden *golden, size_t step);
 XFER_API const float *xfer_golden_scores(const xfer_golden *golden, size_t step);
+/* State INDEX that the stretch beginning at STEP starts from; NULL where none begins, or it starts from zeros. */
+XFER_API const float *xfer_golden_start(const xfer_golden *golden, size_t step, size_t index);
 
 #ifdef __cplusplus
 }
