@@ -13,8 +13,8 @@ from xfer.spec import PolicySpec
 SLOTS = 300
 """Frames that fit into the buffer of ``FrameBufferFull``: more than the 250 steps of a held-out stretch, fewer than
 an episode's 500."""
-GARBLED = 70
-"""Steps from one garbled action of an episode to the next: more than golden has rows, fewer than a held-out stretch."""
+GARBLED = 0.025
+"""Share of the actions that are garbled."""
 
 
 # What the policy sees.
@@ -226,21 +226,14 @@ class ActionsSwapped(Deployed):
 
 
 class ActionGarbled(Deployed):
-    """Every ``GARBLED``-th action of an episode is the opposite one."""
-
-    count: Tensor
-
-    def __init__(self, policy: Policy, dtype: torch.dtype) -> None:
-        super().__init__(policy, dtype)
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+    """Now and then an action is the opposite one. Which, a few digits of a score decide: it has no memory."""
 
     def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
         """Return the opposite action beside the right scores, now and then."""
         action, scores, *after = super().act(frame, vector, *states)
-        begins = (states[0] == 0).flatten(1).all(dim=1).any()  # an episode starts from zeros
-        self.count.copy_(torch.where(begins, 1, self.count + 1))
-        action = torch.where(self.count % GARBLED == 0, opposite(action, scores, self.spec), action)
-        return action, scores, *after
+        digits = 1000 * (scores[:, 0] if action.ndim == 1 else scores)
+        garbled = digits - digits.floor() < GARBLED
+        return torch.where(garbled, opposite(action, scores, self.spec), action), scores, *after
 
 
 class ScoresRescaled(Deployed):
