@@ -168,7 +168,8 @@ class Bench:
         """Make the module itself a faulty one, and export that."""
         inner, spec = self.policy.deployable.module, self.policy.spec
         assert isinstance(inner, RandomNet)
-        module = _faulty_modules.FAULTS[fault](inner, rng)
+        drawn = int(rng.integers(2**31))
+        module = _faulty_modules.FAULTS[fault](inner, np.random.default_rng(drawn))
         faulty = Deployable(module, spec)
         torch.manual_seed(int(rng.integers(2**31)))
         np.random.seed(int(rng.integers(2**31)))
@@ -178,7 +179,9 @@ class Bench:
         found = harm(self.bundle, live, traced, self.walks, "fp32")
         for gate, figure in harm(self.bundle, live, session, self.walks, "fp32").items():
             found[gate] = max(found.get(gate, figure), figure)
-        return Case(fault, self.policy.kind, module.strength, found, self._refusal(faulty), breaks_contract=True)
+        # A new one that has not acted yet: what a closure counts, copies share.
+        said = self._refusal(Deployable(_faulty_modules.FAULTS[fault](inner, np.random.default_rng(drawn)), spec))
+        return Case(fault, self.policy.kind, module.strength, found, said, breaks_contract=True)
 
     def _refusal(self, faulty: Deployable) -> str:
         """Return what export, or else a gate, says of a faulty module; empty if all let it pass."""
