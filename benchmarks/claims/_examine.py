@@ -25,7 +25,7 @@ from export.targets import Variant
 from export.targets.onnx import FILE as GRAPH
 from export.verification.held_out import held_out_observations
 from export.verification.parity import first_gates
-from xfer.errors import XferError
+from xfer.errors import FidelityError, XferError
 from xfer.models.torch_session import TorchSession, set_threads
 from xfer.runner import Arrays, Session, Step
 from xfer.spec import PolicySpec
@@ -42,7 +42,10 @@ def examine(seed: int, index: int, plan: Plan) -> list[Case]:
     set_threads(1)
     with tempfile.TemporaryDirectory(prefix="xfer-verifier-") as folder, ExitStack() as stack:
         bench = Bench(make(seed, index), (seed, index), plan, Path(folder), stack)
-        return [*bench.right_exports(), *bench.faults()]
+        try:
+            return [*bench.right_exports(), *bench.faults()]
+        except FidelityError as error:
+            return [Case(RIGHT, bench.policy.kind, "all forms", {"fidelity": (0.0, 0.0)}, f"fidelity: {error}")]
 
 
 def drawn(plan: Plan, name: str, draw: Callable[[], Case]) -> Iterator[Case]:
@@ -168,8 +171,8 @@ class Bench:
         """Make the module itself a faulty one, and export that."""
         inner, spec = self.policy.deployable.module, self.policy.spec
         assert isinstance(inner, RandomNet)
-        drawn = int(rng.integers(2**31))
-        module = _faulty_modules.FAULTS[fault](inner, np.random.default_rng(drawn))
+        seed = int(rng.integers(2**31))
+        module = _faulty_modules.FAULTS[fault](inner, np.random.default_rng(seed))
         faulty = Deployable(module, spec)
         torch.manual_seed(int(rng.integers(2**31)))
         np.random.seed(int(rng.integers(2**31)))
@@ -180,7 +183,7 @@ class Bench:
         for gate, figure in harm(self.bundle, live, session, self.walks, "fp32").items():
             found[gate] = max(found.get(gate, figure), figure)
         # A new one that has not acted yet: what a closure counts, copies share.
-        said = self._refusal(Deployable(_faulty_modules.FAULTS[fault](inner, np.random.default_rng(drawn)), spec))
+        said = self._refusal(Deployable(_faulty_modules.FAULTS[fault](inner, np.random.default_rng(seed)), spec))
         return Case(fault, self.policy.kind, module.strength, found, said, breaks_contract=True)
 
     def _refusal(self, faulty: Deployable) -> str:
