@@ -200,7 +200,7 @@ class Builder:
     Args:
         request: The policy, in eval mode, and what targets are told.
         held_out: Returns observations that variants are judged on; called if the bundle is new, or lacks what the live
-            policy does on them. That is recorded then: see ``export/verification/fidelity.py``.
+            policy does on them. That is recorded then: see ``export/verification/fidelity/``.
         path: The bundle's folder; made if it is not there.
         run: Where the policy came from, for the manifest.
         command: What would build this again, for the manifest.
@@ -236,7 +236,7 @@ class Builder:
         self._writer = BundleWriter(path)
 
         def references() -> References:
-            from export.verification.fidelity import act_live  # which needs torch
+            from export.verification.fidelity.gate import act_live  # which needs torch
 
             return act_live(request, held_out(), on_step)
 

@@ -70,7 +70,7 @@ def trace(module: nn.Module, spec: PolicySpec, doubts: list[tuple[str, int]] | N
         spec: Its contract.
         doubts: Takes the lines (file, line) of which PyTorch warns that the trace may not hold what they do. Most such
             warnings are of what never changes; whether they matter is found out when a bundle is begun
-            (``export/verification/fidelity.py``), so elsewhere they are not shown.
+            (``export/verification/fidelity/``), so elsewhere they are not shown.
     """
     import torch
     from torch.jit._trace import TracerWarning

@@ -153,7 +153,7 @@ def random_trajectories(spec: PolicySpec, seed: int, steps: int) -> Trajectories
 
 def from_late(whole: Trajectories, session: Session, spec: PolicySpec) -> Trajectories:
     """Return what a policy does, the second episode without its beginning."""
-    from export.verification.live import alone
+    from export.verification.fidelity.live import alone
     from xfer.runner import Runner
 
     (late,) = (moment for moment in alone(session, spec, {"golden": whole}) if moment.t == 12)

@@ -165,6 +165,19 @@ class NotOnlyACheck(Net):
         return -self.net(x) if high else self.net(x)
 
 
+class LoopOverWhatIsHigh(Net):
+    def scores(self, x):
+        scores = self.net(x)
+        for row in (x[:, 3] > 2).nonzero()[:, 0]:  # high
+            scores = scores * row
+        return scores
+
+
+class SizeOfWhatIsHigh(Net):
+    def scores(self, x):
+        return -self.net(x) if x[x > 9].numel() > 0 else self.net(x)  # size
+
+
 class LoopOverRows(Net):
     def scores(self, x):
         return torch.stack([self.net(row) for row in x])  # rows
@@ -185,6 +198,8 @@ class LoopOverRows(Net):
         (IndexOfAList, "Python value made of a tensor", "index"),
         (InATry, "branch on a tensor's value", "try"),
         (NotOnlyACheck, "branch on a tensor's value", "walrus"),
+        (LoopOverWhatIsHigh, "Python value made of a tensor", "high"),
+        (SizeOfWhatIsHigh, "Python value made of a tensor", "size"),
         (LoopOverRows, "loop over the rows of a batch", "rows"),
     ],
 )
@@ -417,11 +432,12 @@ def test_a_module_that_fails_on_what_was_recorded_is_refused_with_the_reason(exp
 
 
 def test_what_only_the_recordings_show_is_refused_with_its_step(exported):
-    """A number of rows is no tensor, so nothing is converted; PyTorch warns of it rightly and wrongly alike."""
+    """A size is a number already, so no line converts it."""
 
     class Counted(Net):
         def scores(self, x):
-            return -self.net(x) if x[x > 0.9].numel() > 0 else self.net(x)  # count
+            high = x[x > 0.9].numel()
+            return -self.net(x) if high > 0 else self.net(x)  # count
 
     rising = met()
     rising.observations["x"][:, :3] = rising.observations["x"][:, 4:] = 0
@@ -435,7 +451,8 @@ def test_a_state_that_the_trace_changes_differently_is_refused(exported):
     class Leaks(Net):
         def forward(self, x, hidden):
             scores = self.net(x)
-            return scores.argmax(1), scores, hidden + (1 if x[x > 0.9].numel() > 0 else 0)
+            high = x[x > 0.9].numel()
+            return scores.argmax(1), scores, hidden + (1 if high > 0 else 0)
 
     spec = PolicySpec("", 20.0, (INPUT,), (HIDDEN,), DISCRETE, "logits")
     rising = met()
@@ -533,6 +550,14 @@ class KeptInTrace(Net):
         return x + torch.full((), x[0].mul(0).sum() + 2)
 
 
+class Picks(Net):
+    """What is picked by a mask has a size that a trace keeps."""
+
+    def see(self, x):
+        picked = x[x > 0.5]
+        return x + torch.zeros(picked.shape[0]).sum() + picked.new_zeros(x.shape[0], 1)
+
+
 class RightWithAGeneratorThatIsNotUsed(Net):
     def __init__(self):
         super().__init__()
@@ -541,7 +566,18 @@ class RightWithAGeneratorThatIsNotUsed(Net):
 
 @pytest.mark.parametrize(
     "module",
-    [Net, WithChecks, Constants, LazyCache, Chosen, Attends, Normalized, KeptInTrace, RightWithAGeneratorThatIsNotUsed],
+    [
+        Net,
+        WithChecks,
+        Constants,
+        LazyCache,
+        Chosen,
+        Attends,
+        Normalized,
+        KeptInTrace,
+        Picks,
+        RightWithAGeneratorThatIsNotUsed,
+    ],
 )
 def test_right_policies_are_exported(exported, module):
     bundle = exported(module())
@@ -718,7 +754,8 @@ class Beyond(nn.Module):
 
     def forward(self, x):
         scores = self.net(x)
-        if x[x > 2.6].numel() > 0:
+        high = x[x > 2.6].numel()
+        if high > 0:
             scores = scores.flip(1)
         return scores.argmax(1), scores
 

@@ -1,4 +1,4 @@
-"""The fidelity gate: can a policy be exported unchanged? It is run once, when its bundle is begun.
+"""What the fidelity gate looks at, in which order, and what it says.
 
 The live module, of which everything else is a copy or a trace, acts on all recorded observations, episode by episode.
 What it does there is the reference of golden and of the gates that variants go through. A module that is more than its
@@ -12,7 +12,7 @@ inputs and its weights is refused, with the true cause:
 6. a recording holds actions of somebody's own runtime, and they are others;
 7. in the policy's environment, live and deployed form do not run the same episodes.
 
-Of xfer's own networks the eager form is their code: 1, 5 and 7 are of policies from elsewhere.
+Of xfer's own networks, whose eager form is their code, only 2 and 3 are looked at.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from __future__ import annotations
 import pickle
 import random
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,10 +36,10 @@ from export.importers._deployable import Deployable
 from export.importers._deployed import copied
 from export.libraries.pytorch import load_eager, save_eager
 from export.targets import ExportRequest
-from export.verification.answers import SHARE, difference
-from export.verification.live import LiveSession, Moment, Recordings, alone, in_batches, place, refused
-from export.verification.python_values import python_values, shown
-from export.verification.remembered import changed, fingerprint
+from export.verification.fidelity.answers import SHARE, difference
+from export.verification.fidelity.live import LiveSession, Moment, Recordings, alone, in_batches, place, refused
+from export.verification.fidelity.python_values import python_values, shown
+from export.verification.fidelity.remembered import changed, fingerprint
 from xfer import tasks
 from xfer.errors import UnavailableError, UsageError
 from xfer.models.torch_session import TorchSession
@@ -136,14 +136,12 @@ def _act(
     acted = replace(_play(session, spec, recordings, deployed), doubts=doubts)
     if _generators() != generators:
         raise refused("it draws random numbers. Let it take the mode or the mean of what it draws from.")
-    if name := changed(before, fingerprint(live)):
-        raise refused(
-            f"it remembers between calls: attribute `{name}` changed. Hand it on as a state (PolicySpec.states)."
-        )
-    for _ in range(-(-ANSWERS // sum(map(len, recordings.values())))):
+    _refuse_changes(before, live)
+    for _ in range(0 if deployed is None else -(-ANSWERS // sum(map(len, recordings.values())))):
         mixed = in_batches(session, spec, recordings)
         for name, wanted in acted.live.items():
             if (found := difference(wanted, mixed[name], spec, acted.spreads)) is not None:
+                _refuse_changes(before, live)
                 _refuse_second_answers(session, spec, recordings, acted, mixed, name, *found)
     return acted
 
@@ -199,6 +197,14 @@ def _trajectories(recorded: Trajectories, moments: Sequence[Moment]) -> Trajecto
 def _generators() -> bytes:
     """Return the states of the generators that a module may draw from without owning one."""
     return pickle.dumps((random.getstate(), np.random.get_state(), torch.get_rng_state().numpy()))
+
+
+def _refuse_changes(before: Mapping[str, bytes], live: nn.Module) -> None:
+    """Refuse a module that is not what it was."""
+    if name := changed(before, fingerprint(live)):
+        raise refused(
+            f"it remembers between calls: attribute `{name}` changed. Hand it on as a state (PolicySpec.states)."
+        )
 
 
 def _refuse_second_answers(

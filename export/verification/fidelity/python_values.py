@@ -6,8 +6,8 @@ the inputs is a finding, with the line of Python that made it. None are:
 
 - conversions of weights and other constants, whose value stays;
 - control flow inside TorchScript, which a trace keeps;
-- an index or a number that is handed as a tensor to an operation: a trace keeps most. ``Found.implied`` lists them,
-  to be compared with what PyTorch warns of while it traces;
+- an index or a number that is handed as a tensor to an operation, or the size of ``x[x > 0]``: a trace keeps most.
+  ``Found.implied`` lists them, to be compared with what PyTorch warns of while it traces;
 - a check: an ``assert``, or an ``if`` that only raises or warns. It decides nothing that a trace could bake in.
 
 As long as no conversion is found, a module's Python takes the same path whatever its inputs are. So a few calls are
@@ -30,7 +30,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from export.verification.python_source import is_check
+from export.verification.fidelity.python_source import is_check
 
 BRANCHES = ("__bool__", "is_nonzero", "equal", "allclose", "__contains__")
 NUMBERS = ("item", "tolist", "__int__", "__float__", "__complex__", "__index__")
@@ -39,13 +39,16 @@ CONSTRUCTORS = ("tensor", "new_tensor", "as_tensor", "asarray")
 TEXTS = ("__format__", "__repr__", "__str__")
 CUTS = ("unbind", "split", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk")
 """Functions that give as many tensors as a dimension is long."""
-READS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default)
+SIZES = ("numel", "nelement", "size", "__len__", "unbind")
+PICKS = ("nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "repeat_interleave", "index")
+"""Operations whose result is as large as their inputs' values say; ``index`` where it is given a mask."""
+READS = tuple(getattr(torch.ops.aten, name).default for name in ("_local_scalar_dense", "equal", "allclose"))
 """The operations by which a value gets to Python, but for those of ``ARRAYS`` and ``tolist``."""
 FILLED = ("zeros", "ones", "full", "empty")
 """``zeros_like(x)``, ``x.new_zeros()`` ...: tensors made of another's shape, not of its values."""
 
 TORCH = str(Path(torch.__file__).parent)
-MACHINERY = tuple(f"{TORCH}/{name}" for name in ("overrides.py", "_tensor.py", "_ops.py", "utils/", "jit/"))
+MACHINERY = tuple(f"{TORCH}/{name}" for name in ("overrides", "_tensor", "_ops", "utils/", "jit/"))
 """What lies between a line of Python and the modes here."""
 
 
@@ -73,7 +76,7 @@ class Found:
 
     Attributes:
         baked: Conversions, in the order of their first call.
-        implied: Tensors that were handed on as an index or a number.
+        implied: Tensors that were handed on as an index or a number, and sizes that depend on values.
     """
 
     baked: list[Site] = field(default_factory=list)
@@ -121,6 +124,7 @@ class _Watch:
         self.found, self.lengths = found, lengths
         self.functions: list[Any] = []
         self._dependent: set[int] = set()
+        self._picked: set[int] = set()
         self._kept: list[Tensor] = []
 
     def follow(self, tensor: Tensor) -> None:
@@ -135,6 +139,14 @@ class _Watch:
     def depends(self, values: Any) -> bool:
         """Whether any tensor among arguments depends on the inputs."""
         return any(isinstance(x, Tensor) and _memory(x) in self._dependent for x in tree_leaves(values))
+
+    def picks(self, tensor: Tensor) -> None:
+        """Note that a tensor's size depends on the inputs' values."""
+        self._picked.add(_memory(tensor))
+
+    def picked(self, values: Any) -> bool:
+        """Whether the size of any tensor among arguments depends on the inputs' values."""
+        return any(isinstance(x, Tensor) and _memory(x) in self._picked for x in tree_leaves(values))
 
     def converts(self, name: str, *, implied: bool = False) -> None:
         """Enter the present line as one that converts, unless it only checks."""
@@ -176,6 +188,8 @@ class _Functions(TorchFunctionMode):
             # As a tensor and not among other values, as_tensor only hands it on.
             if name in ("tensor", "new_tensor") or not any(isinstance(x, Tensor) and watch.depends(x) for x in given):
                 watch.converts(name)
+        if (name in SIZES or getattr(func, "__self__", None) is Tensor.shape) and watch.picked(args[:1]):
+            watch.converts(name, implied=True)
         watch.functions.append(func)
         try:
             result = func(*args, **(kwargs or {}))
@@ -202,10 +216,15 @@ class _Operations(TorchDispatchMode):
             explicit = name in BRANCHES + NUMBERS + TEXTS or hasattr(function, "__code__")
             watch.converts(name, implied=not explicit)
         result = func(*args, **kwargs)
-        follows = depends and func._schema.name.partition("::")[2].replace("new_", "").split("_")[0] not in FILLED
+        operation = func._schema.name.partition("::")[2]
+        follows = depends and operation.replace("new_", "").split("_")[0] not in FILLED
+        masks = operation != "index" or any(isinstance(x, Tensor) and x.dtype == torch.bool for x in args[1])
+        picks = (depends and operation in PICKS and masks) or (watch.picked(args) and "put" not in operation)
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 watch.follow(tensor) if follows else watch.keep(tensor)
+                if picks and tensor.dim():
+                    watch.picks(tensor)
         if depends and func._schema.is_mutable:
             for argument, value in zip(func._schema.arguments, args, strict=False):
                 if argument.alias_info is not None and argument.alias_info.is_write:
