@@ -31,6 +31,7 @@ class Args(Common):
 
     Example commands:
       xfer reproduce
+      xfer reproduce verifier
       xfer reproduce verdict-simulation
       xfer reproduce crosscheck runs/cartpole.bundle --threads 2
       xfer reproduce overhead runs/cartpole.bundle --threads 2

@@ -71,8 +71,9 @@ def policy_of(path: Path) -> Policy:
     return load_policy(bundle.check(bundle.build(bundle.reference)))
 
 
-def in_graph(kind: type[Deployed]) -> Callable[[Path], None]:
-    """Return a function that exports ``kind`` in place of the deployed policy."""
+def in_graph(kind: type[Deployed], variant: str = "torchscript-fp32") -> Callable[[Path], None]:
+    """Return a function that exports ``kind`` in place of the deployed policy, as the variant of that name."""
+    target, _, made = variant.partition("-")
 
     class Faulty(Policy):
         def deploy(self, precision: str = "fp32") -> Deployed:
@@ -83,7 +84,7 @@ def in_graph(kind: type[Deployed]) -> Callable[[Path], None]:
         faulty = Faulty(policy.config, policy.spec)
         faulty.load_state_dict(policy.state_dict())
         request = ExportRequest(faulty, policy.spec, Bundle(path).golden(), ExportOptions())
-        put(path, "torchscript-fp32", lambda folder: targets.load("torchscript").export(request, folder, "fp32"))
+        put(path, variant, lambda folder: targets.load(target).export(request, folder, made))
 
     return damage
 
@@ -217,6 +218,12 @@ FAULTS = (
     Fault("two actions swapped", "The actions' order was reversed.", in_graph(graphs.ActionsSwapped)),
     Fault("scores rescaled", "Same actions, but scores 5 % too large.", in_graph(graphs.ScoresRescaled)),
     Fault("exploration left on", "One action in twenty is random.", in_graph(graphs.ExplorationLeftOn)),
+    Fault(
+        "int8 with garbled actions",
+        f"{graphs.GARBLED:.1%} of the actions arrive as their opposite.",
+        in_graph(graphs.ActionGarbled, "onnx-int8"),
+        "onnx-int8",
+    ),
     Fault("int8 calibrated on noise", "Ranges from random pixels.", calibrated_on(noise), "onnx-int8", FLOAT),
     Fault("int8 calibrated in the dark", "Ranges from black frames.", calibrated_on(np.zeros), "onnx-int8", FLOAT),
     Fault(

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from xfer.models.policy import Deployed, Policy, to_action
+from xfer.spec import PolicySpec
 
 SLOTS = 300
 """Frames that fit into the buffer of ``FrameBufferFull``: more than the 250 steps of a held-out stretch, fewer than
 an episode's 500."""
+GARBLED = 0.025
+"""Share of the actions that are garbled."""
 
 
 # What the policy sees.
@@ -219,9 +222,18 @@ class ActionsSwapped(Deployed):
     def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
         """Return the opposite action beside the right scores."""
         action, scores, *after = super().act(frame, vector, *states)
-        if self.spec.action.kind == "continuous":
-            return to_action(-scores, self.spec), scores, *after
-        return scores.shape[1] - 1 - action, scores, *after
+        return opposite(action, scores, self.spec), scores, *after
+
+
+class ActionGarbled(Deployed):
+    """Now and then an action is the opposite one. Which, a few digits of a score decide: it has no memory."""
+
+    def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
+        """Return the opposite action beside the right scores, now and then."""
+        action, scores, *after = super().act(frame, vector, *states)
+        digits = 1000 * (scores[:, 0] if action.ndim == 1 else scores)
+        garbled = digits - digits.floor() < GARBLED
+        return torch.where(garbled, opposite(action, scores, self.spec), action), scores, *after
 
 
 class ScoresRescaled(Deployed):
@@ -244,6 +256,11 @@ class ExplorationLeftOn(Deployed):
             anywhere = to_action(2 * torch.rand_like(scores) - 1, self.spec)
             return torch.where(explore[:, None], anywhere, action), scores, *after
         return torch.where(explore, torch.randint_like(action, scores.shape[1]), action), scores, *after
+
+
+def opposite(action: Tensor, scores: Tensor, spec: PolicySpec) -> Tensor:
+    """Return the action at the other end of a discrete choice, or a continuous one's mirror image."""
+    return to_action(-scores, spec) if spec.action.kind == "continuous" else scores.shape[1] - 1 - action
 
 
 def neighbor(policy: Policy) -> Policy:

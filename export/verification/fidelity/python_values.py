@@ -182,8 +182,9 @@ class _Functions(TorchFunctionMode):
         watch, name = self._watch, getattr(func, "__name__", "")
         if name in (*ARRAYS, "tolist") and watch.depends(args):
             watch.converts(name)
-        if name in CONSTRUCTORS and watch.depends((args, kwargs)):
-            given = (*args, *(kwargs or {}).values())
+        values = args[1:] if name == "new_tensor" else args  # whose own tensor only lends its type and device
+        if name in CONSTRUCTORS and watch.depends((values, kwargs)):
+            given = (*values, *(kwargs or {}).values())
             # As a tensor and not among other values, as_tensor only hands it on.
             if name in ("tensor", "new_tensor") or not any(isinstance(x, Tensor) and watch.depends(x) for x in given):
                 watch.converts(name)
