@@ -50,8 +50,8 @@ def _cause(text: str) -> str:
     said = [line for line in lines if line]
     if not said:
         return ""
-    if any(line.startswith("Traceback") for line in said):
-        chosen = said[-1:]  # of TorchScript, whose message is a traceback
+    if said[0].startswith("The following operation failed in the TorchScript interpreter"):
+        chosen = said[-1:]  # of a traceback
     elif said[0].startswith("Exception from"):
         chosen = said[-1:]  # of OpenVINO, which goes from the outside to the inside
     elif errors := [line for line in said if re.search(r"\berror: ", line)]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import functools
 import platform
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,13 @@ NEEDS = "needs.json"
 WIDER = {"AVX2": ("AVX2", "AVX512"), "DEFAULT": ("DEFAULT", "AVX2", "AVX512")}
 """Which processors run code for one of PyTorch's CPU capabilities; another one runs its own only."""
 
+LEVELS = {
+    "x86-64-v4": "avx512f avx512bw avx512cd avx512dq avx512vl",
+    "x86-64-v3": "avx avx2 bmi1 bmi2 f16c fma abm movbe xsave cx16 lahf_lm popcnt sse4_1 sse4_2 ssse3",
+}
+"""What code is compiled for, the best that the processor has, and the processor's flags that it adds to the level below
+it (https://gitlab.com/x86-psABIs/x86-64-ABI). Not for everything that it has: few other processors have all of it."""
+
 __all__ = ["PLACES", "PRECISIONS", "available", "export", "libraries", "load", "runnable"]
 
 
@@ -45,11 +53,13 @@ class Needs:
         torch: Version of PyTorch, as 2.15.0.
         machine: Architecture, as x86_64.
         capability: PyTorch's name of the vector instructions, as AVX512.
+        features: Flags of the processor that the code may use, as in /proc/cpuinfo; empty if they are not known.
     """
 
     torch: str
     machine: str
     capability: str
+    features: tuple[str, ...] = ()
 
     def missing(self, here: Needs) -> str | None:
         """Return what a machine lacks to run it, or None."""
@@ -59,6 +69,8 @@ class Needs:
             return f"it was built for {self.machine}, and this is {here.machine}"
         if here.capability not in WIDER.get(self.capability, (self.capability,)):
             return f"it was built for {self.capability}, and this processor has {here.capability}"
+        if here.features and (lacking := sorted({*self.features} - {*here.features})):
+            return f"it was built for a processor with {', '.join(lacking)}, which this one lacks"
         return None
 
 
@@ -76,7 +88,33 @@ def needs() -> Needs:
     """Return what this machine has."""
     import torch
 
-    return Needs(torch.__version__.partition("+")[0], platform.machine(), torch.backends.cpu.get_cpu_capability())
+    capability = torch.backends.cpu.get_cpu_capability()
+    return Needs(torch.__version__.partition("+")[0], platform.machine(), capability, _flags())
+
+
+def _flags() -> tuple[str, ...]:
+    """Return the processor's flags, as Linux names them; nothing on other systems."""
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"^(?:flags|Features)\s*: (.*)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
+    return tuple(sorted({*found[1].split()})) if found else ()
+
+
+def level(features: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
+    """Return what to compile for on a processor with these flags, and those of them that the code may then use.
+
+    Where there is no such level (or PyTorch, before 2.14, takes none) code is compiled for all that the processor has.
+    """
+    from torch._inductor import config, cpu_vec_isa
+
+    names = [*LEVELS]
+    for index, name in enumerate(names if hasattr(config.cpp, "march") else ()):
+        needed = {flag for lower in names[index:] for flag in LEVELS[lower].split()}
+        if needed <= {*features}:
+            # Inductor asks for more by itself, where it is there: "-mavx512vnni" is the flag avx512_vnni.
+            options = cpu_vec_isa.pick_vec_isa().build_arch_flags().split()
+            asked = {option.removeprefix("-m").replace("-", "") for option in options}
+            return name, tuple(flag for flag in features if flag in needed or flag.replace("_", "") in asked)
+    return None, features
 
 
 def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
@@ -90,12 +128,15 @@ def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
     from export.libraries.pytorch import example_inputs
 
     quiet_compiler()
-    module = request.policy.deploy(precision)
-    with torch.no_grad(), quiet(), config.patch(freezing=True):
+    module, here = request.policy.deploy(precision), needs()
+    with quiet():
+        march, features = level(here.features)
+    patches = {"freezing": True} | ({"cpp.march": march} if march else {})
+    with torch.no_grad(), quiet(), config.patch(patches):
         program = torch.export.export(module, example_inputs(request.spec, batch=1))
         aoti_compile_and_package(program, package_path=str(folder / FILE))
-    (folder / NEEDS).write_bytes(to_json(needs()))
-    return Exported(max_batch=1, notes="machine code of this architecture")
+    (folder / NEEDS).write_bytes(to_json(replace(here, features=features)))
+    return Exported(max_batch=1, notes=f"machine code for {march or 'this processor'}")
 
 
 @contextmanager

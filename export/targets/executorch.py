@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.libraries import installed_versions, pytorch
+from export.libraries.causes import reason
 from export.libraries.terminal import quiet
 from export.targets import Exported, ExportRequest, Place
-from xfer.errors import BundleError, UnavailableError, UsageError, check_choice
+from xfer.errors import BundleError, UnavailableError, UsageError, XferError, check_choice
 from xfer.runner import Runner, Session
 from xfer.spec import PolicySpec
 
@@ -54,8 +55,25 @@ def libraries() -> dict[str, str]:
 
 
 def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
-    """Write ``policy.pte`` for batches of 1 to ``max_batch``; a fixed batch of 1 would be no faster."""
-    with quiet():
+    """Write ``policy.pte`` for batches of 1 to ``max_batch``; a fixed batch of 1 would be no faster.
+
+    Where that cannot be built, or what was built cannot be run (an LSTM's program has a batch of its own), it is for a
+    batch of 1.
+    """
+    try:
+        return _build(request, folder, precision)
+    except Exception as error:  # whatever a converter raises
+        if request.options.max_batch == 1 or isinstance(error, XferError):
+            raise
+        try:
+            facts = _build(replace(request, options=replace(request.options, max_batch=1)), folder, precision)
+        except Exception:
+            raise error from error.__cause__  # the second says no more
+        return replace(facts, notes=f"{facts.notes}; for a batch of 1, since with more: {reason(error)}")
+
+
+def _build(request: ExportRequest, folder: Path, precision: str) -> Exported:
+    with quiet() as said:
         import torch
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
@@ -64,13 +82,31 @@ def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
             program = _capture(request.policy.deploy("fp32"), request)
             if precision == "int8":
                 program = _capture(_quantized(program, request), request)
+            program = _without_copies(program, request)
             # Else the cast of the raw frame is an operation that takes nine times as long as ``aten._to_copy``.
             config = EdgeCompileConfig(_skip_dim_order=True)
             lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()], compile_config=config)
             (folder / FILE).write_bytes(lowered.to_executorch().buffer)
+        _try(folder / FILE, request, said)
     parts = sum("call_delegate" in str(node.target) for node in lowered.exported_program().graph.nodes)
     notes = [f"{parts} XNNPACK partitions", request.options.note if precision == "int8" else ""]
     return Exported(max_batch=request.options.max_batch, notes="; ".join(filter(None, notes)))
+
+
+def _try(path: Path, request: ExportRequest, said: Callable[[], str]) -> None:
+    """Run a program once with its smallest and its largest batch.
+
+    Raises:
+        RuntimeError: If it cannot be run, with the last thing that the library says.
+    """
+    from executorch.runtime import Runtime
+
+    method = Runtime.get().load_program(path).load_method("forward")
+    for batch in {1, request.options.max_batch}:
+        try:
+            method.execute([*pytorch.example_inputs(request.spec, batch)])
+        except RuntimeError as error:
+            raise RuntimeError(f"a batch of {batch} does not run: {[*said().splitlines(), str(error)][0]}") from None
 
 
 def _capture(module: nn.Module, request: ExportRequest) -> ExportedProgram:
@@ -83,6 +119,26 @@ def _capture(module: nn.Module, request: ExportRequest) -> ExportedProgram:
     for tensor in inputs if largest > 1 else ():
         shapes[tensor] = {0: torch.export.Dim("batch", min=1, max=largest)}
     return torch.export.export(module, inputs, dynamic_shapes=shapes)
+
+
+def _without_copies(program: ExportedProgram, request: ExportRequest) -> ExportedProgram:
+    """Return the program without copies into another order in memory, which ExecuTorch does not know.
+
+    They change no value. XNNPACK orders memory as it needs it.
+    """
+    import torch
+
+    copies = (torch.ops.aten.clone.default, torch.ops.aten.contiguous.default)
+    if not any(node.target in copies and node.kwargs.get("memory_format") for node in program.graph.nodes):
+        return program
+    # Without in-place operations first, which would write to what was copied.
+    module = program.run_decompositions({}).module()
+    for node in module.graph.nodes:
+        if node.target in copies:
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+    module.recompile()
+    return _capture(module, request)
 
 
 def _quantized(program: ExportedProgram, request: ExportRequest) -> nn.Module:
@@ -131,8 +187,8 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
         UsageError: If a session with another number of threads is open: their pool is one, and changing it takes it
             from under those that run in it.
     """
-    if (reason := runnable(place.name)) is not None:
-        raise UnavailableError(f"executorch: {reason}")
+    if (missing := runnable(place.name)) is not None:
+        raise UnavailableError(f"executorch: {missing}")
     if _threads_in_use and _threads_in_use[0] != place.threads:
         raise UsageError(
             f"ExecuTorch has one pool of threads in a process, and a session with {_threads_in_use[0]} is open:"
@@ -150,8 +206,8 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
             method = Runtime.get().load_program(folder / FILE).load_method("forward")
             largest = method.metadata.input_tensor_meta(0).sizes()[0]
         except (RuntimeError, KeyError) as error:
-            reason = (said().splitlines() or [str(error)])[-1]
-            raise BundleError(f"{folder / FILE}: ExecuTorch cannot load it: {reason}") from error
+            complaint = (said().splitlines() or [str(error)])[-1]
+            raise BundleError(f"{folder / FILE}: ExecuTorch cannot load it: {complaint}") from error
 
     @functools.wraps(method.execute, updated=())
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from export.libraries import cuda, installed_versions
 from export.targets import Exported, ExportOptions, ExportRequest, Place
-from xfer.errors import BundleError, UnavailableError
+from xfer.errors import BundleError, UnavailableError, UsageError, check_choice
 from xfer.files import write_atomically
 from xfer.runner import Arrays, Session, Step
 from xfer.spec import PolicySpec
@@ -27,6 +27,8 @@ PRECISIONS = ("fp32", "fp16", "int8")
 PLACES = ()
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
 ENGINE, ONNX = "policy.engine", "policy.onnx"
+LIBRARY = "library.txt"
+"""Which of the two built the engine; only that one can load it."""
 INSTALL = "pip install 'xfer-policy[tensorrt-rtx]'"
 NO_FP32 = ("75",)
 """Compute capabilities without fp32 matrix kernels in TensorRT for RTX."""
@@ -131,6 +133,8 @@ def build_engine(
         errors = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
         raise BundleError(f"TensorRT cannot parse {ONNX}: {errors}")
     config = builder.create_builder_config()
+    if precision == "fp32":
+        config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means fp32; TF32 is on unless it is cleared
     profile = builder.create_optimization_profile()
     for tensor in spec.inputs:
         shapes = [(batch, *tensor.shape) for batch in (1, 1, options.max_batch)]
@@ -147,6 +151,7 @@ def build_engine(
     if engine is None:
         raise BundleError(f"{name} could not build the engine: {'; '.join(complaints[-3:])}")
     (folder / ENGINE).write_bytes(engine)
+    (folder / LIBRARY).write_text(name)
     if timing_cache is not None and name == "tensorrt":
         write_timing_cache(config, timing_cache)
     return Exported(options.max_batch, capabilities, f"{name} engine for compute capability {', '.join(capabilities)}")
@@ -240,10 +245,34 @@ class TensorRTSession:
         self._inputs = {tensor.name: cuda.Buffer((batch, *tensor.shape), tensor.dtype) for tensor in spec.inputs}
         self._outputs = {name: cuda.Buffer((batch, *tensor.shape), tensor.dtype) for name, tensor in outputs}
         for name, buffer in self._inputs.items():
-            self._context.set_input_shape(name, buffer.host.shape)
+            if not self._context.set_input_shape(name, buffer.host.shape):
+                raise UsageError(f"A batch of {batch} does not fit: the engine was built for others (see --max-batch).")
         for name, buffer in (self._inputs | self._outputs).items():
-            self._context.set_tensor_address(name, buffer.device)
+            if not self._context.set_tensor_address(name, buffer.device):
+                raise BundleError(f"TensorRT refuses the memory of '{name}'.")
         self._batch = batch
+
+
+def check_engine(trt: Any, engine: Any, spec: PolicySpec) -> None:
+    """See whether an engine's tensors are those of the contract; TensorRT would read and write whatever lies there.
+
+    Raises:
+        BundleError: If a name, direction, type, shape or place in memory differs.
+    """
+    outputs = zip(spec.output_names, (spec.action.tensor, spec.scores, *spec.states), strict=True)
+    wanted = {tensor.name: ("INPUT", tensor.dtype, tensor.shape) for tensor in spec.inputs}
+    wanted |= {name: ("OUTPUT", tensor.dtype, tensor.shape) for name, tensor in outputs}
+    found = {}
+    for name in map(engine.get_tensor_name, range(engine.num_io_tensors)):
+        # By name, since NumPy has none for some of TensorRT's types.
+        dtype = {"FLOAT": "float32", "UINT8": "uint8", "INT64": "int64"}.get(engine.get_tensor_dtype(name).name)
+        found[name] = (engine.get_tensor_mode(name).name, dtype, tuple(engine.get_tensor_shape(name))[1:])
+        if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
+            raise BundleError(f"{ENGINE}: it wants '{name}' in the host's memory. Export again.")
+    for name in {**wanted, **found}:
+        if wanted.get(name) != found.get(name):
+            here, there = (" ".join(map(str, facts.get(name, ["no such tensor"]))) for facts in (found, wanted))
+            raise BundleError(f"{ENGINE}: '{name}' is {here}, and the spec says {there}. Export again.")
 
 
 @contextmanager
@@ -251,8 +280,13 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
     """Deserialize the engine; on TensorRT for RTX this finishes it for the GPU at hand."""
     if (reason := runnable(place.name)) is not None:
         raise UnavailableError(f"tensorrt: {reason}")
-    name = library_name()
-    assert name is not None
+    built_by = (folder / LIBRARY).read_text() if (folder / LIBRARY).exists() else library_name()
+    name = check_choice("library of TensorRT", built_by or "", LIBRARIES)
+    if not importlib.util.find_spec(name):
+        raise UnavailableError(
+            f"tensorrt: {name} built this engine, and is not installed. Install it, or build one with"
+            f" {library_name()}: xfer export --targets tensorrt --into BUNDLE"
+        )
     trt: Any = importlib.import_module(name)
     complaints: list[str] = []
     runtime = trt.Runtime(_logger(trt, complaints))
@@ -262,6 +296,7 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
             f"{folder / ENGINE}: {name} cannot load it ({'; '.join(complaints[-3:])}). If it was built for another GPU"
             " or version, `xfer export --targets tensorrt --into BUNDLE` builds one here."
         )
+    check_engine(trt, engine, spec)
     session = TensorRTSession(engine, spec)
     try:
         yield session

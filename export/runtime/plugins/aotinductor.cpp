@@ -57,6 +57,15 @@ bool runs(const std::string &here, const std::string &wanted) {
   return wanted == "DEFAULT" && (here == "AVX2" || here == "AVX512");
 }
 
+// The processor's flags as Linux names them, each between spaces; nothing where the system does not say.
+std::string processor_flags() {
+  std::ifstream cpuinfo("/proc/cpuinfo");
+  for (std::string line; std::getline(cpuinfo, line);) {
+    if (line.rfind("flags", 0) == 0 || line.rfind("Features", 0) == 0) return line.substr(line.find(':') + 1) + " ";
+  }
+  return "";
+}
+
 void check_needs(const xfer_plugin_file &file) {
   const auto *text = static_cast<const char *>(file.data);
   const auto needs = nlohmann::json::parse(text, text + file.size, nullptr, false);
@@ -73,6 +82,12 @@ void check_needs(const xfer_plugin_file &file) {
     missing = "it was built for " + of("machine") + ", and this is " + machine.machine;
   } else if (!runs(capability, of("capability"))) {
     missing = "it was built for " + of("capability") + ", and this processor has " + capability;
+  }
+  const std::string flags = processor_flags();
+  for (const auto &feature : needs.value("features", nlohmann::json::array())) {
+    if (missing.empty() && !flags.empty() && flags.find(" " + feature.get<std::string>() + " ") == std::string::npos) {
+      missing = "it was built for a processor with " + feature.get<std::string>() + ", which this one lacks";
+    }
   }
   if (!missing.empty()) throw Refusal(XFER_UNAVAILABLE, "aotinductor: " + missing + ". Export it there.");
 }

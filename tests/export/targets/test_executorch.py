@@ -6,15 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
-from export import targets
+from export import Deployable, targets
 from export.targets import ExportOptions, ExportRequest, Place, Variant
 from export.verification.parity import actions, centered, numbers
 from tests.conftest import drive
 from xfer.errors import BundleError, UnavailableError, UsageError
 from xfer.models.torch_session import runner
 from xfer.runner import Runner
+from xfer.spec import ActionSpec, PolicySpec, TensorSpec
+from xfer.trajectories import Trajectories
 
 executorch = targets.load("executorch")
 if (reason := executorch.available()) is not None:
@@ -96,6 +99,61 @@ def test_a_batch_that_is_too_large_is_refused(fp32, request_, policy, met, tmp_p
             assert session.step(few, zeros(policy.spec, largest)).scores.shape == (largest, 2)
             with pytest.raises(UsageError, match=f"A batch of {largest + 1} does not fit: .* takes {largest} at most"):
                 session.step(many, zeros(policy.spec, largest + 1))
+
+
+SMALL = PolicySpec(
+    "",
+    50.0,
+    (TensorSpec("frame", "float32", (3, 6, 6)),),
+    (TensorSpec("memory", "float32", (4,)),),
+    ActionSpec("discrete", ("left", "stay", "right")),
+    "logits",
+)
+
+
+class Copies(nn.Module):
+    """Somebody's policy that orders memory itself, and writes to a copy of what it sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.look, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, frame, memory):
+        copy = frame.clone(memory_format=torch.channels_last)
+        copy.mul_(2)
+        scores = self.head((self.look(frame) + self.look(copy)).relu().mean((2, 3)) + memory)
+        return scores.argmax(1), scores, memory.clone()
+
+
+class Recurrent(nn.Module):
+    """One whose cell gives the program a batch of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.look, self.cell, self.head = nn.Conv2d(3, 4, 6), nn.LSTMCell(4, 4), nn.Linear(4, 3)
+
+    def forward(self, frame, memory):
+        after, _ = self.cell(self.look(frame).flatten(1), (memory, memory))
+        scores = self.head(after)
+        return scores.argmax(1), scores, after
+
+
+@pytest.mark.parametrize(("module", "largest"), [(Copies, 8), (Recurrent, 1)])
+def test_what_was_built_runs_where_it_must_be_with_a_batch_of_1(module, largest, tmp_path, capfd):
+    torch.manual_seed(0)
+    policy, rng = Deployable(module(), SMALL), np.random.default_rng(0)
+    frames, memory = rng.random((3, 3, 6, 6), np.float32), rng.random((3, 4), np.float32)
+    request = ExportRequest(policy, SMALL, Trajectories({"frame": frames}, np.ones(3, bool)), ExportOptions())
+    facts = executorch.export(request, tmp_path, "fp32")
+    assert facts.max_batch == largest
+    assert ("for a batch of 1, since with more: RuntimeError: a batch of 8" in facts.notes) == (largest == 1)
+    with torch.inference_mode():
+        wanted = policy.deploy()(torch.from_numpy(frames), torch.from_numpy(memory))[1]
+    with executorch.load(tmp_path, SMALL, Place()) as session:
+        for batch in (1, min(3, largest)):
+            found = session.step({"frame": frames[:batch]}, {"memory": memory[:batch]})
+            np.testing.assert_allclose(found.scores, wanted[:batch], atol=1e-5)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_observations_that_are_not_contiguous_are_understood(fp32, policy, met):

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -202,8 +203,9 @@ def test_machine_code_is_loaded_only_where_it_can_run(exported, policy, met, tmp
     folder, _ = exported(Variant("aotinductor", "fp32"))
     folder = shutil.copytree(folder, tmp_path / "copy")
     whole = (folder / aotinductor.NEEDS).read_bytes()
-    here = aotinductor.needs()
-    assert from_json(whole, Needs) == here
+    here, built = aotinductor.needs(), from_json(whole, Needs)
+    assert replace(built, features=here.features) == here
+    assert built.missing(here) is None
     older = Needs("2.0.0", here.machine, here.capability)
     (folder / aotinductor.NEEDS).write_bytes(to_json(older))
     with (
@@ -217,9 +219,35 @@ def test_machine_code_is_loaded_only_where_it_can_run(exported, policy, met, tmp
     narrow, wide = (Needs("2.15.0", "x86_64", name) for name in ("AVX2", "AVX512"))
     assert narrow.missing(wide) is None
     assert wide.missing(narrow) == "it was built for AVX512, and this processor has AVX2"
+    newer, other = replace(built, features=(*built.features, "avx10", "apx")), replace(built, features=("avx10",))
+    assert newer.missing(here) == "it was built for a processor with apx, avx10, which this one lacks"
+    assert newer.missing(replace(here, features=())) is None, "where the system does not say"
+    (folder / aotinductor.NEEDS).write_bytes(to_json(other))
+    with (
+        pytest.raises(UnavailableError, match=r"with avx10, which this one lacks\. Export it there"),
+        aotinductor.load(folder, policy.spec, Place()),
+    ):
+        pass
+    (folder / aotinductor.NEEDS).write_bytes(whole)
     two = {"frame": met.observations["frame"][:2]}
     with aotinductor.load(folder, policy.spec, Place()) as session, pytest.raises(UsageError, match="batch of 2"):
         session.step(two, {state.name: state.zeros(2) for state in policy.spec.states})
+
+
+@pytest.mark.parametrize("name", ["x86-64-v4", "x86-64-v3", None])
+def test_machine_code_is_compiled_for_a_level_that_many_processors_have(name):
+    from export.targets import aotinductor
+
+    if (reason := aotinductor.available()) is not None:
+        pytest.skip(reason)
+    names = [*aotinductor.LEVELS]
+    flags = [
+        flag for level in (names[names.index(name) :] if name else []) for flag in aotinductor.LEVELS[level].split()
+    ]
+    march, features = aotinductor.level((*flags, "avx512_vp2intersect"))
+    assert march == name
+    assert {*flags} <= {*features}
+    assert ("avx512_vp2intersect" in features) == (name is None), "all that it has, where it has no level"
 
 
 def test_a_target_alone_means_all_of_its_precisions():
