@@ -112,10 +112,8 @@ def regret(scores: np.ndarray, chosen: np.ndarray, spec: PolicySpec, spreads: Sp
     unit = np.maximum(spreads.scores, np.finfo(np.float32).tiny)
     if spec.score_kind == "logits":
         preference = np.exp(scores - scores.max(axis=1, keepdims=True))
-        preference /= preference.sum(axis=1, keepdims=True)
-        result: np.ndarray = preference[rows, best] - preference[rows, chosen]
-        return result
-    result = (scores[rows, best] - scores[rows, chosen]) / np.minimum(unit[best], unit[chosen])
+        scores, unit = preference / preference.sum(axis=1, keepdims=True), np.ones_like(unit)
+    result: np.ndarray = (scores[rows, best] - scores[rows, chosen]) / np.minimum(unit[best], unit[chosen])
     return result
 
 
