@@ -13,12 +13,12 @@ import numpy as np
 
 from xfer.arrays import in_order
 from xfer.errors import ObservationError, ScoresError
-from xfer.spec import ActionSpec, PolicySpec
+from xfer.spec import FLOAT_MAX, ActionSpec, PolicySpec
 
 Arrays = Mapping[str, np.ndarray]
 
 SLACK = 1e-5
-"""How far a continuous action may be out of its bounds by rounding, as a share of its range."""
+"""How far a continuous action may be out of its bounds by rounding, as a share of its range; one float32 at least."""
 
 
 class Step(NamedTuple):
@@ -167,8 +167,9 @@ def _bounds(action: ActionSpec) -> tuple[np.ndarray | float, np.ndarray | float]
     if action.kind == "discrete":
         return 0, len(action.elements) - 1
     if not action.low:
-        largest = float(np.finfo(np.float32).max)
-        return -largest, largest
+        return -FLOAT_MAX, FLOAT_MAX
     low, high = np.array(action.low), np.array(action.high)
-    slack = SLACK * (high - low)
-    return (low - slack).astype(np.float32), (high + slack).astype(np.float32)
+    slack = SLACK * (high - low) + np.finfo(np.float32).eps * np.maximum(np.abs(low), np.abs(high))
+    # What lies beyond the largest float32 would be infinite, and then infinite actions would be inside.
+    edges = np.clip([low - slack, high + slack], -FLOAT_MAX, FLOAT_MAX).astype(np.float32)
+    return edges[0], edges[1]

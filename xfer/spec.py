@@ -23,6 +23,8 @@ ScoreKind = Literal["logits", "values", "mean"]
 
 DTYPES = ("uint8", "int64", "float32")
 COLOR_ORDERS = ("", "RGB", "BGR", "gray")
+FLOAT_MAX = float(np.finfo(np.float32).max)
+"""The largest float32: actions are such numbers, and so are their bounds."""
 
 
 def _ascending(values: Sequence[float], *, equal: bool = False) -> bool:
@@ -103,6 +105,11 @@ class ActionSpec:
     high: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        for field in ("low", "high"):  # an array or a list, as environments have them
+            if not isinstance(bounds := getattr(self, field), tuple):
+                object.__setattr__(self, field, tuple(np.asarray(bounds).tolist()))
+        if self.kind not in ("discrete", "continuous"):
+            raise UsageError(f"ActionSpec: kind '{self.kind}' is none of discrete, continuous.")
         if not self.elements:
             raise UsageError("ActionSpec: elements is empty. Name each action, or each element of a continuous one.")
         if self.kind == "discrete" and (self.low or self.high):
@@ -115,10 +122,10 @@ class ActionSpec:
                 " elements. Give one for each, or leave both out."
             )
         for name, low, high in zip(self.elements, self.low, self.high, strict=True):
-            if not _ascending((low, high)):
+            if not (-FLOAT_MAX <= low < high <= FLOAT_MAX and np.float32(low) < np.float32(high)):
                 raise UsageError(
                     f"ActionSpec: element '{name}' has low {low:g} and high {high:g}: both must be finite, and low"
-                    " below high. An action without bounds leaves both out."
+                    " below high, as float32. An action without bounds leaves both out."
                 )
 
     @property
@@ -226,10 +233,11 @@ class PolicySpec:
             )
         if others := [state.name for state in self.states if state.dtype != "float32"]:
             raise UsageError(f"PolicySpec: state '{others[0]}' must be float32.")
-        if (self.score_kind == "mean") != (self.action.kind == "continuous"):
-            fitting = "mean" if self.action.kind == "continuous" else "logits or values"
+        kinds = ("mean",) if self.action.kind == "continuous" else ("logits", "values")
+        if self.score_kind not in kinds:
             raise UsageError(
-                f"PolicySpec: score_kind '{self.score_kind}' does not fit a {self.action.kind} action: use {fitting}."
+                f"PolicySpec: score_kind '{self.score_kind}' does not fit a {self.action.kind} action: use"
+                f" {' or '.join(kinds)}."
             )
 
     @property

@@ -24,6 +24,15 @@ row, at least, than any preference."""
 NORMAL = 2.563
 """Width of the middle 80 % of a normal distribution, in standard deviations."""
 
+DENSEST, NORMAL_DENSEST = 0.4, 1.049
+"""Share of the rows that a preference's spread is taken from, and how wide that part of a normal distribution is."""
+
+ROUNDING = 1e-6
+"""Two scores whose difference varies less, as a share of them, move as one."""
+
+MOST_ROWS, MOST_OTHERS = 2048, 64
+"""How many rows, and how many other actions, a preference's spread is taken from."""
+
 
 def measure_spreads(recorded: Sequence[Trajectories], spec: PolicySpec) -> Spreads:
     """Measure the spreads of recorded scores and, of a continuous action, of the actions.
@@ -35,7 +44,7 @@ def measure_spreads(recorded: Sequence[Trajectories], spec: PolicySpec) -> Sprea
     scores = np.concatenate([one.scores for one in recorded if one.scores is not None]).astype(float)
     if spec.action.kind == "discrete":
         reach = find_reach(scores)
-        return Spreads(_of_scores(centered(scores, masked(scores, reach))), (), reach)
+        return Spreads(_of_preferences(np.where(masked(scores, reach), np.nan, scores)), (), reach)
     actions = np.concatenate([one.actions for one in recorded if one.actions is not None]).astype(float)
     return Spreads(_of_scores(scores), _of_actions(actions))
 
@@ -79,6 +88,41 @@ def centered(scores: np.ndarray, without: np.ndarray) -> np.ndarray:
     kept = np.where(without, np.nan, scores.astype(float))
     result: np.ndarray = kept - np.nanmean(kept, axis=1, keepdims=True)
     return result
+
+
+def _of_preferences(scores: np.ndarray) -> tuple[float, ...]:
+    """Return the unit of each action's score: how much its difference from the action most like it varies.
+
+    A choice is made by differences, so an action whose score runs wide (a mask of no fixed value, a crash) says nothing
+    of how finely two others are told apart. The densest 40 % of the rows count, so that neither rare large states nor
+    scores of two modes widen it.
+
+    Args:
+        scores: float [T, A], NaN where masked.
+    """
+    scores = scores[:: max(1, -(-len(scores) // MOST_ROWS))]
+    count = scores.shape[1]
+    fallback = np.array(_of_scores(centered(scores, np.isnan(scores))))
+    spread = np.full(count, np.inf)
+    for element in range(count):
+        for other in range(0, count, max(1, count // MOST_OTHERS)):
+            both = ~np.isnan(scores[:, element]) & ~np.isnan(scores[:, other])
+            if other == element or not both.any():
+                continue
+            pair = scores[both][:, [element, other]]
+            width = _densest(pair[:, 0] - pair[:, 1])
+            if width > ROUNDING * float(np.median(np.abs(pair))):
+                spread[element] = min(spread[element], width)
+    return tuple(np.where(np.isfinite(spread), spread, fallback).tolist())
+
+
+def _densest(values: np.ndarray) -> float:
+    """Return the width of the densest part of values, as that of a normal distribution with this part would be."""
+    values = np.sort(values)
+    inside = int(np.ceil(DENSEST * len(values)))
+    if inside < 2:
+        return 0.0
+    return float((values[inside - 1 :] - values[: len(values) - inside + 1]).min() / NORMAL_DENSEST)
 
 
 def _of_scores(values: np.ndarray) -> tuple[float, ...]:

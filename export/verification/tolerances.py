@@ -12,20 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from export.bundle.manifest import Spreads
-from export.bundle.spreads import centered, masked
+from export.bundle.spreads import masked
 from xfer.spec import ActionSpec, PolicySpec
 
 SCORE_TOLERANCE = {"fp32": 0.001, "tf32": 0.01, "fp16": 0.02, "bf16": 0.06}
 """Largest difference of a score, as a share of its element's spread. int8 is reported, not judged."""
 
 ARITHMETIC = {"fp32": 1e-5, "tf32": 1e-3, "fp16": 2e-3, "bf16": 1e-2}
-"""What rounding may add, as a share of the score itself, centered: rare scores can be a thousand times the spread."""
+"""What the arithmetic may add, as a share of the distance itself: rare ones can be a thousand times the spread."""
 
-LAST_BITS = 8
-"""What rounding may add besides, in units of the last place of the largest score of a row: what is centered may have
-been large before."""
-
-PLACES = {"fp32": 2.0**-23, "tf32": 2.0**-10, "fp16": 2.0**-10, "bf16": 2.0**-7}
+ROUNDING = {"fp32": 6e-6, "tf32": 8e-3, "fp16": 8e-3, "bf16": 6e-2}
+"""What rounding may add besides, as a share of the larger of the two scores that were subtracted."""
 
 LEAST_RANGE = 0.001
 """Least scale of a continuous action's element, as a share of its range, or of the widest element where it has none."""
@@ -36,7 +33,8 @@ class ScoreComparison:
     """Scores of a variant beside the reference's.
 
     Attributes:
-        difference: |difference| of centered scores, float [T, A]; 0 where both are masked.
+        difference: How far a score's distance from that of the reference's best action is off, which alone can change
+            a choice; of a continuous action the score itself. float [T, A]; 0 where the reference masks.
         allowed: What that may be, float [T, A]; infinite where it is not judged, as for int8.
         unmasked: Where the reference masks and the variant does not, or the other way round: bool [T, A].
     """
@@ -68,18 +66,19 @@ def compare_scores(
     # Half of the way is near enough to a mask, and far enough from a preference.
     kept = masked(found, None if spreads.reach is None else spreads.reach / 2)
     lost = masked(found, None if spreads.reach is None else spreads.reach * 2)
+    rows, best = np.arange(len(wanted)), wanted.argmax(axis=1)
+    before, after = wanted.astype(float), found.astype(float)
+    largest = np.abs(before)
     if spec.action.kind == "discrete":
-        before, after = centered(wanted, mask), centered(found, mask)
-    else:
-        before, after = wanted.astype(float), found.astype(float)
+        largest = np.maximum(largest, largest[rows, best, None])
+        before, after = before - before[rows, best, None], after - after[rows, best, None]
     difference = np.where(mask, 0.0, np.abs(after - before))
     share = SCORE_TOLERANCE.get(precision)
     if share is None:
         allowed = np.full(difference.shape, np.inf)
     else:
-        largest = np.where(mask, 0.0, np.abs(wanted)).max(axis=1, keepdims=True)
-        allowed = share * np.array(spreads.scores) + ARITHMETIC[precision] * np.abs(np.nan_to_num(before))
-        allowed = allowed + LAST_BITS * PLACES[precision] * largest + np.finfo(np.float32).tiny
+        allowed = share * np.array(spreads.scores) + ARITHMETIC[precision] * np.abs(before)
+        allowed = allowed + ROUNDING[precision] * largest + np.finfo(np.float32).tiny
     return ScoreComparison(difference, allowed, (mask & ~kept) | (~mask & lost))
 
 
@@ -93,29 +92,15 @@ def ties(scores: np.ndarray, chosen: np.ndarray, compared: ScoreComparison) -> n
     """
     rows, best = np.arange(len(chosen)), scores.argmax(axis=1)
     gap = scores[rows, best].astype(float) - scores[rows, chosen]
-    allowed = compared.allowed[rows, best] + compared.allowed[rows, chosen]
+    allowed = compared.allowed[rows, chosen]
     result: np.ndarray = gap <= np.where(np.isfinite(allowed), allowed, 0.0)
     return result
 
 
-def preferences(scores: np.ndarray, spec: PolicySpec, spreads: Spreads) -> np.ndarray:
-    """Return scores in the unit of regret: softmax probabilities of logits, else shares of the elements' mean spread.
-
-    Args:
-        scores: The reference's, float [T, A].
-        spec: Says what they are.
-        spreads: The spread of each element.
-    """
-    scores = scores.astype(float)
-    if spec.score_kind == "logits":
-        preference = np.exp(scores - scores.max(axis=1, keepdims=True))
-        result: np.ndarray = preference / preference.sum(axis=1, keepdims=True)
-        return result
-    return scores / max(float(np.mean(spreads.scores)), 1e-12)
-
-
 def regret(scores: np.ndarray, chosen: np.ndarray, spec: PolicySpec, spreads: Spreads) -> np.ndarray:
     """Return how much less the reference likes each chosen action than its own: float [T]. A tie costs nothing.
+
+    In softmax probabilities where scores are logits, else in the smaller spread of the two actions.
 
     Args:
         scores: The reference's, float [T, A].
@@ -123,8 +108,12 @@ def regret(scores: np.ndarray, chosen: np.ndarray, spec: PolicySpec, spreads: Sp
         spec: Says what scores are.
         spreads: The spread of each element.
     """
-    preference = preferences(scores, spec, spreads)
-    result: np.ndarray = preference.max(axis=1) - preference[np.arange(len(chosen)), chosen]
+    rows, best, scores = np.arange(len(chosen)), scores.argmax(axis=1), scores.astype(float)
+    unit = np.maximum(spreads.scores, np.finfo(np.float32).tiny)
+    if spec.score_kind == "logits":
+        preference = np.exp(scores - scores.max(axis=1, keepdims=True))
+        scores, unit = preference / preference.sum(axis=1, keepdims=True), np.ones_like(unit)
+    result: np.ndarray = (scores[rows, best] - scores[rows, chosen]) / np.minimum(unit[best], unit[chosen])
     return result
 
 

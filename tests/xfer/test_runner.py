@@ -146,3 +146,13 @@ def test_a_session_gets_contiguous_arrays_whatever_the_caller_has():
     image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     for seen in (image[..., ::-1], image.T.copy().T, np.asfortranarray(image)):
         Runner(Picky(), SPEC).act({"frame": seen})
+
+
+def test_the_widest_bounds_leave_no_room_for_infinite_actions():
+    largest = float(np.finfo(np.float32).max)
+    wide = replace(TORQUES, action=ActionSpec("continuous", ("a", "b"), "", (-largest,) * 2, (largest,) * 2))
+    with pytest.raises(ScoresError, match="not finite"):
+        Runner(Gives(np.float32([[0, np.inf]])), wide).act(frame())
+    narrow = replace(TORQUES, action=ActionSpec("continuous", ("a", "b"), "", (1000.0,) * 2, (1000.001,) * 2))
+    edge = np.nextafter(np.full((1, 2), 1000.001, np.float32), np.float32(2000))
+    assert Runner(Gives(edge), narrow).act(frame()).action.shape == (2,)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import msgspec
+import numpy as np
 import pytest
 
 from xfer.errors import UsageError
@@ -74,3 +75,38 @@ def test_a_contract_that_was_edited_into_nonsense_is_an_error_of_its_file():
     assert from_json(text, PolicySpec) == SPEC
     with pytest.raises(msgspec.DecodeError, match="Were they swapped"):
         from_json(text.replace(b"500.0", b"5.0"), PolicySpec)
+
+
+@pytest.mark.parametrize(("low", "high"), [(1000.0, 1000.00001), (-1e39, 1e39)])
+def test_bounds_that_are_none_as_float32_are_refused(low, high):
+    with pytest.raises(UsageError, match="as float32"):
+        ActionSpec("continuous", ("shoulder",), "N m", (low,), (high,))
+
+
+def test_a_kind_that_does_not_exist_is_refused_by_its_field():
+    with pytest.raises(UsageError, match="kind 'descrete'"):
+        ActionSpec("descrete", ("a", "b"))
+    with pytest.raises(UsageError, match="score_kind 'logit' does not fit a discrete action: use logits or values"):
+        replace(SPEC, action=ActionSpec("discrete", ("a", "b")), score_kind="logit")
+
+
+def test_bounds_may_be_arrays_and_are_kept_as_plain_values():
+    action = ActionSpec("continuous", ("shoulder", "elbow"), "N m", np.float32([-1, -2]), [1.0, 2.0])
+    assert action == TORQUES
+    assert from_json(to_json(action), ActionSpec) == action
+
+
+def test_a_policy_description_with_reversed_bounds_is_an_error_of_its_file(tmp_path):
+    from tests.conftest import make_policy
+    from xfer.errors import WeightsError
+    from xfer.models.checkpoint import DESCRIPTION, load_description, save_policy
+
+    save_policy(make_policy(), tmp_path)
+    path = tmp_path / DESCRIPTION
+    text = path.read_text()
+    assert '"score_kind": "values"' in text or '"score_kind": "logits"' in text
+    for kind in ("values", "logits"):
+        text = text.replace(f'"score_kind": "{kind}"', '"score_kind": "mean"')
+    path.write_text(text)
+    with pytest.raises(WeightsError, match=rf"{DESCRIPTION} is missing or damaged: PolicySpec: score_kind 'mean'"):
+        load_description(tmp_path)

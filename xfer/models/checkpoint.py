@@ -11,7 +11,7 @@ import msgspec
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from xfer.errors import WeightsError
+from xfer.errors import UsageError, WeightsError
 from xfer.files import to_json, write_atomically
 from xfer.models.config import PolicyConfig, upgrade_policy
 from xfer.models.policy import Policy
@@ -53,7 +53,7 @@ def load_description(folder: Path) -> PolicyDescription:
         data = json.loads((folder / DESCRIPTION).read_bytes())
         data["config"] = upgrade_policy(data.get("config"))
         return msgspec.convert(data, PolicyDescription)
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, UsageError) as error:
         raise WeightsError(f"{folder / DESCRIPTION} is missing or damaged: {error}") from error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from xfer.errors import RunError
+from xfer.errors import RunError, UsageError
 from xfer.models.config import PolicyConfig, upgrade_policy
 from xfer.training.config import Algorithm, ImitationConfig, PPOConfig
 
@@ -54,7 +54,7 @@ def load_config(path: Path) -> RunConfig:
         return msgspec.convert(_upgrade(json.loads(path.read_bytes())), RunConfig)
     except FileNotFoundError as error:
         raise RunError(f"{path.parent} is not a run: it has no {path.name}. Train one with `xfer train`.") from error
-    except (OSError, ValueError) as error:  # msgspec's and json's errors among them
+    except (OSError, ValueError, UsageError) as error:  # msgspec's and json's errors among them
         raise RunError(f"{path} cannot be read: {error}") from error
 
 
