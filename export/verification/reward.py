@@ -64,21 +64,24 @@ def run_gate(
     pairs.look()
     if begun := pairs.done():
         on_pairs(begun, dict(pairs.verdicts))
-    if pairs.batches(most_pairs):
+    while pairs.batches(most_pairs):
+        differs = pairs.differs
         with PairProcesses(bundle, workers) as processes:
-            while batches := pairs.batches(most_pairs):
+            while pairs.differs == differs and (batches := pairs.batches(most_pairs)):
                 alone = len(batches) == 1  # else they take turns, so that stakes are averaged at the same look
                 fewest = min(count for _, count in batches)
                 until = most_pairs if alone else min(most_pairs, fewest - fewest % LOOK_EVERY + LOOK_EVERY)
                 for (base, count), batch in batches.items():
-                    seeds = range(base + count, base + until)
+                    seeds = range(base + count, base + until) if pairs.differs == differs else range(0)
                     for done, results in enumerate(processes.run(seeds, partial(pairs.unclear, batch)), count + 1):
                         pairs.add(batch, results)
+                        if pairs.differs != differs:
+                            break
                         if alone and done % LOOK_EVERY == 0:
                             look()
                         if not pairs.unclear(batch):
                             break
-                if not pairs.looked:
+                if pairs.differs == differs and not pairs.looked:
                     look()
     result = dict(found)
     for name in names:
@@ -113,6 +116,8 @@ class _Pairs:
     Attributes:
         verdicts: Of the last look, on each variant that has pairs.
         looked: Whether no pair came since.
+        differs: How the environment was found to give other episodes for equal seeds, or empty. Then the gate begins
+            anew: pairs before, which shared episodes, do not count.
     """
 
     def __init__(self, ledger: Ledger, names: Sequence[str], scale: float) -> None:
@@ -125,6 +130,17 @@ class _Pairs:
         self._verified = {name for name, entry in self._entries.items() if entry.verified}
         self.verdicts: dict[str, Verdict] = {}
         self.looked = False
+        self.differs = ""
+        self._notice(pair for outcomes in self._outcomes.values() for pair in outcomes)
+
+    def _notice(self, pairs: Iterable[Outcome]) -> bool:
+        """Begin anew if an environment is found only now not to replay; say whether."""
+        differs = next((pair.differs for pair in pairs if pair.differs), "")
+        if self.differs or not differs:
+            return False
+        self.differs, self.verdicts, self._verified = differs, {}, set()
+        self._outcomes = {name: [pair for pair in pairs if pair.differs] for name, pairs in self._outcomes.items()}
+        return True
 
     def unclear(self, names: Iterable[str]) -> tuple[str, ...]:
         """Return those of some variants that run more pairs: none of theirs failed, and their verdict is not clear."""
@@ -142,9 +158,11 @@ class _Pairs:
 
     def add(self, names: Iterable[str], results: dict[str, Outcome]) -> None:
         """Take the outcomes of one seed for those of some variants whose verdict is not clear."""
+        self.looked = False
+        if self._notice(results.values()):
+            return
         for name in self.unclear(names):
             self._outcomes[name].append(storable(results[name]))
-        self.looked = False
 
     def look(self) -> None:
         """Judge all jointly, and keep their pairs."""
