@@ -320,7 +320,7 @@ def stronger(before: Verification | None, new: Verification) -> Verification:
     A rejection replaces whatever was there, and gives way only to a verdict that looked at least as closely. Otherwise
     a verified one is stronger than one that is not, then the higher gate, then more pairs; of equals, the new one.
     """
-    if before is None or new.status == "rejected":
+    if before is None or new.status == "rejected" or _run_anew(before, new):
         return new
     if before.status == "rejected":
         return new if _overturns(new, before) else before
@@ -329,6 +329,12 @@ def stronger(before: Verification | None, new: Verification) -> Verification:
         return kept
     seen: dict[str, Any] = {name: getattr(other, name) for name in ("agreement", "regret", "observations", "worst")}
     return replace(kept, **seen)
+
+
+def _run_anew(before: Verification, new: Verification) -> bool:
+    """Whether the same seeds gave other returns: an environment was found not to replay, and old pairs do not count."""
+    both = list(zip(before.returns, new.returns, strict=False)) if before.rung == new.rung == "reward" else []
+    return any(old[0] == now[0] and old != now for old, now in both)
 
 
 def _strength(verdict: Verification) -> tuple[bool, int, int]:

@@ -192,11 +192,8 @@ def _by_key(entries: Iterable[Entry]) -> dict[str, Entry]:
 
 
 def _joined(before: Entry, new: Entry) -> Entry:
-    """Another process may have run pairs of the same seeds, and more of them.
-
-    Those of independent episodes take the place of pairs that took an environment's word for its seeds.
-    """
-    if any(pair.differs for pair in new.outcomes) and not any(pair.differs for pair in before.outcomes):
+    """Another process may have run pairs of the same seeds, and more; independent episodes replace shared ones."""
+    if any(pair.differs for pair in new.outcomes) and not all(pair.differs for pair in before.outcomes):
         return new
     longer = before if len(before.outcomes) > len(new.outcomes) else new
     return replace(longer, verified=before.verified or new.verified)

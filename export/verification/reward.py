@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -28,7 +27,6 @@ def run_gate(
     workers: int,
     on_pairs: Callable[[int, dict[str, Verdict]], None],
     ledger: Ledger | None = None,
-    differs: str = "",
 ) -> dict[str, Verification]:
     """Run the reward gate on the variants that passed the first two, until each verdict is clear.
 
@@ -43,8 +41,6 @@ def run_gate(
         on_pairs: Called after each look, with the number of pairs and the verdicts.
         ledger: Where pairs are kept at each look, those of all variants that entered the gate before among them.
             Default: one that keeps nothing.
-        differs: How the environment was found to give other episodes for equal seeds, or empty. Once it is found, the
-            gate begins anew: pairs before, which shared episodes, do not count.
 
     Returns:
         ``found`` with verdicts. They depend on the seeds only, not on the order of variants or the number of workers.
@@ -59,40 +55,34 @@ def run_gate(
     assert bundle.spec.reward is not None
     scale, reference = bundle.spec.reward.span, bundle.reference
     names = [name for name, v in found.items() if v.status == "provisional" and name != reference]
-    pairs = _Pairs(ledger or Ledger(bundle, keep=False), names, scale, differs)
+    pairs = _Pairs(ledger or Ledger(bundle, keep=False), names, scale)
 
     def look() -> None:
         pairs.look()
         on_pairs(pairs.done(), dict(pairs.verdicts))
 
-    anew = ""
     pairs.look()
     if begun := pairs.done():
         on_pairs(begun, dict(pairs.verdicts))
-    if pairs.batches(most_pairs):
-        with PairProcesses(bundle, workers, pairs.differs) as processes:
-            while batches := pairs.batches(most_pairs):
+    while pairs.batches(most_pairs):
+        differs = pairs.differs
+        with PairProcesses(bundle, workers, differs) as processes:
+            while pairs.differs == differs and (batches := pairs.batches(most_pairs)):
                 alone = len(batches) == 1  # else they take turns, so that stakes are averaged at the same look
                 fewest = min(count for _, count in batches)
                 until = most_pairs if alone else min(most_pairs, fewest - fewest % LOOK_EVERY + LOOK_EVERY)
                 for (base, count), batch in batches.items():
-                    seeds = range(base + count, base + until)
+                    seeds = range(base + count, base + until) if pairs.differs == differs else range(0)
                     for done, results in enumerate(processes.run(seeds, partial(pairs.unclear, batch)), count + 1):
-                        if not pairs.differs and (anew := why_independent(results.values())):
-                            break
                         pairs.add(batch, results)
+                        if pairs.differs != differs:
+                            break
                         if alone and done % LOOK_EVERY == 0:
                             look()
                         if not pairs.unclear(batch):
                             break
-                    if anew:
-                        break
-                if anew:
-                    break
-                if not pairs.looked:
+                if pairs.differs == differs and not pairs.looked:
                     look()
-    if anew:
-        return run_gate(bundle, found, most_pairs, workers, on_pairs, ledger, anew)
     result = dict(found)
     for name in names:
         result[name] = conclude(found[name], pairs.entry(name), pairs.verdicts.get(name), scale)
@@ -122,28 +112,35 @@ class _Pairs:
         ledger: Where they are kept.
         names: The variants that are judged now.
         scale: The span of the reward.
-        differs: See ``run_gate``.
 
     Attributes:
-        differs: How the environment was found to give other episodes for equal seeds, now or before; or empty.
         verdicts: Of the last look, on each variant that has pairs.
         looked: Whether no pair came since.
+        differs: How the environment was found to give other episodes for equal seeds, or empty. Then the gate begins
+            anew: pairs before, which shared episodes, do not count.
     """
 
-    def __init__(self, ledger: Ledger, names: Sequence[str], scale: float, differs: str) -> None:
+    def __init__(self, ledger: Ledger, names: Sequence[str], scale: float) -> None:
         self._ledger, self._scale = ledger, scale
         self._entries = ledger.enter(names)
         now = {entry.key for entry in self._entries.values()}
         self._before = [losses(entry.outcomes, scale) for key, entry in ledger.entries().items() if key not in now]
         # An episode that was not finished is tried once more.
         self._outcomes = {name: _sound(entry.outcomes) for name, entry in self._entries.items()}
-        self.differs = differs or why_independent(itertools.chain.from_iterable(self._outcomes.values()))
-        if self.differs:
-            self._outcomes = {name: [p for p in pairs if p.differs] for name, pairs in self._outcomes.items()}
-        whole = {name for name, entry in self._entries.items() if self._outcomes[name] or not entry.outcomes}
-        self._verified = {name for name in whole if self._entries[name].verified}
+        self._verified = {name for name, entry in self._entries.items() if entry.verified}
         self.verdicts: dict[str, Verdict] = {}
         self.looked = False
+        self.differs = ""
+        self._notice(pair for outcomes in self._outcomes.values() for pair in outcomes)
+
+    def _notice(self, pairs: Iterable[Outcome]) -> bool:
+        """Begin anew if an environment is found only now not to replay; say whether."""
+        differs = why_independent(pairs)
+        if self.differs or not differs:
+            return False
+        self.differs, self.verdicts, self._verified = differs, {}, set()
+        self._outcomes = {name: [pair for pair in pairs if pair.differs] for name, pairs in self._outcomes.items()}
+        return True
 
     def unclear(self, names: Iterable[str]) -> tuple[str, ...]:
         """Return those of some variants that run more pairs: none of theirs failed, and their verdict is not clear."""
@@ -161,9 +158,11 @@ class _Pairs:
 
     def add(self, names: Iterable[str], results: dict[str, Outcome]) -> None:
         """Take the outcomes of one seed for those of some variants whose verdict is not clear."""
+        self.looked = False
+        if self._notice(results.values()):
+            return
         for name in self.unclear(names):
             self._outcomes[name].append(storable(results[name]))
-        self.looked = False
 
     def look(self) -> None:
         """Judge all jointly, and keep their pairs."""
@@ -266,5 +265,5 @@ def reason_of(verdict: Verdict, pairs: Sequence[Outcome]) -> str:
         beyond = f"{verdict.clipped} of {len(pairs)} pairs lost or gained more than the scale"
         said.append(f"the bound is of the clipped loss: {beyond}")
     if differs := why_independent(pairs):
-        said.append(f"{differs}; so each pair is of two independent episodes")
+        said.append(f"the environment does not replay ({differs}), so pairs are independent episodes")
     return f"reward: {'; '.join(said)}" if said else ""

@@ -36,7 +36,7 @@ class Drawn:
     ran: ClassVar = {}
     differs = ""
 
-    def __init__(self, bundle, count):
+    def __init__(self, bundle, *args):
         self.span = bundle.spec.reward.span
 
     def __enter__(self):
@@ -274,6 +274,22 @@ def test_independent_episodes_are_judged_by_the_same_bound_and_it_is_said(bundle
     found = gate(bundle, [SAME])[SAME]
     assert (found.status, found.pairs) == ("verified", 160)
     assert found.reason == ("reward: another reward at step 3; so each pair is of two independent episodes")
+
+
+def test_pairs_that_shared_episodes_do_not_count_once_the_environment_is_found_not_to_replay(
+    bundle, drawn, monkeypatch
+):
+    before = gate(bundle, [SAME])[SAME]
+    assert (before.status, before.pairs) == ("verified", 160)
+    assert gate(bundle, [OTHER], 20)[OTHER].pairs == 20
+    monkeypatch.setattr(drawn, "differs", "another reward at step 3")
+    found = gate(bundle, [SAME, OTHER], 100)
+    assert (found[OTHER].status, found[OTHER].pairs) == ("provisional", 100)
+    kept = {entry.variant: entry for entry in Ledger(bundle).entries().values()}
+    assert all(pair.differs for pair in kept[OTHER].outcomes)
+    assert [pair.seed for pair in kept[OTHER].outcomes] == list(
+        range(kept[OTHER].seed_base, kept[OTHER].seed_base + 100)
+    )
 
 
 def test_what_a_verdict_says_can_be_printed_as_json(bundle, drawn):
