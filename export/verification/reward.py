@@ -265,5 +265,5 @@ def reason_of(verdict: Verdict, pairs: Sequence[Outcome]) -> str:
         beyond = f"{verdict.clipped} of {len(pairs)} pairs lost or gained more than the scale"
         said.append(f"the bound is of the clipped loss: {beyond}")
     if differs := why_independent(pairs):
-        said.append(f"the environment does not replay ({differs}), so pairs are independent episodes")
+        said.append(f"{differs}; so each pair is of two independent episodes")
     return f"reward: {'; '.join(said)}" if said else ""
