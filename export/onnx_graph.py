@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from export.libraries.pytorch import example_inputs
 from export.libraries.terminal import quiet
-from xfer.errors import XferError
+from xfer.errors import UsageError, XferError
 from xfer.files import to_json
 from xfer.spec import PolicySpec
 
@@ -51,6 +51,7 @@ def export_onnx(module: nn.Module, path: Path, opset: int = OPSET) -> None:
         opset: Version of ONNX's operators.
 
     Raises:
+        UsageError: If PyTorch does not write this opset.
         XferError: If the graph is not valid.
     """
     import onnx
@@ -80,6 +81,8 @@ def export_onnx(module: nn.Module, path: Path, opset: int = OPSET) -> None:
             verbose=False,
         )
     model = onnx.load(str(path))
+    if (found := next(entry.version for entry in model.opset_import if not entry.domain)) != opset:
+        raise UsageError(f"--opset {opset}: PyTorch {torch.__version__} writes opset {found} instead.")
     rename(model, {name: own for own, name in apart.items()})
     save_graph(model, spec, path)
 

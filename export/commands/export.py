@@ -71,6 +71,8 @@ class Args(Common):
     compute_capabilities: tuple[str, ...] = ()
     """GPUs that TensorRT-RTX engines are built for (default: 80 86 89 120; with --into, this device's GPU). Plain
     TensorRT builds for this device's GPU."""
+    opset: int = ExportOptions().opset
+    """Version of ONNX's operators, 18 or more. 18 and 19 are read by ONNX Runtime 1.16, 20 by 1.17, 21 by 1.18."""
     repair: bool = False
     """Verify int8 variants (numbers and actions); where one is rejected, leave as few of its layers in float as it
     takes. What was repaired stays so, also without this option."""
@@ -92,7 +94,9 @@ def main(args: Args) -> dict[str, Any]:
             args.targets,
             args.output,
             importing=args.importing,
-            options=ExportOptions(args.max_batch, args.compute_capabilities or ExportOptions().compute_capabilities),
+            options=ExportOptions(
+                args.max_batch, args.compute_capabilities or ExportOptions().compute_capabilities, opset=args.opset
+            ),
             repair=args.repair,
             command=_command(),
             on_step=status.update,

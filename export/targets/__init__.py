@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import msgspec
 
+from export.onnx_graph import OPSET
 from xfer.errors import UsageError, check_choice
 from xfer.runner import Session
 from xfer.spec import PolicySpec
@@ -41,16 +42,19 @@ class ExportOptions:
         compute_capabilities: GPUs that a TensorRT-RTX engine is built for, as "89".
         float_layers: Layers that int8 leaves in float, as "policy.trunk.layer1.0.conv2"; ``xfer export --repair``
             finds them.
+        opset: Version of ONNX's operators; a newer one needs a newer runtime.
     """
 
     max_batch: int = 8
     compute_capabilities: tuple[str, ...] = ("80", "86", "89", "120")
     float_layers: tuple[str, ...] = ()
+    opset: int = OPSET
 
     def plain(self) -> dict[str, Any]:
         """Return plain values, without newer options that are not used: older builds keep their content keys."""
         values: dict[str, Any] = msgspec.to_builtins(self)
-        return {name: value for name, value in values.items() if name != "float_layers" or value}
+        unused = {"float_layers": [], "opset": OPSET}
+        return {name: value for name, value in values.items() if name not in unused or value != unused[name]}
 
     @property
     def note(self) -> str:

@@ -7,6 +7,7 @@ Three wheels own the module ``onnxruntime``, so only one of them can be installe
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,10 +78,10 @@ def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
     from export.quantize import quantize_int8
 
     if precision != "int8":
-        export_onnx(request.policy.deploy(precision), folder / FILE)
+        export_onnx(request.policy.deploy(precision), folder / FILE, request.options.opset)
         return Exported()
     float_graph = folder / "fp32.onnx"
-    export_onnx(request.policy.deploy(), float_graph)
+    export_onnx(request.policy.deploy(), float_graph, request.options.opset)
     options = request.options
     quantize_int8(
         float_graph,
@@ -134,10 +135,27 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
     except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
         if place.name:
             raise UnavailableError(f"onnx: {provider} cannot run all of {folder / FILE}: {error}") from error
-        raise BundleError(f"{folder / FILE}: ONNX Runtime cannot load it: {error}") from error
+        why = too_old(str(error), library.__version__) or str(error)
+        raise BundleError(f"{folder / FILE}: ONNX Runtime cannot load it: {why}") from error
     if session.get_providers()[0] != provider:
         raise UnavailableError(f"onnx: {provider} was asked for, but {session.get_providers()[0]} runs.")
     yield OnnxSession(session, spec)
+
+
+def too_old(message: str, version: str) -> str:
+    """Return which ONNX Runtime a graph needs, if this version's ``message`` says that it is too old; else nothing.
+
+    Source: https://onnxruntime.ai/docs/reference/compatibility.html
+    """
+    known = {
+        r"Unsupported model IR version: (\d+)": {10: "1.18", 11: "1.22"},
+        r"Opset (\d+) is under development": {19: "1.15", 20: "1.17", 21: "1.18", 22: "1.21", 23: "1.22"},
+    }
+    for pattern, needed in known.items():
+        if found := re.search(pattern, message):
+            newer = needed.get(int(found[1]), "a newer one")
+            return f"this is {version}, and it needs {newer}; or export with a lower --opset"
+    return ""
 
 
 def _chain(place: Place) -> list[tuple[str, dict[str, str]]]:

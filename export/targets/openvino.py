@@ -56,7 +56,7 @@ def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
     from export.quantize import quantize_int8
 
     graph, options = folder / "policy.onnx", request.options
-    export_onnx(request.policy.deploy("fp32"), graph)
+    export_onnx(request.policy.deploy("fp32"), graph, options.opset)
     if precision == "int8":
         quantize_int8(
             graph, graph, request.spec, request.calibration, symmetric=False, float_layers=options.float_layers

@@ -88,7 +88,7 @@ def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
         if hasattr(part, "cast_first"):
             # TensorRT takes a uint8 input only if it is cast first of all.
             part.cast_first = True  # type: ignore[assignment]
-    export_onnx(module, folder / ONNX)
+    export_onnx(module, folder / ONNX, request.options.opset)
     if precision == "int8":
         float_graph = (folder / ONNX).rename(folder / "fp32.onnx")
         quantize_int8(

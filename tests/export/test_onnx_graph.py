@@ -9,7 +9,7 @@ from torch import nn
 from export import Deployable, targets
 from export.onnx_graph import export_onnx, rename
 from export.quantize import quantize_int8
-from export.targets import Place
+from export.targets import ExportOptions, Place
 from xfer.spec import ActionSpec, PolicySpec, TensorSpec
 from xfer.trajectories import Trajectories
 
@@ -98,3 +98,11 @@ def test_a_value_inside_that_has_a_new_name_gives_way_also_in_branches():
     assert (choice.input, choice.output) == (["y_1"], ["y"])
     for attribute in choice.attribute:
         assert [name for node in attribute.g.node for name in node.output] == ["frame_1", "x"]
+
+
+def test_the_opset_is_an_option_and_decides_the_ir_version(tmp_path):
+    export_onnx(Deployable(Named(), SPEC).deploy(), tmp_path / "policy.onnx", opset=21)
+    graph = onnx.load(tmp_path / "policy.onnx")
+    assert ([(opset.domain, opset.version) for opset in graph.opset_import], graph.ir_version) == ([("", 21)], 10)
+    assert ExportOptions(opset=21).plain()["opset"] == 21
+    assert "opset" not in ExportOptions().plain(), "older builds keep their content keys"

@@ -84,8 +84,9 @@ void check_needs(const xfer_plugin_file &file) {
     missing = "it was built for " + of("capability") + ", and this processor has " + capability;
   }
   const std::string flags = processor_flags();
-  for (const auto &feature : needs.value("features", nlohmann::json::array())) {
-    if (missing.empty() && !flags.empty() && flags.find(" " + feature.get<std::string>() + " ") == std::string::npos) {
+  const auto features = needs.is_object() ? needs.value("features", nlohmann::json::array()) : nlohmann::json::array();
+  for (const auto &feature : features) {
+    if (missing.empty() && feature.is_string() && !flags.empty() && flags.find(" " + feature.get<std::string>() + " ") == std::string::npos) {
       missing = "it was built for a processor with " + feature.get<std::string>() + ", which this one lacks";
     }
   }
