@@ -40,6 +40,16 @@ class Session(Protocol):
         """
 
 
+def in_order(array: np.ndarray) -> np.ndarray:
+    """Return an array for a library that reads memory where it lies: in C order, aligned and writable.
+
+    It is the array itself, or a view, where that is so, else a copy. A session holds it until the library is done.
+    """
+    if not array.flags.carray:
+        return array.copy()
+    return array.reshape(-1).reshape(array.shape)  # along an axis of one element strides may be anything, also negative
+
+
 class Action(NamedTuple):
     """What a runner returns: the action in the environment's units, and the scores it was chosen from."""
 
