@@ -11,7 +11,6 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from xfer.arrays import in_order
 from xfer.errors import ObservationError, ScoresError
 from xfer.spec import FLOAT_MAX, ActionSpec, PolicySpec
 
@@ -42,6 +41,16 @@ class Session(Protocol):
         Returns:
             Arrays that the session will not write to again.
         """
+
+
+def in_order(array: np.ndarray) -> np.ndarray:
+    """Return an array for a library that reads memory where it lies: in C order, aligned and writable.
+
+    It is the array itself, or a view, where that is so, else a copy. A session holds it until the library is done.
+    """
+    if not array.flags.carray:
+        return array.copy()
+    return array.reshape(-1).reshape(array.shape)  # along an axis of one element strides may be anything, also negative
 
 
 class Action(NamedTuple):

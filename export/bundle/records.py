@@ -327,8 +327,8 @@ def stronger(before: Verification | None, new: Verification) -> Verification:
     kept, other = (new, before) if _strength(new) >= _strength(before) else (before, new)
     if other.observations <= kept.observations:
         return kept
-    seen: dict[str, Any] = {name: getattr(other, name) for name in ("agreement", "regret", "observations", "worst")}
-    return replace(kept, **seen)
+    figures = ("max_abs_diff", "tolerance", "agreement", "regret", "observations", "worst")
+    return replace(kept, **{name: getattr(other, name) for name in figures})
 
 
 def _run_anew(before: Verification, new: Verification) -> bool:

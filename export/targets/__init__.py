@@ -53,8 +53,9 @@ class ExportOptions:
     def plain(self) -> dict[str, Any]:
         """Return plain values, without newer options that are not used: older builds keep their content keys."""
         values: dict[str, Any] = msgspec.to_builtins(self)
-        unused = {"float_layers": [], "opset": OPSET}
-        return {name: value for name, value in values.items() if name not in unused or value != unused[name]}
+        defaults = msgspec.to_builtins(ExportOptions())
+        newer = ("float_layers", "opset")
+        return {name: value for name, value in values.items() if name not in newer or value != defaults[name]}
 
     @property
     def note(self) -> str:

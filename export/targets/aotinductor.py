@@ -104,14 +104,15 @@ def level(features: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
 
     Where there is no such level (or PyTorch, before 2.14, takes none) code is compiled for all that the processor has.
     """
-    from torch._inductor import config, cpu_vec_isa
+    from torch._inductor.config import cpp
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
 
     names = [*LEVELS]
-    for index, name in enumerate(names if hasattr(config.cpp, "march") else ()):
+    for index, name in enumerate(names if hasattr(cpp, "march") else ()):
         needed = {flag for lower in names[index:] for flag in LEVELS[lower].split()}
         if needed <= {*features}:
             # Inductor asks for more by itself, where it is there: "-mavx512vnni" is the flag avx512_vnni.
-            options = cpu_vec_isa.pick_vec_isa().build_arch_flags().split()
+            options = pick_vec_isa().build_arch_flags().split()
             asked = {option.removeprefix("-m").replace("-", "") for option in options}
             return name, tuple(flag for flag in features if flag in needed or flag.replace("_", "") in asked)
     return None, features

@@ -12,9 +12,8 @@ import numpy as np
 
 from export.libraries import installed_versions
 from export.targets import Exported, ExportRequest, Place
-from xfer.arrays import in_order
 from xfer.errors import BundleError, UnavailableError
-from xfer.runner import Arrays, Session, Step
+from xfer.runner import Arrays, Session, Step, in_order
 from xfer.spec import PolicySpec
 
 if TYPE_CHECKING:

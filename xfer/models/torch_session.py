@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from xfer.arrays import in_order
-from xfer.runner import Arrays, Runner, Step
+from xfer.runner import Arrays, Runner, Step, in_order
 from xfer.spec import PolicySpec
 
 if TYPE_CHECKING:  # it brings in torchvision, which a TorchScript variant does not need

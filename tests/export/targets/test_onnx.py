@@ -46,8 +46,7 @@ for folder in sys.argv[2:]:
         ),
         (
             "ONNX Runtime only *guarantees* support for models stamped with official released onnx opset versions."
-            " Opset 20 is under development and support for this is limited."
-            " Current official support is till opset 19.",
+            " Opset 20 is under development and support for this is limited. Current support is till opset 19.",
             "this is 1.16.3, and it needs 1.17; or export with a lower --opset",
         ),
         ("Protobuf parsing failed.", ""),
