@@ -20,10 +20,10 @@ from export.bundle.writer import BundleWriter, References, content_key
 from export.importers import ImportOptions
 from export.importers._choose import import_policy
 from export.importers._deployable import Deployable
-from export.libraries import pytorch
+from export.libraries import causes, pytorch
 from export.targets import ExportOptions, ExportRequest, Variant, expand
 from xfer import __version__, tasks
-from xfer.errors import UsageError, XferError
+from xfer.errors import UsageError
 from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
 
@@ -292,10 +292,9 @@ class Builder:
             try:
                 exported = module.export(request, folder, variant.precision)
             except Exception as error:  # whatever a converter raises: this variant failed, the others go on
-                what = "" if isinstance(error, XferError) else f"{type(error).__name__}: "
-                reason = what + " ".join(str(error).split())[:500]
                 seconds = time.perf_counter() - start
-                return writer.add(replace(build, status="failed", reason=reason, seconds=seconds)), False
+                failed = replace(build, status="failed", reason=causes.reason(error), seconds=seconds)
+                return writer.add(failed), False
             build = replace(
                 build,
                 max_batch=exported.max_batch,

@@ -204,7 +204,8 @@ def test_an_episode_in_circles_ends_early_with_the_return_that_it_would_have():
 
 
 def chance_spec(task):
-    return PolicySpec(task.name, 50.0, task.observations, (), task.action, "values", task.reward)
+    kind = "mean" if task.action.kind == "continuous" else "values"
+    return PolicySpec(task.name, 50.0, task.observations, (), task.action, kind, task.reward)
 
 
 class Sees:

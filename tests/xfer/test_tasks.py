@@ -123,7 +123,6 @@ def test_an_unknown_task_is_refused_with_the_nearest_name(name, message):
     [
         gymnasium.spaces.MultiDiscrete([2, 3]),
         gymnasium.spaces.Discrete(3, start=1),
-        gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32),
         gymnasium.spaces.Box(-1, 1, (2, 2), np.float32),
     ],
 )
@@ -132,6 +131,16 @@ def test_actions_that_no_policy_gives_are_refused_by_name(space):
 
     with pytest.raises(UsageError, match=r"gym:Some-v0 takes .*: a policy gives"):
         action_spec("gym:Some-v0", space)
+
+
+def test_an_action_is_bounded_in_all_of_its_elements_or_in_none():
+    from xfer.tasks._gymnasium import action_spec
+
+    free = action_spec("gym:Some-v0", gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32))
+    assert (free.elements, free.low, free.high) == (("action0", "action1"), (), ())
+    partly = gymnasium.spaces.Box(np.float32([-1, -np.inf]), np.float32([1, np.inf]), dtype=np.float32)
+    with pytest.raises(UsageError, match="gym:Some-v0: ActionSpec: element 'action1' has low -inf and high inf"):
+        action_spec("gym:Some-v0", partly)
 
 
 def test_a_missing_simulator_is_named_with_its_extra(monkeypatch):

@@ -178,7 +178,8 @@ def test_continuous_actions_are_learned_from_a_vector_beside_the_picture():
 
 def test_a_loss_that_is_none_for_continuous_actions_is_refused():
     policy = make_policy(tap="stem")
-    policy.spec = dataclasses.replace(policy.spec, action=ActionSpec("continuous", ("a", "b"), "", (0, 0), (1, 1)))
+    action = ActionSpec("continuous", ("a", "b"), "", (0, 0), (1, 1))
+    policy.spec = dataclasses.replace(policy.spec, action=action, score_kind="mean")
     with pytest.raises(UsageError, match="cross-entropy is for discrete actions"):
         next(imitation.fit(policy, torch.zeros(1), torch.zeros(1, 2), imitation_config(loss="cross-entropy"), 0, "cpu"))
 
