@@ -94,7 +94,7 @@ def test_a_module_with_a_spec_is_exported_and_verified_from_recorded_observation
     assert {row["status"] for row in done["variants"]} == {"built"}, done
     rows = {row["variant"]: row for row in verify.main(verify.Args(bundle=Path("make.bundle")))["variants"]}
     for row in rows.values():
-        assert (row["status"], row["rung"]) == ("provisional", "actions"), row
+        assert (row["status"], row["rung"]) == ("provisional", "recordings"), row
         assert "the spec names no task" in row["reason"]
         assert row["observations"] == 120, "those that were held out, not golden"
     bundle = Bundle("make.bundle")
