@@ -104,7 +104,8 @@ def judge_jointly(
         mean = float(given[name].mean()) if len(values) else 0.0
         lower, upper = -upper_bound(-values), upper_bound(values)
         beyond = int(np.count_nonzero(values != given[name]))
-        if verified:
+        # What was refuted at some look is refuted, but nobody should be told so of a mean that speaks against it.
+        if verified and float(values.mean()) < margin:
             found[name] = Verdict("verified", mean, lower, min(upper, margin), 0, clipped=beyond)
         elif lower > margin:
             found[name] = Verdict("rejected", mean, lower, upper, 0, clipped=beyond)

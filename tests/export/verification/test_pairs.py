@@ -110,7 +110,7 @@ def test_why_pairs_are_independent_is_what_the_first_that_differs_says():
     ],
 )
 def test_a_fork_is_a_difference_of_more_than_a_millionth_of_each_elements_scale(exported, low, high, scale):
-    spec = replace(exported.spec, action=ActionSpec("continuous", ("x", "y"), "N", low, high))
+    spec = replace(exported.spec, action=ActionSpec("continuous", ("x", "y"), "N", low, high), score_kind="mean")
     np.testing.assert_allclose(fork_tolerance(spec, Spreads((), (0.5, 3.0))), SAME_ACTION * np.array(scale))
     assert SAME_ACTION == 1e-6
     assert fork_tolerance(exported.spec, Spreads(())).tolist() == [0.0]
