@@ -111,7 +111,7 @@ def judge_recordings(losses: Mapping[str, np.ndarray]) -> dict[str, Verdict]:
     Args:
         losses: float [number of episodes] in [0, 1] of each, of the same episodes in the same order.
     """
-    return judge_jointly(losses, LIMIT)
+    return judge_jointly(losses, LIMIT, at_once=True)
 
 
 def conclude(so_far: Verification, verdict: Verdict, episodes: int) -> Verification:

@@ -80,6 +80,7 @@ def judge_jointly(
     *,
     running: Collection[str] | None = None,
     beside: Sequence[np.ndarray] = (),
+    at_once: bool = False,
 ) -> dict[str, Verdict]:
     """Judge the losses so far of several variants, so that with 95 % confidence none is wrongly ``verified``.
 
@@ -89,6 +90,7 @@ def judge_jointly(
         margin: Largest mean loss that is "not worse".
         running: Those that go on, for the number of pairs that are needed. Default: all that are not clear.
         beside: Losses of others that the verdicts hold jointly with, but that are not asked for.
+        at_once: Whether all losses were there from the beginning: then only the last look counts, at all of them.
 
     Returns:
         The verdict on each, in the same order. ``verified`` holds jointly; ``rejected`` and the bounds are of the
@@ -98,14 +100,13 @@ def judge_jointly(
     clipped = {name: np.clip(values, -1.0, 1.0) for name, values in given.items()}
     others = [log_wealth(np.clip(values, -1.0, 1.0), margin) for values in beside]
     stakes = aligned([*(log_wealth(values, margin) for values in clipped.values()), *others])
-    ever = np.any(refuted(stakes), axis=1)[: len(clipped)]
+    ever = refuted(stakes[:, -1:] if at_once else stakes).any(axis=1)[: len(clipped)]
     found = {}
     for (name, values), verified in zip(clipped.items(), ever, strict=True):
         mean = float(given[name].mean()) if len(values) else 0.0
         lower, upper = -upper_bound(-values), upper_bound(values)
         beyond = int(np.count_nonzero(values != given[name]))
-        # What was refuted at some look is refuted, but nobody should be told so of a mean that speaks against it.
-        if verified and float(values.mean()) < margin:
+        if verified:
             found[name] = Verdict("verified", mean, lower, min(upper, margin), 0, clipped=beyond)
         elif lower > margin:
             found[name] = Verdict("rejected", mean, lower, upper, 0, clipped=beyond)

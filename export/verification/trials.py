@@ -98,7 +98,7 @@ def judge_trials(losses: Mapping[str, np.ndarray], margin: float = MARGIN) -> di
         losses: float [n] of each, as ``losses`` returns them.
         margin: Largest mean loss that is "not worse", as a share of the span.
     """
-    return judge_jointly(losses, margin)
+    return judge_jointly(losses, margin, at_once=True)
 
 
 def conclude(

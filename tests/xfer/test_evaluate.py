@@ -32,7 +32,7 @@ class Scripted:
         action = self.actions[self.t % len(self.actions)]
         scores = np.zeros((1, 2), np.float32) if action is not None else np.full((1, 2), np.nan, np.float32)
         self.t += 1
-        return Step(np.array([action]), scores, {name: s + 1 for name, s in states.items()})
+        return Step(np.array([action or 0]), scores, {name: s + 1 for name, s in states.items()})
 
 
 def returns_alone(task, spec, actions, seed):

@@ -21,7 +21,7 @@ from PIL import Image
 
 from export.build import export_policy
 from export.bundle.machine import this_machine
-from export.bundle.manifest import MANIFEST
+from export.bundle.manifest import MANIFEST, Spreads
 from export.bundle.reader import Bundle
 from export.bundle.records import Verification
 from export.targets import Variant
@@ -305,11 +305,12 @@ def test_a_compiler_s_progress_bars_leave_no_semaphore_behind(bundle):
     assert done.stderr == ""
 
 
-def test_the_margin_of_a_continuous_action_is_a_share_of_its_range(policy):
+def test_the_margin_of_a_continuous_action_is_a_share_of_its_scale(policy):
     action = replace(policy.spec.action, kind="continuous", elements=("x", "y"), low=(-1.0, 0.0), high=(1.0, 4.0))
     spec = replace(policy.spec, action=action, score_kind="mean")
     fork = Fork(0, {}, np.zeros(2, np.float32), np.array([0.0, 1.0]), np.array([0.5, 1.0]))
-    assert pairs.margin(fork, np.zeros((3, 2), np.float32), spec) == pytest.approx(0.125)
+    assert pairs.margin(fork, Spreads((1.0, 1.0), (4.0, 1.0)), spec) == pytest.approx(0.25)  # of a range of 2
+    assert pairs.margin(fork, Spreads((1.0, 1.0), (0.5, 1.0)), spec) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
