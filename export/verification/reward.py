@@ -88,7 +88,9 @@ def run_gate(
         result[name] = conclude(found[name], pairs.entry(name), pairs.verdicts.get(name), scale)
     if reference in found and found[reference].status == "provisional":
         # Variants whose verdict was clear early have fewer pairs, the first ones of the same seeds.
-        longest = max((pairs.entry(name) for name in names), key=lambda entry: len(entry.outcomes), default=None)
+        longest = max(
+            (pairs.entry(name) for name in sorted(names)), key=lambda entry: len(entry.outcomes), default=None
+        )
         outcomes = longest.outcomes if longest else ()
         result[reference] = replace(
             found[reference],
