@@ -84,8 +84,8 @@ def test_bounds_that_are_none_as_float32_are_refused(low, high):
 
 
 def test_a_kind_that_does_not_exist_is_refused_by_its_field():
-    with pytest.raises(UsageError, match="kind 'descrete'"):
-        ActionSpec("descrete", ("a", "b"))
+    with pytest.raises(UsageError, match="kind 'disc'"):
+        ActionSpec("disc", ("a", "b"))
     with pytest.raises(UsageError, match="score_kind 'logit' does not fit a discrete action: use logits or values"):
         replace(SPEC, action=ActionSpec("discrete", ("a", "b")), score_kind="logit")
 
