@@ -100,7 +100,7 @@ def judge_jointly(
     clipped = {name: np.clip(values, -1.0, 1.0) for name, values in given.items()}
     others = [log_wealth(np.clip(values, -1.0, 1.0), margin) for values in beside]
     stakes = aligned([*(log_wealth(values, margin) for values in clipped.values()), *others])
-    ever = refuted(stakes[:, -1:] if at_once else stakes).any(axis=1)[: len(clipped)]
+    ever = np.any(refuted(stakes[:, -1:] if at_once else stakes), axis=1)[: len(clipped)]
     found = {}
     for (name, values), verified in zip(clipped.items(), ever, strict=True):
         mean = float(given[name].mean()) if len(values) else 0.0
