@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from export import Deployable, targets
+from export.bundle.spreads import measure_spreads
 from export.targets import ExportOptions, ExportRequest, Place, Variant
-from export.verification.parity import actions, centered, numbers
+from export.verification.parity import actions, numbers
+from export.verification.tolerances import compare_scores
 from tests.conftest import drive
 from xfer.errors import BundleError, UnavailableError, UsageError
 from xfer.models.torch_session import runner
@@ -63,7 +65,9 @@ def test_int8_stays_close_to_eager_on_observations_that_it_was_not_calibrated_on
     wanted = met.replay(runner(policy))
     with executorch.load(int8, spec, Place()) as session:
         found = met.replay(Runner(session, spec))
-    drift = np.abs(centered(found.scores, spec) - centered(wanted.scores, spec)) / centered(wanted.scores, spec).std()
+    spreads = measure_spreads([wanted], spec)
+    compared = compare_scores(wanted.scores, found.scores, spec, spreads, "int8")
+    drift = compared.difference / np.array(spreads.scores)
     assert 1e-4 < drift.mean() < 0.1
     assert actions(wanted, found, spec, "int8").failure == ""
 
