@@ -28,7 +28,7 @@ from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
 
 if TYPE_CHECKING:
-    from export.verification.repair_bundle import Repaired
+    from export.verification.repair.bundle import Repaired
     from xfer.models.policy import Exportable
 
 DEFAULT_TARGETS = "eager,torchscript,onnx-fp32,onnx-int8,tensorrt"
@@ -127,7 +127,7 @@ def export(
         build(variant)
     repairs: list[Repaired] = []
     if repair:
-        from export.verification.repair_bundle import repair_bundle
+        from export.verification.repair.bundle import repair_bundle
 
         repairs = repair_bundle(path, request, variants, imported.held_out, build, on_step, on_repair)
     return ExportResult(path, tuple(built.values()), tuple(repairs))

@@ -17,7 +17,6 @@ PLUGINS = ("xfer/tasks", "export/targets", "export/importers", "export/formats",
 """Folders in which a new file is a new plug-in."""
 LARGEST = {
     "benchmarks/report": 20,
-    "export/verification": 20,
     "export/runtime/plugins": 99,
     **dict.fromkeys(PLUGINS, 99),
 }

@@ -15,9 +15,9 @@ from export.bundle.manifest import Build
 from export.bundle.records import Verification
 
 if TYPE_CHECKING:
-    from export.verification.fault_injection import FaultInjection, Finding
-    from export.verification.repair import Repair
-    from export.verification.repair_bundle import Repaired
+    from export.verification.fault_injection.inject import FaultInjection, Finding
+    from export.verification.repair.bundle import Repaired
+    from export.verification.repair.search import Repair
 
 WIDTH = 80
 

@@ -6,7 +6,7 @@ import torch
 
 from export import targets
 from export.targets import ExportOptions, ExportRequest, Place, Variant
-from export.verification import faulty_graphs
+from export.verification.fault_injection import graphs as faulty_graphs
 from xfer.models.config import PolicyConfig
 from xfer.models.policy import Policy
 from xfer.runner import Runner

@@ -25,7 +25,7 @@ from export.commands.console import (
     verdict_lines,
 )
 from export.commands.doctor import State, as_row, doctor_lines
-from export.verification.fault_injection import FaultInjection, Finding
+from export.verification.fault_injection.inject import FaultInjection, Finding
 
 MACHINE = Machine("AMD EPYC 9R14 96-Core Processor", 2, "avx512_vnni", 2**34, "Linux 6.1", "3.11.7")
 PYTORCH = "PyTorch is not installed: pip install 'xfer-policy[train]'"

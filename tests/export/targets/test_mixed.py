@@ -7,8 +7,8 @@ import torch
 from export import Bundle
 from export.build import export_policy
 from export.targets import expand
-from export.verification import fault_injection
-from export.verification.faults import FAULTS
+from export.verification.fault_injection import inject
+from export.verification.fault_injection.faults import FAULTS
 from export.verification.parity import first_gates
 from xfer.models.config import PolicyConfig
 from xfer.models.policy import Policy
@@ -73,6 +73,6 @@ def test_actions_follow_the_vector(bundle):
 )
 def test_faults_are_caught_where_actions_are_continuous_too(bundle, name):
     faults = [fault for fault in FAULTS if fault.name == name]
-    found = fault_injection.inject_faults(bundle, held_out=met(4, 100), pairs=0, faults=faults)
+    found = inject.inject_faults(bundle, held_out=met(4, 100), pairs=0, faults=faults)
     assert found.passed, found.findings
     assert found.findings[0].tested

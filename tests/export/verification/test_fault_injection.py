@@ -16,8 +16,11 @@ from export.bundle.reader import Bundle
 from export.commands import verify
 from export.commands.console import fault_summary
 from export.targets import expand
-from export.verification import fault_injection, faults, faulty_graphs, parity
-from export.verification.faults import FAULTS, Fault
+from export.verification import parity
+from export.verification.fault_injection import faults
+from export.verification.fault_injection import graphs as faulty_graphs
+from export.verification.fault_injection import inject as injection
+from export.verification.fault_injection.faults import FAULTS, Fault
 from export.verification.held_out import held_out_observations
 from export.verification.verify import verify as verify_bundle
 from tests.conftest import make_policy, train_briefly
@@ -56,20 +59,20 @@ def without(gate, path, monkeypatch):
 def assert_only_this_gate_catches(gate, bundle, held_out, pairs, path, monkeypatch):
     """Plant the gate's own mistake: it is caught, and is not once the gate is off. ``held_out`` is acted by eager."""
     fault = BY_NAME[ALONE[gate]]
-    fault_injection.copy_bundle(bundle, (bundle.reference, *fault.needs), path)
+    injection.copy_bundle(bundle, (bundle.reference, *fault.needs), path)
     fault.damage(path)
     variant = fault.variant or bundle.reference
     verdicts = partial(verify_bundle, held_out=held_out, workers=2, keep=False)
-    caught, detail = fault_injection.catch(path, variant, partial(verdicts, pairs=pairs))
+    caught, detail = injection.catch(path, variant, partial(verdicts, pairs=pairs))
     print(f"{fault.name}: caught by {caught}: {detail}")
     assert caught == gate
     without(gate, path, monkeypatch)
     pairs = 0 if gate == "reward" else pairs
-    assert fault_injection.catch(path, variant, partial(verdicts, pairs=pairs))[0] == ""
+    assert injection.catch(path, variant, partial(verdicts, pairs=pairs))[0] == ""
 
 
 def inject(bundle, held_out, pairs, faults):
-    return fault_injection.inject_faults(bundle, held_out=held_out, pairs=pairs, workers=1, faults=faults)
+    return injection.inject_faults(bundle, held_out=held_out, pairs=pairs, workers=1, faults=faults)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +148,7 @@ def test_a_fault_that_only_reward_can_see_is_not_called_caught_or_passed_where_r
 
 
 def test_a_fault_that_is_let_through_fails_the_self_test(lasting, monkeypatch):
-    monkeypatch.setattr(fault_injection, "FAULT_PAIRS", 1)
+    monkeypatch.setattr(injection, "FAULT_PAIRS", 1)
     nothing_wrong = Fault("nothing wrong", "It is the policy itself.", faults.in_graph(Deployed))
     result = inject(*lasting, 1, faults=[nothing_wrong])
     assert not result.passed
@@ -198,4 +201,4 @@ def test_no_gate_is_decoration(gate, trained, tmp_path, monkeypatch):
     held_out, _ = held_out_observations(bundle)
     with bundle.runner(bundle.reference) as runner:
         held_out = held_out.replay(runner)
-    assert_only_this_gate_catches(gate, bundle, held_out, fault_injection.MAX_PAIRS, tmp_path / "copy", monkeypatch)
+    assert_only_this_gate_catches(gate, bundle, held_out, injection.MAX_PAIRS, tmp_path / "copy", monkeypatch)

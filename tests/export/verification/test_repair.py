@@ -23,10 +23,10 @@ from export.commands import export as export_command
 from export.commands.console import repair_row
 from export.importers import run
 from export.targets import ExportOptions, ExportRequest, Variant
-from export.verification import repair
 from export.verification.parity import first_gates
-from export.verification.repair import Trials, alternating_p50_ms, fewest
-from export.verification.repair_bundle import is_proven, not_repairable, repair_bundle
+from export.verification.repair import search as repair
+from export.verification.repair.bundle import is_proven, not_repairable, repair_bundle
+from export.verification.repair.search import Trials, alternating_p50_ms, fewest
 from tests import small_task
 from tests.conftest import drive, imitation_config, make_policy, train_briefly
 from xfer import tasks

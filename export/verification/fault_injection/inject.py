@@ -30,7 +30,7 @@ from xfer.files import write_atomically
 from xfer.trajectories import Trajectories
 
 if TYPE_CHECKING:
-    from export.verification.faults import Fault
+    from export.verification.fault_injection.faults import Fault
 
 MAX_PAIRS = 10
 """Pairs of episodes at most, of the untouched bundle: enough to reject what loses much."""
@@ -122,7 +122,7 @@ def inject_faults(
         if held_out is None:
             raise RunError(f"Fault injection needs the held-out observations of the run: {why}.")
     if faults is None:
-        from export.verification.faults import FAULTS
+        from export.verification.fault_injection.faults import FAULTS
 
         faults = FAULTS
     pairs = min(pairs, MAX_PAIRS)

@@ -16,7 +16,7 @@ from export.targets import ExportRequest, Variant
 from export.verification.availability import no_environment
 from export.verification.non_inferiority import MARGIN
 from export.verification.parity import first_gates
-from export.verification.repair import Repair, repair
+from export.verification.repair.search import Repair, repair
 from xfer import tasks
 from xfer.runner import Runner
 from xfer.trajectories import Trajectories

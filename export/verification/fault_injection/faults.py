@@ -1,6 +1,6 @@
 """Mistakes that happen between training and the robot. `xfer verify --inject-faults` makes them in copies of a bundle.
 
-Most are a graph of ``faulty_graphs.py``, exported as usual, with correct hashes. Some are a way of
+Most are a graph of ``graphs.py``, exported as usual, with correct hashes. Some are a way of
 quantizing. The rest damage files after their hashes were taken. A new fault is a class there or a function here,
 and its line in ``FAULTS``.
 """
@@ -23,7 +23,7 @@ from export.bundle.writer import BundleWriter, content_key
 from export.quantize import quantize_int8
 from export.targets import ExportOptions, ExportRequest
 from export.targets.onnx import FILE as ONNX_FILE
-from export.verification import faulty_graphs as graphs
+from export.verification.fault_injection import graphs
 from xfer.files import sha256, write_atomically
 from xfer.models.checkpoint import WEIGHTS, load_policy, weights_bytes
 from xfer.models.policy import Deployed, Policy
