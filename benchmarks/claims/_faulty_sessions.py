@@ -110,7 +110,7 @@ def rows_mixed(right: Right, rng: np.random.Generator) -> Planted:
 
 def bound_moved(right: Right, rng: np.random.Generator) -> Planted:
     """One element of a continuous action is clipped too early."""
-    element, share = int(rng.integers(len(right.scores))), strength(rng, -4, 0)
+    element, share = int(rng.integers(len(right.scores))), strength(rng, -2, 0)
     moved = share * (right.highest - right.lowest)[element]
     upper = bool(rng.random() < 0.5)
 
