@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from export.libraries.opset import OPSET
 from export.libraries.pytorch import example_inputs
 from export.libraries.terminal import quiet
 from xfer.errors import UsageError, XferError
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
     from torch import nn
 
-OPSET = 18
-"""The oldest that PyTorch's exporter writes; the older the opset, the older the runtimes that read it."""
 SPEC_METADATA_KEY = "xfer.spec"
 """Where the graph carries its PolicySpec, as JSON."""
 

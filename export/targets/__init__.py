@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import msgspec
 
-from export.onnx_graph import OPSET
+from export.libraries.opset import OPSET
 from xfer.errors import UsageError, check_choice
 from xfer.runner import Session
 from xfer.spec import PolicySpec
