@@ -67,8 +67,9 @@ def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
             raise
         try:
             facts = _build(replace(request, options=replace(request.options, max_batch=1)), folder, precision)
-        except Exception:
-            raise error from error.__cause__  # the second says no more
+        except Exception as smaller:  # likewise; the first failure is the one to mend
+            error.add_note(f"With a batch of 1: {reason(smaller)}")
+            raise error from error.__cause__
         return replace(facts, notes=f"{facts.notes}; for a batch of 1, since with more: {reason(error)}")
 
 
