@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from export.libraries import pytorch
-from export.libraries.pytorch import libraries, on_cuda, quiet_compiler
+from export.libraries.pytorch import libraries, on_cuda, quiet_compiler, try_out
 from export.targets import Exported, ExportRequest, Place
 from xfer.errors import UnavailableError, UsageError
 from xfer.runner import Session
@@ -20,7 +20,7 @@ PLACES = ("cuda",)
 PRECISION = "precision.txt"
 """What the module is cast to when it is loaded; fp32 without this file."""
 
-__all__ = ["PLACES", "PRECISIONS", "available", "export", "libraries", "load", "runnable"]
+__all__ = ["PLACES", "PRECISIONS", "available", "export", "libraries", "load", "runnable", "try_out"]
 
 
 def available() -> str | None:
