@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from export import targets
 from export.bundle.manifest import GOLDEN, HELD_OUT, MANIFEST, STATUSES, Build, FileFact, Spreads, read_manifest
 from export.bundle.spreads import measure_spreads
-from export.libraries.causes import reason
+from export.libraries.causes import failure
 from export.targets import ExportOptions, Place, Variant
 from xfer import __version__
 from xfer.errors import BundleError, UnavailableError, check_choice
@@ -190,7 +190,7 @@ def why_not(bundle: Bundle, name: str) -> str | None:
     try:
         return targets.load(variant.target).runnable(variant.place)
     except Exception as error:  # whatever a library that is installed, but broken, raises when it is imported
-        return reason(error)
+        return failure(error).reason
 
 
 def _unknown(build: Build) -> str | None:
