@@ -75,8 +75,8 @@ class FaultInjection:
     @property
     def rejected(self) -> list[str]:
         """Untouched variants that a gate let not pass."""
-        stopped = ("rejected", "failed")
-        return [name for name, found in self.untouched.items() if found.status in stopped and found.rung]
+        verdicts = self.untouched.items()
+        return [name for name, v in verdicts if v.status == "rejected" or (v.status == "failed" and v.rung)]
 
     @property
     def passed(self) -> bool:
