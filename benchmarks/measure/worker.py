@@ -38,7 +38,9 @@ def peak_memory_bytes() -> int | None:
     Not ``getrusage``: Linux hands a parent's peak on to the program that a fork of it executes.
     """
     status = Path("/proc/self/status")
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE) if status.exists() else None
+    found = (
+        re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(encoding="utf-8"), re.MULTILINE) if status.exists() else None
+    )
     return int(found[1]) * 1024 if found else None
 
 

@@ -95,7 +95,11 @@ def needs() -> Needs:
 def _flags() -> tuple[str, ...]:
     """Return the processor's flags, as Linux names them; nothing on other systems."""
     cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"^(?:flags|Features)\s*: (.*)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
+    found = (
+        re.search(r"^(?:flags|Features)\s*: (.*)$", cpuinfo.read_text(encoding="utf-8"), re.MULTILINE)
+        if cpuinfo.exists()
+        else None
+    )
     return tuple(sorted({*found[1].split()})) if found else ()
 
 

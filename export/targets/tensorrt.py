@@ -151,7 +151,7 @@ def build_engine(
     if engine is None:
         raise BundleError(f"{name} could not build the engine: {'; '.join(complaints[-3:])}")
     (folder / ENGINE).write_bytes(engine)
-    (folder / LIBRARY).write_text(name)
+    (folder / LIBRARY).write_text(name, encoding="utf-8")
     if timing_cache is not None and name == "tensorrt":
         write_timing_cache(config, timing_cache)
     return Exported(options.max_batch, capabilities, f"{name} engine for compute capability {', '.join(capabilities)}")
@@ -280,7 +280,7 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
     """Deserialize the engine; on TensorRT for RTX this finishes it for the GPU at hand."""
     if (reason := runnable(place.name)) is not None:
         raise UnavailableError(f"tensorrt: {reason}")
-    built_by = (folder / LIBRARY).read_text() if (folder / LIBRARY).exists() else library_name()
+    built_by = (folder / LIBRARY).read_text(encoding="utf-8") if (folder / LIBRARY).exists() else library_name()
     name = check_choice("library of TensorRT", built_by or "", LIBRARIES)
     if not importlib.util.find_spec(name):
         raise UnavailableError(
