@@ -94,12 +94,21 @@ def device_error(error: BaseException) -> XferError | None:
     if isinstance(error, XferError):
         return None
     why = reason(error)
-    text = f"{type(error).__name__}: {error} {why}"
     if isinstance(error, MemoryError):
         return ExecutionError(f"out of memory: {why}")
+    return device_message(f"{type(error).__name__}: {error} {why}", why)
+
+
+def device_message(text: str, shown: str = "") -> XferError | None:
+    """Return what a message says of the device or of memory, as ``device_error`` does.
+
+    Args:
+        text: All of it.
+        shown: What is shown of it; by default all.
+    """
     for pattern, kind, what in _DEVICE:
         if re.search(pattern, text):
-            return kind(f"{what}: {why}")
+            return kind(f"{what}: {shown or text}")
     return None
 
 

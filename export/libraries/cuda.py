@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from export.libraries.causes import device_error
+from export.libraries.causes import device_message
 from xfer.errors import ExecutionError, UnavailableError, XferError
 
 _MAJOR, _MINOR = 75, 76
@@ -72,8 +72,7 @@ def checked(answer: tuple[Any, ...]) -> Any:
 
 def cuda_error(what: str) -> XferError:
     """Return what an error code of CUDA means: ``causes`` knows them by name and by number."""
-    error = ExecutionError(f"CUDA error {what}")
-    return device_error(RuntimeError(str(error))) or error
+    return device_message(f"CUDA error {what}") or ExecutionError(f"CUDA error {what}")
 
 
 class Buffer:
