@@ -83,6 +83,8 @@ def test_recommend_chooses_among_the_others_also_where_a_newer_xfer_left_records
         known["records"][name] = {**known["records"][SAME], "variant": name}
     path.write_text(json.dumps(known))
     shutil.copy(path, path.with_name("another-machine.json"))
+    known["records"][SAME]["verification"]["status"] = "certified"
+    path.with_name("a-newer-one.json").write_text(json.dumps(known))
     assert recommend.main(recommend.Args(bundle=newer))["variant"] == SAME
     assert "unknown to this version of xfer" in " ".join(capsys.readouterr().out.split())
 

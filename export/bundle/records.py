@@ -8,6 +8,7 @@ along; on another machine they are *inherited*, and ``xfer recommend`` ignores t
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
@@ -257,7 +258,8 @@ def inherited(bundle: Bundle) -> list[MachineRecords]:
     found = []
     for path in sorted((bundle.path / RECORDS).glob("*.json")):
         if path.stem != this_machine().id:
-            found.append(_read_file(path))
+            with suppress(BundleError):  # damaged, or a newer xfer's: nobody believes them here anyway
+                found.append(_read_file(path))
     return found
 
 

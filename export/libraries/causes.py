@@ -13,7 +13,7 @@ from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from xfer.errors import ExecutionError, UnavailableError, XferError
+from xfer.errors import BundleError, ExecutionError, UnavailableError, XferError
 
 LONGEST = 400
 """Characters of a cause; what is longer was written for the library's own developers."""
@@ -110,6 +110,11 @@ def device_message(text: str, shown: str = "") -> XferError | None:
         if re.search(pattern, text):
             return kind(f"{what}: {shown or text}")
     return None
+
+
+def not_loaded(error: Exception, otherwise: str) -> XferError:
+    """Return why a library does not load a file: the device or memory, or else the file, as ``otherwise`` says."""
+    return device_error(error) or BundleError(otherwise)
 
 
 def reason(error: BaseException) -> str:

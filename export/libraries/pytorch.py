@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.libraries import installed_versions
-from export.libraries.causes import device_error, failure, reason
-from xfer.errors import BundleError
+from export.libraries.causes import device_error, failure, not_loaded, reason
 from xfer.spec import PolicySpec
 
 if TYPE_CHECKING:
@@ -134,7 +133,7 @@ def load_trace(path: Path, device: str = "cpu") -> Any:
         try:
             return torch.jit.load(str(path), map_location=device).eval()
         except RuntimeError as error:
-            raise BundleError(f"{path}: PyTorch cannot read it: {error}") from error
+            raise not_loaded(error, f"{path}: PyTorch cannot read it: {error}") from error
 
 
 def save_eager(policy: Exportable, folder: Path, doubts: list[tuple[str, int]] | None = None) -> None:

@@ -212,9 +212,10 @@ def unknown(variant: str) -> str:
     target, _, precision = build.partition("-")
     if target not in names():
         return f"target '{target}'"
-    if precision not in load(target).PRECISIONS:
+    module = load(target)
+    if precision not in module.PRECISIONS:
         return f"precision '{precision}' of target {target}"
-    return f"place '{place}' of target {target}" if place and place not in load(target).PLACES else ""
+    return f"place '{place}' of target {target}" if place and place not in module.PLACES else ""
 
 
 def names() -> list[str]:

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.libraries import pytorch
+from export.libraries.causes import not_loaded
 from export.libraries.pytorch import libraries, quiet_compiler
 from export.libraries.terminal import quiet
 from export.targets import Exported, ExportRequest, Place
-from xfer.errors import BundleError, UnavailableError, UsageError
+from xfer.errors import UnavailableError, UsageError
 from xfer.files import from_json, to_json
 from xfer.runner import Session
 from xfer.spec import PolicySpec
@@ -162,7 +163,7 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
         try:
             module = aoti_load_package(str(folder / FILE))
         except RuntimeError as error:
-            raise BundleError(f"{folder / FILE}: PyTorch cannot load it: {error}") from error
+            raise not_loaded(error, f"{folder / FILE}: PyTorch cannot load it: {error}") from error
 
     @functools.wraps(module, updated=())
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:

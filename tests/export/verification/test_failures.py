@@ -197,3 +197,21 @@ def test_a_failure_replaces_a_verdict_and_gives_way_to_any_later_one(plain):
     assert records.stronger(verified, failed) is failed
     passed = Verification("provisional", "actions")
     assert records.stronger(failed, passed) is passed
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        ("CUDA error: out of memory", "failed"),
+        ("no CUDA-capable device is detected", "built"),
+        ("PytorchStreamReader failed", "rejected"),
+    ],
+)
+def test_a_library_that_cannot_load_a_file_for_want_of_a_device_does_not_blame_the_file(
+    plain, monkeypatch, said, status
+):
+    def fail(*args, **options):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(torch.jit, "load", fail)
+    assert verify(plain, SAME, pairs=0, keep=False)[SAME].status == status
