@@ -173,11 +173,14 @@ def _own_candidates(
     able = [name for name in names if name not in cannot_run]
     own = [Candidate(name, bundle.path, name, bundle.reference) for name in able]
     if not own:
-        raise UnavailableError(f"No variant of {bundle.path} can run here: {next(iter(cannot_run.values()))}")
+        why = "; ".join(dict.fromkeys(f"{name}: {cannot_run[name]}" for name in names))
+        raise UnavailableError(f"No variant of {bundle.path} can run here. {why}")
     return own if build is None else [*own, *cpp_runtime.candidates(own, build)]
 
 
 def _no_speedups(bundle: Bundle, cannot_run: dict[str, str]) -> list[str]:
+    if bundle.reference not in bundle.builds:
+        return [f"No speed-ups: the bundle has no {bundle.reference} to compare with."]
     if bundle.reference not in cannot_run:
         return []
     return [f"No speed-ups: the reference {bundle.reference} cannot run here ({cannot_run[bundle.reference]})."]
@@ -220,12 +223,14 @@ def choose(bundle: Bundle, asked: str | Iterable[str]) -> list[str]:
 
     Raises:
         UsageError: If the bundle has no such variant, with the closest that it has.
+        UnavailableError: If only a newer xfer knows it.
     """
     reference = bundle.reference
     first = [reference] if reference in bundle.builds else []
     names: list[str] = []
     parts = (part.strip() for part in (asked.split(",") if isinstance(asked, str) else asked))
     for one in filter(None, parts):
+        bundle.check_known(one)
         present = [str(v) for v in targets.expand(one) if v.build in bundle.builds]
         names += present or [check_choice("variant", one.partition("@")[0], bundle.builds)]
     if not names:

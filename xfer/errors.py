@@ -9,6 +9,7 @@ XferError
 ├── UnavailableError      a target, provider or library that this machine lacks
 ├── ObservationError      an observation of the wrong name, shape or dtype
 ├── ScoresError           scores, actions or states that are none: the network's own, or a variant's arithmetic
+├── ExecutionError        a runtime that gave up: out of memory, a kernel, a process that died
 └── CheckFailed           a check that ran to its end, and found what it looked for
 """
 
@@ -53,6 +54,10 @@ class ObservationError(XferError):
 
 class ScoresError(XferError):
     """Scores, actions or next states that are not finite or not in range: they are never acted on."""
+
+
+class ExecutionError(XferError):
+    """A runtime that could not load a variant or finish a step: out of memory, a kernel, a process that died."""
 
 
 class CheckFailed(XferError):  # noqa: N818 - nothing went wrong: this is an answer

@@ -16,7 +16,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from xfer.errors import ObservationError, XferError
+from xfer.errors import ObservationError
 from xfer.runner import Arrays, Runner
 from xfer.tasks import Task
 from xfer.trajectories import Trajectories
@@ -149,6 +149,7 @@ class Pair:
         variant: Return of the variant.
         fork: Where their actions first differed, or None if they never did.
         error: Why the variant did not finish its episode (its return is then NaN), and at which step; or empty.
+        cause: What it raised there, if it did.
         differs: How the environment, replayed from the same seed with the same actions, gave another episode; or empty.
             If it did, each of the two had an episode of its own from the beginning.
     """
@@ -159,10 +160,15 @@ class Pair:
     fork: Fork | None
     error: str = ""
     differs: str = ""
+    cause: Exception | None = None
 
 
 class _VariantFailed(Exception):  # noqa: N818 - it is caught here, and becomes a Pair's error
-    """A variant could not act: its arithmetic is broken. The message names the step."""
+    """A variant could not act: its arithmetic is broken, or its runtime gave up. The message names the step."""
+
+    def __init__(self, step: int, cause: Exception) -> None:
+        super().__init__(f"at step {step}: {cause}")
+        self.cause = cause
 
 
 def paired_episode(
@@ -192,7 +198,7 @@ def paired_episode(
         runner.reset()
     together = dict(variants)
     forks: dict[str, Fork] = {}
-    errors: dict[str, str] = {}
+    errors: dict[str, _VariantFailed] = {}
     env = task.make()
     try:
         observations, _ = env.reset(seed=seed)
@@ -203,7 +209,7 @@ def paired_episode(
                 try:
                     other = _act(together[name], observations, len(first.actions))
                 except _VariantFailed as failed:
-                    errors[name] = str(failed)
+                    errors[name] = failed
                     del together[name]
                     continue
                 if not same_action(other, action, tolerance):
@@ -216,13 +222,13 @@ def paired_episode(
         env.close()
     total = _total(first.rewards)
     pairs = {name: Pair(seed, total, total, None) for name in together}
-    pairs |= {name: Pair(seed, total, math.nan, None, error) for name, error in errors.items()}
+    pairs |= {name: Pair(seed, total, math.nan, None, str(e), cause=e.cause) for name, e in errors.items()}
     try:
         for name, fork in forks.items():
             try:
                 pairs[name] = Pair(seed, total, _finish_fork(task, variants[name], first, fork), fork)
             except _VariantFailed as failed:
-                pairs[name] = Pair(seed, total, math.nan, fork, str(failed))
+                pairs[name] = Pair(seed, total, math.nan, fork, str(failed), cause=failed.cause)
         if together:
             _replay_whole(task, first, last)
     except _EpisodesDiffer as differ:
@@ -256,7 +262,7 @@ def independent_episodes(
             variant = _return_alone(task, seed, "variant", partial(_act, runner))
             pairs[name] = Pair(seed, total, variant, None, differs=differs)
         except _VariantFailed as failed:
-            pairs[name] = Pair(seed, total, math.nan, None, str(failed), differs)
+            pairs[name] = Pair(seed, total, math.nan, None, str(failed), differs, failed.cause)
     return pairs
 
 
@@ -385,15 +391,15 @@ def _act(runner: Runner, observations: Arrays, step: int) -> np.ndarray:
     """Return a variant's action.
 
     Raises:
-        _VariantFailed: If what it computes cannot be acted on.
+        _VariantFailed: If what it computes cannot be acted on, or whatever its runtime raises.
         ObservationError: If the environment gives what no policy could act on.
     """
     try:
         return runner.act(observations).action
     except ObservationError:
         raise
-    except XferError as error:
-        raise _VariantFailed(f"at step {step}: {error}") from error
+    except Exception as error:
+        raise _VariantFailed(step, error) from error
 
 
 def _total(rewards: Iterable[float]) -> float:

@@ -137,7 +137,9 @@ def bare_loop(setup: Setup, variant: str) -> Iterator[TakeTurn]:
     model = setup.bundle.check(setup.bundle.build(variant)) / "policy.onnx"
     words = [sys.executable, "-P", str(BARE_LOOP), str(model), str(setup.folder), str(len(setup.cores))]
     try:
-        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+        ) as process:
             assert process.stdin is not None
             assert process.stdout is not None
             requests, replies = process.stdin, process.stdout
@@ -166,7 +168,7 @@ def benchmark_app(setup: Setup, variant: str) -> Iterator[TakeTurn]:
     shapes = ",".join(f"{i.name}[{','.join(map(str, (1, *i.shape)))}]" for i in inputs)
     files = {i.name: sorted((folder / "each").glob(f"{i.name}.*.npy")) for i in inputs}
     config = folder / "config.json"
-    config.write_text(json.dumps({"CPU": {"INFERENCE_NUM_THREADS": str(len(setup.cores))}}))
+    config.write_text(json.dumps({"CPU": {"INFERENCE_NUM_THREADS": str(len(setup.cores))}}), encoding="utf-8")
     words = ["-m", str(model), "-d", "CPU", "-hint", "latency", "-nireq", "1", "-api", "sync"]
     words += ["-t", "1", "-shape", shapes, "-inference_only", "False"]
     words += ["-i", *(f"{name}:{','.join(map(str, paths))}" for name, paths in files.items())]
@@ -175,7 +177,7 @@ def benchmark_app(setup: Setup, variant: str) -> Iterator[TakeTurn]:
 
     def turn() -> float:
         _run(["-c", BENCHMARK_APP, *words])
-        found = json.loads((folder / "benchmark_report.json").read_text())
+        found = json.loads((folder / "benchmark_report.json").read_text(encoding="utf-8"))
         results = found["execution_results"]
         return float(results["total execution time (ms)"]) / int(results["total number of iterations"]) / 1000
 
@@ -228,7 +230,9 @@ def _compare(setup: Setup, variant: str, tool: Tool, starts: int) -> dict[str, A
 
 def _run(words: list[str]) -> str:
     """Run Python with these arguments, and return what it printed."""
-    done = subprocess.run([sys.executable, "-P", *words], capture_output=True, text=True, check=False, timeout=600)
+    done = subprocess.run(
+        [sys.executable, "-P", *words], capture_output=True, text=True, encoding="utf-8", check=False, timeout=600
+    )
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
         raise UnavailableError(f"{Path(words[0]).name} failed: {lines[-1]}")

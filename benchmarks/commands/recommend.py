@@ -108,7 +108,7 @@ def why_best(best: Facts, decided: Decision) -> str:
 def why_none(decided: Decision) -> str:
     """Say why no variant is recommended, and what can be done about it."""
     nearest = decided.nearest
-    if nearest is None or all(j.facts.status in ("built", "failed", "unavailable") for j in decided.judgments):
+    if nearest is None or (nearest.facts.status == "built" and not nearest.facts.cannot_run):
         return (
             "No variant keeps the limits: run `xfer verify` and `xfer bench` on this machine first (records from other"
             " machines are inherited, not believed)."

@@ -167,6 +167,6 @@ def _gpu_clock_mhz() -> float | None:
     if tool is None:
         return None
     query = [tool, "--query-gpu=clocks.sm", "--format=csv,noheader,nounits"]
-    answer = subprocess.run(query, capture_output=True, text=True, check=False, timeout=30)
+    answer = subprocess.run(query, capture_output=True, text=True, encoding="utf-8", check=False, timeout=30)
     first = answer.stdout.partition("\n")[0].strip()
     return float(first) if answer.returncode == 0 and first.replace(".", "").isdigit() else None

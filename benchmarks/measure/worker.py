@@ -24,9 +24,10 @@ import numpy as np
 from benchmarks.measure.messages import Assignment, Reply, Request, Turn
 from benchmarks.measure.pacing import keep_pace
 from export import targets
+from export.bundle.manifest import NOT_RUN
 from export.bundle.reader import Bundle
+from export.libraries import causes
 from export.targets import Variant
-from xfer.errors import XferError
 from xfer.files import from_json
 from xfer.runner import Arrays, Runner
 
@@ -37,7 +38,9 @@ def peak_memory_bytes() -> int | None:
     Not ``getrusage``: Linux hands a parent's peak on to the program that a fork of it executes.
     """
     status = Path("/proc/self/status")
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE) if status.exists() else None
+    found = (
+        re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(encoding="utf-8"), re.MULTILINE) if status.exists() else None
+    )
     return int(found[1]) * 1024 if found else None
 
 
@@ -134,11 +137,9 @@ def main() -> int:
         os.dup2(2, 1)
         try:
             serve(from_json(sys.argv[1].encode(), Assignment), sys.stdin.buffer, replies)
-        except XferError as error:
-            _send(replies, Reply(error=str(error)))
-            return 1
-        except Exception as error:  # a library's own exceptions: the row must say why
-            _send(replies, Reply(error=f"{type(error).__name__}: {error}"))
+        except Exception as error:  # whatever a library raises: the row must say why
+            status, reason = causes.failure(error)
+            _send(replies, Reply(error=f"{NOT_RUN}: {reason}" if status == "built" else reason))
             return 1
     return 0
 

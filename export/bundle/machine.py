@@ -45,7 +45,7 @@ class Machine:
 def this_machine() -> Machine:
     """Describe the machine that this process runs on."""
     cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
     model = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
     flags = set(re.search(r"^(?:flags|Features)\s*: (.*)$", text + "\nflags : ", re.MULTILINE)[1].split())  # type: ignore[index]
     widest = ("amx_int8", "avx512_vnni", "avx_vnni", "avx512f", "avx2", "asimddp", "asimd")
@@ -70,5 +70,5 @@ def _gpu() -> str:
     if tool is None:
         return ""
     query = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True, check=False, timeout=30)
+    answer = subprocess.run(query, capture_output=True, text=True, encoding="utf-8", check=False, timeout=30)
     return answer.stdout.splitlines()[0].strip() if answer.returncode == 0 and answer.stdout else ""

@@ -8,9 +8,10 @@ along; on another machine they are *inherited*, and ``xfer recommend`` ignores t
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import msgspec
 
@@ -58,7 +59,8 @@ class Verification:
     """The verdict on one variant: see ``export/verification/``.
 
     Attributes:
-        status: ``verified``, ``provisional``, ``rejected``, or ``built`` if it could not be run here.
+        status: ``verified``, ``provisional``, ``rejected``; ``built`` if it could not be run here, ``failed`` if its
+            runtime gave up, ``unavailable`` if there are no files.
         rung: The highest gate that was reached.
         reason: Which gate and which figure, or what is missing.
         max_abs_diff: Largest difference of a score from golden, after centering.
@@ -256,7 +258,8 @@ def inherited(bundle: Bundle) -> list[MachineRecords]:
     found = []
     for path in sorted((bundle.path / RECORDS).glob("*.json")):
         if path.stem != this_machine().id:
-            found.append(_read_file(path))
+            with suppress(BundleError):  # damaged, or a newer xfer's: nobody believes them here anyway
+                found.append(_read_file(path))
     return found
 
 
@@ -317,10 +320,11 @@ def save(
 def stronger(before: Verification | None, new: Verification) -> Verification:
     """Return which of two verdicts on the same files is kept, with the actions gate that saw more.
 
-    A rejection replaces whatever was there, and gives way only to a verdict that looked at least as closely. Otherwise
+    A rejection replaces whatever was there, and gives way only to a verdict that looked at least as closely. So does a
+    failure, which may have been of the moment: it gives way to any. Otherwise
     a verified one is stronger than one that is not, then the higher gate, then more pairs; of equals, the new one.
     """
-    if before is None or new.status == "rejected" or _run_anew(before, new):
+    if before is None or new.status in ("rejected", "failed") or before.status == "failed" or _run_anew(before, new):
         return new
     if before.status == "rejected":
         return new if _overturns(new, before) else before
@@ -362,6 +366,8 @@ def _holds(bundle: Bundle, record: Record) -> bool:
     build = bundle.builds.get(record.variant.partition("@")[0])
     if build is None or build.status != "built" or files_digest(build) != record.files:
         return False
+    if targets.unknown(record.variant):  # a place of a newer xfer
+        return False
     return record.libraries == targets.load(Variant.parse(record.variant).target).libraries()
 
 
@@ -377,9 +383,14 @@ def _read_file(path: Path) -> MachineRecords:
         raise BundleError(f"{path} is damaged ({error}). Delete it, then verify and bench again.") from error
 
 
+def unjudged(build: Build) -> Verification:
+    """Return what is known of a build that no gate has seen: what became of building it."""
+    return Verification(cast(Status, build.status), reason=build.reason)
+
+
 def as_row(variant: str, build: Build, record: Record | None) -> dict[str, Any]:
     """Return one variant as the plain values; unknown figures are None."""
-    verification = (record and record.verification) or Verification(build.status, reason=build.reason)
+    verification = (record and record.verification) or unjudged(build)
     # replace() sets every field: msgspec leaves out those that an older record lacks
     row: dict[str, Any] = {"variant": variant, **msgspec.to_builtins(replace(verification))}
     return {**row, "size_bytes": build.size_bytes}

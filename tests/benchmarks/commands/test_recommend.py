@@ -115,3 +115,10 @@ def test_a_bundle_without_records_says_what_to_run(bundle):
 def test_numbers_that_mean_nothing_are_refused(bundle, wrong):
     with pytest.raises(UsageError):
         recommend.main(_args(bundle, **wrong))
+
+
+def test_where_every_variant_failed_that_is_said(bundle):
+    for name in bundle.builds:
+        records.save(bundle, name, verification=Verification("failed", "numbers", "numbers: out of memory"))
+    with pytest.raises(XferError, match=r"No variant keeps the limits\. .*: failed: numbers: out of memory"):
+        recommend.main(_args(bundle))
