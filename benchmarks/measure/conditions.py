@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from export.bundle.machine import power_mode
+from export.bundle.machine import power_mode, power_models
 from export.commands.console import advice
 from export.libraries import cores as machine_cores
 from export.libraries import cuda, nvml
@@ -101,9 +101,7 @@ def _container(threads: int, root: Path) -> Condition:
     quota = machine_cores.quota(root)
     if quota is None:
         return Condition("container", "good", "no limit on processor time")
-    words = (
-        f"time of {quota:g} {'CPU' if quota == 1 else 'CPUs'} for {threads} {'thread' if threads == 1 else 'threads'}"
-    )
+    words = f"processor time of {quota:g} CPUs, threads: {threads}"
     if threads <= quota:
         return Condition("container", "good", words)
     asked = threads > machine_cores.default_threads(root)
@@ -179,11 +177,8 @@ def _temperature(cpus: tuple[int, ...], root: Path) -> Condition:
     slowed = sum(integer(root, f"{CPU}/cpu{cpu}/thermal_throttle/core_throttle_count") or 0 for cpu in cpus)
     words = f"{name} {degrees:.0f} °C, slows down at {limit:.0f} °C"
     words += f"; slowed down {slowed:,} times since the start" if slowed else ""
-    return (
-        Condition("temperature", "good", words)
-        if limit - degrees > HOT
-        else Condition("temperature", "mend", words, "sleep 300")
-    )
+    cool = limit - degrees > HOT
+    return Condition("temperature", "good" if cool else "mend", words, "" if cool else "sleep 300")
 
 
 Reading = tuple[float, float, str]
@@ -219,15 +214,16 @@ def _sensors(root: Path) -> list[Reading]:
 def _power(root: Path) -> Condition:
     """What the system was told to be, and whether its supply is enough."""
     name, mode = "power mode", power_mode(root)
-    if (state := read(root, "sys/devices/platform/soc/soc:firmware/get_throttled")) and int(state, 16):
-        return Condition(name, "mend", f"Raspberry Pi: undervoltage or heat (0x{state}): a stronger supply, a fan")
+    throttled = read(root, "sys/devices/platform/soc/soc:firmware/get_throttled")
+    if throttled.strip("0x"):
+        return Condition(name, "mend", f"Raspberry Pi: undervoltage or heat (0x{throttled}): a stronger supply, a fan")
     supplies = [path.parent for path in (root / "sys/class/power_supply").glob("*/type")]
-    on_battery = any(
-        read(supply, "status") == "Discharging" and read(supply, "type") == "Battery" for supply in supplies
-    )
+    on_battery = any((read(one, "type"), read(one, "status")) == ("Battery", "Discharging") for one in supplies)
     words = f"{mode or 'none to be seen'}{', on battery: plug it in' if on_battery else ''}"
-    if mode.startswith("nvpmodel") and mode.split()[1] != "0":
-        return Condition(name, "mend", words, "sudo nvpmodel -m 0")
+    if mode.startswith("nvpmodel"):
+        most = next((number for number, model in power_models(root).items() if "MAXN" in model), "0")
+        full = mode.split()[1] == most
+        return Condition(name, "good" if full else "mend", words, "" if full else f"sudo nvpmodel -m {most}")
     offered = read(root, "sys/firmware/acpi/platform_profile_choices").split()
     if mode in ("low-power", "cool", "quiet", "balanced", "balanced-performance") and "performance" in offered:
         return Condition(name, "mend", words, "echo performance | sudo tee /sys/firmware/acpi/platform_profile")
@@ -242,28 +238,28 @@ def _state_of_gpu(root: Path) -> Gpu | str:
 
 
 def _gpu(gpu: Gpu | str, root: Path, *, needed: bool) -> list[Condition]:
-    """The GPU and its clocks. NVML does not tell a lock: clocks that stay up while nothing runs are held."""
+    """The GPU and its clocks; one that is part of the chip, as a Jetson's, is told by the kernel."""
     for device in sorted((root / "sys/class/devfreq").glob("*")):
-        if re.search(r"gpu|gv11b|ga10b|gp10b|gb10b", device.name):  # part of a Jetson's chip
+        if re.search(r"gpu|g[pv]1[01]b|ga10b", device.name):
             return [Condition("GPU", "good", device.name), _devfreq(device)]
     if isinstance(gpu, str):
-        lacking = cuda.missing() if needed else []
-        what, mend = advice(lacking[0] if lacking else gpu)[0]
-        return [Condition("GPU", "impossible" if lacking else "unknown", what, mend)]
-    words = f"{gpu.name}, {gpu.temperature} °C"
-    words += f", slows down at {gpu.slowdown_temperature} °C" if gpu.slowdown_temperature else ""
-    hot = gpu.slowdown_temperature is not None and gpu.slowdown_temperature - gpu.temperature <= HOT
-    clocks = (
-        f"{gpu.clock_mhz} of {gpu.most_mhz} MHz{', kept down by ' + ', '.join(gpu.slowed_by) if gpu.slowed_by else ''}"
-    )
-    held = gpu.clock_mhz >= NEAR * gpu.most_mhz and not gpu.idle and not gpu.slowed_by
+        why_not = _no_cuda() if needed else ""
+        what, mend = advice(why_not or gpu)[0]
+        return [Condition("GPU", "impossible" if why_not else "unknown", what, mend)]
+    slowdown = gpu.slowdown_temperature
+    words = f"{gpu.name}, {gpu.temperature} °C{f', slows down at {slowdown} °C' if slowdown else ''}"
+    hot = slowdown is not None and slowdown - gpu.temperature <= HOT
+    return [Condition("GPU", "mend" if hot else "good", words, "sleep 300" if hot else ""), _clocks(gpu)]
+
+
+def _clocks(gpu: Gpu) -> Condition:
+    """NVML does not tell a lock; but clocks that stay up while nothing runs are held."""
+    words = f"{gpu.clock_mhz} of {gpu.most_mhz} MHz"
+    words += f", kept down by {', '.join(gpu.slowed_by)}" if gpu.slowed_by else ""
+    if gpu.clock_mhz >= NEAR * gpu.most_mhz and not gpu.idle and not gpu.slowed_by:
+        return Condition("GPU clocks", "good", f"{words}, held")
     lock = f"sudo nvidia-smi --lock-gpu-clocks={gpu.most_mhz},{gpu.most_mhz}"
-    return [
-        Condition("GPU", "mend", words, "sleep 300") if hot else Condition("GPU", "good", words),
-        Condition("GPU clocks", "good", f"{clocks}, held")
-        if held
-        else Condition("GPU clocks", "mend", f"{clocks}, not locked", lock),
-    ]
+    return Condition("GPU clocks", "mend", f"{words}, not locked", lock)
 
 
 def _devfreq(device: Path) -> Condition:
@@ -273,4 +269,13 @@ def _devfreq(device: Path) -> Condition:
     words = f"{now // 10**6} of {most // 10**6} MHz"
     if least == most:
         return Condition("GPU clocks", "good", f"{words}, locked")
-    return Condition("GPU clocks", "mend", f"{words}, not locked", "sudo jetson_clocks")
+    lock = f"echo {most} | sudo tee /sys/class/devfreq/{device.name}/min_freq"
+    return Condition("GPU clocks", "mend", f"{words}, not locked", lock)
+
+
+def _no_cuda() -> str:
+    try:
+        cuda.compute_capability()
+    except UnavailableError as error:
+        return str(error)
+    return ""

@@ -164,9 +164,13 @@ def _board(root: Path) -> str:
 def power_mode(root: Path = ROOT) -> str:
     """Return what the system was told to be: a Jetson's power model, a PC firmware's profile, or an empty string."""
     if mode := re.search(r"^pmode:0*(\d+)", read(root, "var/lib/nvpmodel/status"), re.MULTILINE):
-        models = re.findall(r"^< *POWER_MODEL ID=(\d+) NAME=(\S+)", read(root, "etc/nvpmodel.conf"), re.MULTILINE)
-        return f"nvpmodel {mode[1]} {dict(models).get(mode[1], '')}".rstrip()
+        return f"nvpmodel {mode[1]} {power_models(root).get(mode[1], '')}".rstrip()
     return read(root, "sys/firmware/acpi/platform_profile")
+
+
+def power_models(root: Path = ROOT) -> dict[str, str]:
+    """Return the names of a Jetson's power models by their numbers."""
+    return dict(re.findall(r"^< *POWER_MODEL ID=(\d+) NAME=([\w.]+)", read(root, "etc/nvpmodel.conf"), re.MULTILINE))
 
 
 def _host(root: Path) -> str:
