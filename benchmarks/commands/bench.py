@@ -82,6 +82,7 @@ def answer(report: Report, paths: dict[str, str]) -> dict[str, Any]:
         "report": paths,
         "loops": [_loop_row(loop) for loop in report.loops],
         "sweep": msgspec.to_builtins(report.sweep),
+        "conditions": msgspec.to_builtins(report.conditions),
     }
 
 

@@ -1,6 +1,6 @@
-"""The ledger of pairs: what the reward gate ran on this machine, of every variant that ever entered it in a bundle.
+"""The ledger of pairs: what the reward gate ran on this kind of machine, of every variant that ever entered it.
 
-It is one file for each machine, in ``records/pairs/``, from which nothing is deleted. An interrupted gate continues, a
+It is one file for each kind, in ``records/pairs/``, from which nothing is deleted. An interrupted gate continues, a
 later one adds to the pairs that there are, and a verdict is joint for all that entered, also for those that were
 rejected or whose files were replaced since.
 
