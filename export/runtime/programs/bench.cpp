@@ -55,23 +55,22 @@ std::vector<int> usable_cores() {
   return cores;
 }
 
-// What a file of the kernel's begins with; 0 where there is none.
+// The number that a file of the kernel's begins with; -1 where there is none.
 long number_in(const std::string &path) {
   std::ifstream file(path);
   long number = 0;
-  file >> number;
-  return number;
+  return file >> number ? number : -1;
 }
 
-// Of the usable cores the best ones, as export/libraries/cores.py ranks them, but for NUMA nodes: the first logical CPU of
-// a physical core before its siblings, then the fastest, then the last.
+// Of the usable cores the best ones, as export/libraries/cores.py ranks them, but for NUMA nodes: the first logical CPU
+// of a physical core before its siblings, then the fastest, then the last.
 std::vector<int> best_cores(std::size_t count) {
   using Rank = std::tuple<bool, long, long, int>;
   std::vector<Rank> ranked;
   for (const int core : usable_cores()) {
     const std::string folder = "/sys/devices/system/cpu/cpu" + std::to_string(core);
-    const bool sibling = number_in(folder + "/topology/thread_siblings_list") != core && core != 0;
-    ranked.emplace_back(sibling, -number_in(folder + "/cpu_capacity"),
+    const long first = number_in(folder + "/topology/thread_siblings_list");
+    ranked.emplace_back(first >= 0 && first != core, -number_in(folder + "/cpu_capacity"),
                         -number_in(folder + "/cpufreq/cpuinfo_max_freq"), -core);
   }
   std::sort(ranked.begin(), ranked.end());
