@@ -24,10 +24,11 @@ from benchmarks.bench import check_libraries
 from benchmarks.claims import Options, Outcome
 from benchmarks.measure.interference import Interference, Meter
 from benchmarks.measure.messages import Assignment, Turn
-from benchmarks.measure.protocol import CAN_BIND, usable_cores
 from benchmarks.measure.worker_process import WorkerError, WorkerProcess
 from export import targets
 from export.bundle.reader import Bundle
+from export.libraries import linux
+from export.libraries.cores import by_preference, default_threads, usable_cores
 from export.targets import Variant
 from xfer.errors import UnavailableError, UsageError
 
@@ -63,15 +64,16 @@ def reproduce(options: Options) -> Outcome:
         UsageError: If no bundle is named, or the options do not fit.
         UnavailableError: If none of the variants can run here, or a process fails.
     """
+    linux.require("xfer reproduce crosscheck")
     check_libraries()
     if options.bundle is None:
         raise UsageError("crosscheck measures a bundle: xfer reproduce crosscheck runs/cartpole.bundle")
-    threads = options.threads or len(usable_cores())
+    threads = options.threads or default_threads()
     if not 1 <= threads <= len(usable_cores()):
         raise UsageError(f"--threads {threads} does not fit {len(usable_cores())} usable cores.")
     bundle, starts = Bundle(options.bundle), options.runs or STARTS
     notes, rows = [f"Threads: {threads}; starts of each process: {starts}; turns after each: {TURNS}."], []
-    with tempfile.TemporaryDirectory(prefix="xfer-crosscheck-") as temporary, _bound(usable_cores()[-threads:]):
+    with tempfile.TemporaryDirectory(prefix="xfer-crosscheck-") as temporary, _bound(by_preference()[:threads]):
         setup = Setup(bundle, Path(temporary), usable_cores())
         save_frames(bundle, setup.folder)
         for variant, tool in TOOLS.items():
@@ -243,10 +245,8 @@ def _run(words: list[str]) -> str:
 def _bound(cores: tuple[int, ...]) -> Iterator[None]:
     """Bind this process, and so all that it starts, to some cores."""
     before = usable_cores()
-    if CAN_BIND:
-        os.sched_setaffinity(0, cores)
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:
-        if CAN_BIND:
-            os.sched_setaffinity(0, before)
+        os.sched_setaffinity(0, before)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.measure.interference import Interference
 from benchmarks.measure.messages import Assignment, Turn
+from export.libraries.cores import by_preference
+from export.libraries.cores import usable_cores as usable_cores
 from export.targets import Variant
-
-CAN_BIND = hasattr(os, "sched_setaffinity")
-"""Whether a process can be bound to cores here."""
-
 
 MIN_ROUNDS = 5
 """With fewer there is no spread to tell."""
@@ -38,7 +35,8 @@ class Protocol:
         pause_seconds: Pause between two turns, in which the threads of the previous process stop spinning; a single
             thread does not, and there is none.
         strict: Whether this is the long form, which gives p99.9.
-        cores: Logical cores that the variants are bound to; empty takes the last ones, one a thread.
+        cores: Logical cores that the variants are bound to; empty takes the best ones, one a thread: see
+            ``export/libraries/cores.py``.
     """
 
     threads: int
@@ -60,6 +58,11 @@ class Protocol:
         """One variant's share of a pass."""
         turns = self.rounds * self.passes
         return Turn(math.ceil(self.calls / turns), self.seconds / turns, self.lead_in_calls)
+
+    @property
+    def bound(self) -> tuple[int, ...]:
+        """Logical cores that the variants are bound to: as many as threads, so that a single one does not wander."""
+        return self.cores or tuple(sorted(by_preference()[: self.threads]))
 
 
 def full(threads: int, rounds: int = 0, cores: tuple[int, ...] = ()) -> Protocol:
@@ -105,9 +108,7 @@ class Candidate:
 
     def assignment(self, protocol: Protocol) -> Assignment:
         """Return what its worker is to run."""
-        # Bound to as many cores as it has threads, so that a single thread does not wander.
-        cores = protocol.cores or usable_cores()[-protocol.threads :]
-        return Assignment(str(self.bundle.resolve()), self.variant, protocol.threads, cores, self.batch)
+        return Assignment(str(self.bundle.resolve()), self.variant, protocol.threads, protocol.bound, self.batch)
 
 
 @dataclass(frozen=True)
@@ -143,10 +144,3 @@ class Measurement:
     error: str = ""
     batch: int = 1
     disturbances: tuple[Interference, ...] = ()
-
-
-def usable_cores() -> tuple[int, ...]:
-    """Return the logical cores that this process may use."""
-    if CAN_BIND:
-        return tuple(sorted(os.sched_getaffinity(0)))
-    return tuple(range(os.cpu_count() or 1))

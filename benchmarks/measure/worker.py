@@ -45,7 +45,7 @@ def peak_memory_bytes() -> int | None:
 
 
 def _cores() -> tuple[int, ...]:
-    return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
+    return tuple(sorted(os.sched_getaffinity(0)))
 
 
 Steps = Iterator[tuple[np.ndarray, Arrays, Arrays]]
@@ -103,7 +103,7 @@ def take_turn(
 
 def serve(assignment: Assignment, requests: BinaryIO, replies: BinaryIO) -> None:
     """Answer requests until the other side closes ``requests``."""
-    if assignment.cores and hasattr(os, "sched_setaffinity"):
+    if assignment.cores:
         os.sched_setaffinity(0, assignment.cores)
     bundle = Bundle(assignment.bundle)
     batch = assignment.batch

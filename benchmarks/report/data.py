@@ -6,6 +6,7 @@ import shlex
 from dataclasses import dataclass, field
 
 from benchmarks.measure.batch_sweep import BatchPoint
+from benchmarks.measure.conditions import Condition
 from benchmarks.measure.control_loop import ControlLoop
 from benchmarks.measure.protocol import Measurement, Protocol
 from benchmarks.report.decision import Limits
@@ -41,6 +42,7 @@ class Report:
         bundle: The bundle that was measured, as the user named it; its verification is repeated from it.
         limits: What a variant must keep to be shipped.
         reference: The variant that the others are compared with.
+        conditions: What about the machine moves latencies, as it was before the first round.
     """
 
     machine: Machine
@@ -60,6 +62,7 @@ class Report:
     bundle: str = ""
     limits: Limits = field(default_factory=Limits)
     reference: str = "eager-fp32"
+    conditions: tuple[Condition, ...] = ()
 
     @property
     def commands(self) -> list[str]:

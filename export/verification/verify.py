@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.bundle import records
-from export.bundle.machine import this_machine
 from export.bundle.reader import Bundle
 from export.bundle.records import Verification
+from export.libraries.cores import processes
 from export.targets import Variant
 from export.verification import agreement
 from export.verification.availability import no_reference, no_reward_gate
@@ -104,9 +104,7 @@ def verify(
         from export.verification import reward  # which needs gymnasium, as the first two gates do not
         from export.verification.ledger import Ledger
 
-        found = reward.run_gate(
-            bundle, found, pairs, workers or this_machine().cores, on_pairs, Ledger(bundle, keep=keep)
-        )
+        found = reward.run_gate(bundle, found, pairs, workers or processes(), on_pairs, Ledger(bundle, keep=keep))
     return _kept(bundle, found, on_note) if keep else found
 
 
