@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from xfer.errors import UsageError, check_choice
+from xfer.runner import Session
 from xfer.spec import PolicySpec
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ class Deployable:
             remembers nothing between calls. It may have a method ``cast(dtype)`` that makes it compute in fp16 or
             bf16; without one all of it is cast, its floating inputs too.
         spec: The contract. ``task`` names where it acts, or is empty.
+        original: The same policy as the library acts with it that trained it, or None. Before it is exported the
+            module is compared with it on all recorded observations.
 
     Example::
 
@@ -34,6 +37,7 @@ class Deployable:
 
     module: nn.Module
     spec: PolicySpec
+    original: Session | None = field(default=None, compare=False, repr=False)
 
     def live(self) -> nn.Module:
         """Return the module itself, in eval mode: what all that is made of it is compared with."""
@@ -43,7 +47,7 @@ class Deployable:
         """Return a copy of the module, in eval mode, that computes in ``precision``.
 
         Raises:
-            UsageError: If it cannot, for its forward pass mixes types.
+            UsageError: If it cannot, for its forward pass mixes types or it cannot be copied.
         """
         from export.importers._deployed import DeployedModule, check
         from xfer.models.policy import PRECISIONS
