@@ -31,6 +31,11 @@ def copied(module: nn.Module) -> nn.Module:
         for patient in (True, False):
             _share(module, shared, whole, {id(module)}, set(), patient)
         result: nn.Module = copy.deepcopy(module, dict(shared))
+    twins = dict(result.named_modules())
+    for name, part in module.named_modules():
+        for slot in _slots(part):  # which nn.Module does not copy
+            if name in twins and hasattr(part, slot) and not hasattr(twins[name], slot):
+                setattr(twins[name], slot, getattr(part, slot))
     return result
 
 
@@ -100,9 +105,13 @@ def _parts(value: Any) -> Iterator[object]:
         yield from [*getattr(value, "__dict__", {}).values()]
     except ReferenceError:  # a proxy of what is gone
         return
+    yield from [getattr(value, name, None) for name in _slots(value)]
+
+
+def _slots(value: object) -> Iterator[str]:
     for cls in type(value).__mro__:
         slots = vars(cls).get("__slots__", ())
-        yield from [getattr(value, name, None) for name in ([slots] if isinstance(slots, str) else slots)]
+        yield from [slots] if isinstance(slots, str) else [*slots]
 
 
 def _tensors(module: nn.Module, recurse: bool = True) -> Iterator[Tensor]:

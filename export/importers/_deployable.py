@@ -53,12 +53,16 @@ class Deployable:
         from xfer.models.policy import PRECISIONS
 
         check_choice("precision", precision, PRECISIONS)
-        deployed = DeployedModule(self.module, self.spec, PRECISIONS[precision])
-        if precision != "fp32":
-            try:
-                check(deployed, self.spec)
-            except UsageError as error:
-                raise UsageError(f"no {precision}: {error} Give the module a method cast(dtype).") from error
+        if precision == "fp32":
+            return DeployedModule(self.module, self.spec, PRECISIONS[precision])
+        try:
+            deployed = DeployedModule(self.module, self.spec, PRECISIONS[precision])
+        except UsageError as error:
+            raise UsageError(f"no {precision}: {error}") from error
+        try:
+            check(deployed, self.spec)
+        except UsageError as error:
+            raise UsageError(f"no {precision}: {error} Give the module a method cast(dtype).") from error
         return deployed
 
     def parameters(self) -> Iterator[nn.Parameter]:

@@ -38,18 +38,14 @@ class DeployedModule(nn.Module):
         super().__init__()
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
             if is_lazy(tensor) or tensor.is_meta:
-                raise UsageError(
-                    f"The module's weight `{name}` has no value yet: call the module, or load its weights."
-                )
+                raise UsageError(f"The module's weight `{name}` has no value yet. Load its weights.")
         self.module, self.spec = copied(module), spec
         self.dtype = None if dtype == torch.float32 else dtype
         self.casts_itself = hasattr(module, "cast")
         if self.dtype is not None:
             if (shared := not_copied(module, self.module)) is not None:
-                name = f"`{shared[0]}`" if shared[0] else f"the module, a {type(module).__name__},"
-                raise UsageError(
-                    f"no {str(dtype)[6:]}: {name} cannot be copied ({shared[1]}), and is not cast in place."
-                )
+                name, why = f"`{shared[0]}`" if shared[0] else f"a {type(module).__name__}", shared[1]
+                raise UsageError(f"{name} cannot be copied ({why}), and what is not copied is not cast.")
             self.module.cast(dtype) if self.casts_itself else self.module.to(dtype)  # type: ignore[operator]
         own = {id(parameter) for parameter in module.parameters()}
         self.eval()

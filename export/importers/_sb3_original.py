@@ -85,13 +85,8 @@ def refuse_own_ways(path: Path, policy: Any) -> None:
     Raises:
         UsageError: With class and method.
     """
-    actor = getattr(policy, "actor", None)
-    for part in (
-        policy,
-        getattr(policy, "q_net", None),
-        actor,
-        *(getattr(x, "action_dist", None) for x in (policy, actor)),
-    ):
+    networks = [policy, getattr(policy, "q_net", None), getattr(policy, "actor", None)]
+    for part in (*networks, *(getattr(network, "action_dist", None) for network in networks)):
         for name in ACTING:
             owner = next((cls for cls in type(part).__mro__ if name in vars(cls)), object)
             own = owner.__module__.partition(".")[0] not in ("stable_baselines3", "torch", "builtins")
@@ -159,17 +154,17 @@ class Original:
         """
         try:
             seen = self._samples()
-            wanted = self.answer(seen)
+            wanted, again = self.answer(seen), self.answer(seen)
             with torch.no_grad():
-                found = self._module.decide({name: torch.from_numpy(array).float() for name, array in seen.items()})
+                made = self._module.decide({name: torch.from_numpy(array).float() for name, array in seen.items()})
         except UsageError:
             raise
         except (Exception, SystemExit) as error:  # whatever somebody's networks raise
-            raise UsageError(
-                f"{self._path}: it fails on samples of its observation space ({reason(error)})."
-            ) from error
-        for what, one, other in zip(("actions", "scores"), wanted, found, strict=True):
-            if not np.allclose(other.numpy(), one, rtol=1e-4, atol=1e-5, equal_nan=True):
+            raise UsageError(f"{self._path}: it fails on samples of what it observes ({reason(error)}).") from error
+        if not all(map(_same, wanted, again)):
+            return  # what draws noise or remembers is refused for that, when it has acted on what is recorded
+        for what, one, other in zip(("actions", "scores"), wanted, made, strict=True):
+            if not _same(one, other.numpy()):
                 apart = float(np.nanmax(np.abs(other.numpy().astype(float) - one)))
                 raise UsageError(
                     f"{self._path} acts in a way of its own: its {what} are up to {apart:.3g} from those of its"
@@ -185,3 +180,7 @@ class Original:
             for name in self._module.names
         }
         return {name: np.clip(x, -LARGEST, LARGEST) if x.dtype.kind == "f" else x for name, x in seen.items()}
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    return np.allclose(one, other, rtol=1e-4, atol=1e-5, equal_nan=True)

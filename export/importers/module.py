@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from export.importers._deployable import Deployable
 from xfer import user_code
 from xfer.errors import UsageError
@@ -25,6 +27,9 @@ def load(name: str) -> Deployable:
     except ModuleNotFoundError:
         found = None
     if found is None:
+        module_name, _, function = name.partition(":")
+        if hasattr(sys.modules.get(module_name), function):
+            raise UsageError(f"{name} returns nothing. It must return an export.Deployable(module, spec).")
         raise UsageError(f"{name}: there is no such function, neither in this folder nor installed.")
     module, spec = getattr(found, "module", None), getattr(found, "spec", None)
     if not (isinstance(module, nn.Module) and isinstance(spec, PolicySpec)):

@@ -60,7 +60,8 @@ def load(
         control_hz: Rate at which it acts, in Hz; by default the task's.
 
     Raises:
-        UsageError: If it is not trusted, not of PPO, A2C, DQN or SAC, acts in a way of its own, or does not fit the other arguments.
+        UsageError: If it is not trusted, not of PPO, A2C, DQN or SAC, acts in a way of its own, or does not fit the
+            other arguments.
         WeightsError: If SB3 cannot load it.
         UnavailableError: If SB3 or the task's simulator is not installed.
     """
@@ -123,12 +124,9 @@ def _read(path: Path) -> Any:
             data, _, _ = load_from_zip_file(path, device="cpu", custom_objects=NOT_NEEDED)
         assert data is not None
         if lost := [name for name in NEEDED if name not in data]:
-            said = next(
-                (str(one.message) for one in caught if f"object {lost[0]}." in str(one.message)), "it is not there"
-            )
-            raise WeightsError(
-                f"{path}: its {lost[0]} cannot be read ({' '.join(said.rpartition('Exception: ')[2].split())})."
-            )
+            said = [str(one.message) for one in caught if f"object {lost[0]}." in str(one.message)]
+            why = " ".join(said[0].rpartition("Exception: ")[2].split()) if said else "it is not there"
+            raise WeightsError(f"{path}: its {lost[0]} cannot be read ({why}).")
         policy_class = data["policy_class"]
         refuse_others(path, [(cls.__module__, cls.__name__) for cls in policy_class.__mro__])
         for algorithm, policies in ((PPO, ActorCriticPolicy), (DQN, DQNPolicy), (SAC, SACPolicy)):
