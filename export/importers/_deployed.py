@@ -78,7 +78,7 @@ class DeployedModule(nn.Module):
 
 
 def check(module: nn.Module, spec: PolicySpec) -> None:
-    """Run a deployed module on zeros, in a batch of 2 and in one of 1, and see whether it fulfills its contract.
+    """Run copies of a deployed module on zeros, in batches of 2 and of 1, and see whether it fulfills its contract.
 
     Raises:
         UsageError: If not, with what differs.
@@ -87,7 +87,7 @@ def check(module: nn.Module, spec: PolicySpec) -> None:
     for batch in (2, 1):
         try:
             with torch.inference_mode():
-                outputs = module(*example_inputs(spec, batch))
+                outputs = copied(module)(*example_inputs(spec, batch))
         except XferError:
             raise
         except (Exception, SystemExit) as error:  # whatever somebody's module raises
