@@ -69,6 +69,7 @@ def _with_observations(policy: Deployable, name: str, output: Path, options: Imp
     from export.importers import _recordings
     from export.importers._deployed import check
 
+    policy.live()
     check(policy.deploy(), policy.spec)
     if options.task:
         policy = replace(policy, spec=replace(policy.spec, task=options.task))

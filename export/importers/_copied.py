@@ -20,10 +20,12 @@ def copied(module: nn.Module) -> nn.Module:
     """Return a copy of a module, in which what cannot be copied is the original's.
 
     That is as little as possible: of a dict with a lock in it, the lock. A tensor that was computed is copied without
-    its backward graph. See ``not_copied`` for what else is shared.
+    its backward graph. See ``not_copied`` for weights that are shared.
     """
     whole = {id(tensor): tensor for tensor in _tensors(module) if tensor.is_leaf}
-    shared: dict[int, object] = {}
+    values = [value for part in module.modules() for value in vars(part).values()]
+    # What has a destructor owns more than memory: a copy's would close the original's.
+    shared: dict[int, object] = {id(value): value for value in values if hasattr(type(value), "__del__")}
     # Without gradients, else the weights of TorchScript are copied as something that is computed.
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of iterators that Python will not pickle any more
@@ -41,12 +43,13 @@ def copied(module: nn.Module) -> nn.Module:
 
 def not_copied(module: nn.Module, duplicate: nn.Module) -> tuple[str, str] | None:
     """Return the name of a submodule whose weights a copy shares with its original, and why it could not be copied."""
-    own = {id(tensor): tensor for tensor in _tensors(module)}
+    own, parts = {id(tensor): tensor for tensor in _tensors(module)}, dict(module.named_modules())
     for name, part in duplicate.named_modules():
-        if any(id(tensor) in own for tensor in _tensors(part, recurse=False)):
+        itself = parts.get(name) is part
+        if any(id(tensor) in own for tensor in _tensors(part, recurse=itself)):
             try:
                 with torch.no_grad():
-                    copy.deepcopy(module.get_submodule(name))
+                    copy.deepcopy(parts[name])
             except Exception as error:  # whatever somebody's class raises
                 return name, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             return name, "its copy is itself"

@@ -40,8 +40,17 @@ class Deployable:
     original: Session | None = field(default=None, compare=False, repr=False)
 
     def live(self) -> nn.Module:
-        """Return the module itself, in eval mode: what all that is made of it is compared with."""
-        return self.module.eval()
+        """Return the module itself, in eval mode: what all that is made of it is compared with.
+
+        Raises:
+            UsageError: If it cannot be put into eval mode.
+        """
+        from export.libraries.causes import reason
+
+        try:
+            return self.module.eval()
+        except Exception as error:  # whatever somebody's module raises
+            raise UsageError(f"The module cannot be put into eval mode ({reason(error)}).") from error
 
     def deploy(self, precision: str = "fp32") -> nn.Module:
         """Return a copy of the module, in eval mode, that computes in ``precision``.
@@ -50,15 +59,17 @@ class Deployable:
             UsageError: If it cannot, for its forward pass mixes types or it cannot be copied.
         """
         from export.importers._deployed import DeployedModule, check
+        from export.libraries.causes import reason
         from xfer.models.policy import PRECISIONS
 
         check_choice("precision", precision, PRECISIONS)
-        if precision == "fp32":
-            return DeployedModule(self.module, self.spec, PRECISIONS[precision])
         try:
             deployed = DeployedModule(self.module, self.spec, PRECISIONS[precision])
-        except UsageError as error:
-            raise UsageError(f"no {precision}: {error}") from error
+        except Exception as error:  # whatever somebody's module raises
+            why = str(error) if isinstance(error, UsageError) else f"The module cannot be copied ({reason(error)})."
+            raise UsageError(why if precision == "fp32" else f"no {precision}: {why}") from error
+        if precision == "fp32":
+            return deployed
         try:
             check(deployed, self.spec)
         except UsageError as error:

@@ -210,7 +210,8 @@ def _refuse_changes(before: Mapping[str, bytes], live: nn.Module) -> None:
     """Refuse a module that is not what it was."""
     if name := changed(before, fingerprint(live)):
         raise refused(
-            f"it remembers between calls: attribute `{name}` changed. Hand it on as a state (PolicySpec.states)."
+            f"it remembers between calls: attribute `{name}` changed. Hand it on as a state (PolicySpec.states), or do"
+            " not keep it."
         )
 
 

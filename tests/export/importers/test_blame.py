@@ -439,6 +439,52 @@ def test_only_what_cannot_be_copied_is_shared():
     assert duplicate.helper.more["locks"][0] is module.helper.more["locks"][0]
 
 
+def test_what_has_a_destructor_is_not_copied():
+    closed = []
+
+    class Camera:
+        def __del__(self):
+            closed.append(self)
+
+    module = Net()
+    module.camera = Camera()
+    assert Deployable(module, SPEC).deploy().module.camera is module.camera
+    assert not closed
+
+
+def test_a_module_that_cannot_be_looked_through_is_refused(tmp_path):
+    module = Net()
+    module.first = weakref.proxy(module.net[0])  # PyTorch takes it for a submodule
+    with pytest.raises(UsageError, match=r"The module cannot be put into eval mode \(TypeError: unhash"):
+        exported(module)
+
+
+class Whole(Net):
+    def __reduce_ex__(self, protocol):
+        raise TypeError("not this one")
+
+
+def test_a_module_that_cannot_be_copied_at_all_is_exported_as_it_is():
+    module = Whole()
+    assert exported(module).builds[0][0].status == "built"
+    with pytest.raises(UsageError, match=r"no bf16: a Whole cannot be copied \(TypeError: not this one\)"):
+        Deployable(module, SPEC).deploy("bf16")
+    assert module.net[0].weight.dtype == torch.float32
+
+
+def test_a_distribution_that_is_kept_from_a_forward_pass_is_named():
+    class Keeps(Net):
+        def scores(self, x):
+            scores = self.net(x)
+            self.distribution = torch.distributions.Categorical(logits=scores)
+            return scores
+
+    module = Keeps()
+    module(torch.zeros(1, 6))
+    with pytest.raises(FidelityError, match=r"attribute `distribution` changed\. .*, or do not keep it"):
+        exported(module)
+
+
 @pytest.mark.parametrize(
     ("part", "why"),
     [(Refuses, "RuntimeError: one of a kind"), (Itself, "its copy is itself")],
