@@ -7,7 +7,7 @@ XferError
 ├── BundleError           a bundle that is missing, edited, truncated, or of a newer schema
 ├── FidelityError         a policy that acts otherwise once exported, and why
 ├── UnavailableError      a target, provider or library that this machine lacks
-├── ObservationError      an observation of the wrong name, shape or dtype
+├── ObservationError      an observation of the wrong name, shape or dtype, or one that is not finite
 ├── ScoresError           scores, actions or states that are none: the network's own, or a variant's arithmetic
 ├── ExecutionError        a runtime that gave up: out of memory, a kernel, a process that died
 └── CheckFailed           a check that ran to its end, and found what it looked for
@@ -49,7 +49,7 @@ class UnavailableError(XferError):
 
 
 class ObservationError(XferError):
-    """An observation that does not match the spec."""
+    """An observation that does not match the spec, or is not finite where a policy can make nothing of that."""
 
 
 class ScoresError(XferError):

@@ -72,7 +72,7 @@ class ImportOptions:
     """Where the policy acts: env:ENV_ID is a Gymnasium environment's own observations; any other task, your own
     module:function too."""
     importer: Annotated[Literal["sb3"] | None, tyro.conf.arg(name="from", metavar="{sb3}")] = None
-    """What wrote the file: sb3 is Stable-Baselines3's PPO, DQN or SAC."""
+    """What wrote the file: sb3 is Stable-Baselines3's PPO, A2C, DQN or SAC."""
     trust: bool = False
     """The file's author may run code here: it holds pickles."""
     vecnormalize: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None

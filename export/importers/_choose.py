@@ -35,11 +35,8 @@ def import_policy(
     if options.importer is None:
         _refuse(options, ONLY_SB3, "needs --from sb3")
     if isinstance(source, Deployable):
-        from export.importers._deployed import check
-
         if output is None:
             raise UsageError("A Deployable has no name of its own: say where its bundle goes (output).")
-        check(source.deploy(), source.spec)
         return _with_observations(source, type(source.module).__name__, output, options), output
     path, name = Path(source), str(source)
     if path.is_dir() or (options.importer is None and ":" not in name and not path.exists()):
@@ -70,7 +67,10 @@ def import_policy(
 
 def _with_observations(policy: Deployable, name: str, output: Path, options: ImportOptions) -> ImportedPolicy:
     from export.importers import _recordings
+    from export.importers._deployed import check
 
+    policy.live()
+    check(policy.deploy(), policy.spec)
     if options.task:
         policy = replace(policy, spec=replace(policy.spec, task=options.task))
     return _recordings.gather(policy, name, output.with_suffix(".run"), options.observations)

@@ -16,14 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from export.importers import FACTS, Facts, ImportedPolicy, read_facts
+from export.importers._acting import Acting, refuse_what_is_not_finite
 from export.importers._deployable import Deployable
 from export.importers._deployed import digest
 from xfer import tasks
 from xfer.errors import RunError, UnavailableError, UsageError
 from xfer.evaluate import CALIBRATION_SEED, HELD_OUT_SEED, episode_returns, native, record
 from xfer.files import to_json, write_atomically
-from xfer.models.torch_session import TorchSession
-from xfer.runner import Runner
 from xfer.spec import PolicySpec, RewardScale
 from xfer.tasks import Task
 from xfer.training.run_folder import RunFolder
@@ -56,10 +55,11 @@ def gather(policy: Deployable, source: str, folder: Path, file: Path | None) -> 
     recorded: dict[str, Trajectories] = {}
     if file is not None:
         given = _checked(load_trajectories(file), policy.spec, str(file))
+        refuse_what_is_not_finite(policy, given, str(file))
         recorded["calibration"], recorded["held-out"] = split(given, str(file))
     elif task is not None and known is None:
         # Value ranges need several episodes, regret needs long ones.
-        actor = _runner(policy)
+        actor = Acting(policy)
         recorded["calibration"] = record(task, actor, CALIBRATION_SEED, 256, 64)
         recorded["held-out"] = record(task, actor, HELD_OUT_SEED, 1000, 250)
     elif known is None:
@@ -130,7 +130,7 @@ def split(recorded: Trajectories, name: str) -> tuple[Trajectories, Trajectories
 def measured(task: Task, policy: Deployable) -> RewardScale | None:
     """Return the mean returns of random actions and of the policy itself, or None if the policy is no better."""
     seeds = range(CALIBRATION_SEED, CALIBRATION_SEED + SCALE_EPISODES)
-    reference = float(np.mean([value for _, value in episode_returns(task, _runner(policy), seeds)]))
+    reference = float(np.mean([value for _, value in episode_returns(task, Acting(policy), seeds)]))
     random = float(np.mean(list(_random_returns(task, seeds))))
     return RewardScale(random, reference) if reference > random else None
 
@@ -148,10 +148,6 @@ def _random_returns(task: Task, seeds: range) -> Iterator[float]:
             yield total
     finally:
         env.close()
-
-
-def _runner(policy: Deployable) -> Runner:
-    return Runner(TorchSession(policy.deploy(), policy.spec), policy.spec)
 
 
 def _unscaled(spec: PolicySpec) -> PolicySpec:

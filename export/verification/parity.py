@@ -37,11 +37,15 @@ WORST = 5
 
 @dataclass(frozen=True)
 class Numbers:
-    """The first gate's figures for the score that uses up most of its tolerance, and the failure if there is one."""
+    """The first gate's figures for the score that uses up most of its tolerance, and the failure if there is one.
+
+    ``depends_on_batch`` says that there is none where golden is played in a batch of 1.
+    """
 
     max_abs_diff: float
     tolerance: float | None
     failure: str = ""
+    depends_on_batch: bool = False
 
 
 def numbers(
@@ -66,11 +70,13 @@ def numbers(
         ScoresError: If it gives what is no action.
     """
     spreads = spreads or measure_spreads([golden], spec)
-    found = []
+    found: list[Numbers] = []
     for batch in (1, 3) if max_batch is None or max_batch >= 3 else (1,):
+        alone_fits = batch > 1 and not any(one.failure for one in found)
         for row, played in enumerate(play(session, spec, golden, batch)):
             where = f"golden step {{step}} (batch {batch}, row {row})"
-            found.append(compare(golden, played, spec, spreads, precision, where))
+            one = compare(golden, played, spec, spreads, precision, where)
+            found.append(replace(one, depends_on_batch=alone_fits and bool(one.failure)))
     return next((one for one in found if one.failure), max(found, key=_used_up))
 
 
@@ -291,6 +297,8 @@ def run_gates(
         blame = ""
         if variant.build == bundle.reference:
             blame = ". Golden is not from this policy's weights: golden, or the weights, were exchanged"
+            if first.depends_on_batch:
+                blame = ". Alone it gives what golden holds: its answer depends on the other rows of its batch"
         return replace(so_far, status="rejected", reason=first.failure + blame)
     assert replayed is not None
     second = actions(reference, replayed, spec, variant.precision, spreads)
