@@ -29,6 +29,8 @@ MOST_RATIO = 1032
 """So many bytes, at most, come of one that was deflated (https://zlib.net/zlib_tech.html)."""
 MOST_PLACES = 1000
 """Places in a file from which reading can go on, about: each takes 40 kB."""
+READERS = 32
+"""So many pieces fit into memory: rows of several episodes, and of several tensors, are read in turn."""
 ROWS_AT_ONCE = 8
 """So many rows must fit into memory."""
 
@@ -136,7 +138,8 @@ class TensorFile:
 
     def _left(self, name: str, tensor: Tensor, held: Held) -> StoredRows:
         """Pass over a tensor, and note where its pieces begin."""
-        per_piece = rows_in(max(PIECE, self.size // MOST_PLACES), tensor.dtype, tensor.shape)
+        size = max(min(PIECE, held.most // READERS), self.size // MOST_PLACES)
+        per_piece = rows_in(size, tensor.dtype, tensor.shape)
         places = []
         for first in range(0, tensor.shape[0], per_piece):
             places.append(self._stream.copy())

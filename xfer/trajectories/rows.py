@@ -101,7 +101,7 @@ class Held:
     """
 
     def __init__(self, most: int) -> None:
-        self._most, self._bytes = most, 0
+        self.most, self._bytes = most, 0
         self._pieces: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()
 
     def get(self, key: tuple[str, int], read: Callable[[], np.ndarray]) -> np.ndarray:
@@ -109,7 +109,7 @@ class Held:
         if key not in self._pieces:
             self._pieces[key] = read()
             self._bytes += self._pieces[key].nbytes
-            while self._bytes > self._most and len(self._pieces) > 1:
+            while self._bytes > self.most and len(self._pieces) > 1:
                 self._bytes -= self._pieces.popitem(last=False)[1].nbytes
         self._pieces.move_to_end(key)
         return self._pieces[key]

@@ -115,7 +115,7 @@ class Unzipped:
         """Return the next bytes."""
         data = bytearray()
         while len(data) < size:
-            data += self._some(size - len(data))
+            data += self._some(min(size - len(data), AT_ONCE))
         return data
 
     def skip(self, size: int) -> None:

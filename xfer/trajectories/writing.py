@@ -61,7 +61,7 @@ def write_steps(path: Path, steps: Iterable[tuple[bool, Mapping[str, np.ndarray]
                     name = prefix + key
                     if name not in rows:
                         rows[name] = Tensor(array.dtype, array.shape)
-                        streams[name] = _Gzip(tempfile.TemporaryFile(dir=path.parent))
+                        streams[name] = _Gzip(tempfile.TemporaryFile(dir=path.parent))  # noqa: SIM115 - the next line does
                         stack.callback(streams[name].close)
                     streams[name].write(np.ascontiguousarray(array).data)
         began = np.array(resets)

@@ -80,7 +80,7 @@ def test_a_file_is_written_and_read_in_pieces(tmp_path):
     frame = np.zeros((500, 500, 3), np.uint8)
     tracemalloc.start()
     try:
-        save_steps(tmp_path / "seen", ((t % 20 == 0, {"frame": frame}) for t in range(100)))
+        save_steps(tmp_path / "seen", ((t % 20 == 0, {"frame": frame}) for t in range(140)))
         stored = load_trajectories(tmp_path / "seen", 20_000_000)
         for begins, observations in stored.steps():
             assert begins in (True, False)
@@ -89,7 +89,7 @@ def test_a_file_is_written_and_read_in_pieces(tmp_path):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 45_000_000, "of 75 MB, 20 in memory, and some pieces of 8 MB"
+    assert peak < 60_000_000, "of 105 MB, 20 in memory, and some pieces of 8 MB"
     assert len(load_trajectories(tmp_path / "some")) == 60
 
 
@@ -204,7 +204,7 @@ def test_what_may_not_be_unpacked_is_not(tmp_path, rows_at_once):
         "resets": entry("BOOL", steps, begin=steps * rows_at_once),
     }
     (tmp_path / "bomb").write_bytes(gzip.compress(header(tensors, bytes(9_000_000))) + bytes(11_000_000))
-    with pytest.raises(RunError, match=r"bomb: it holds \d,\d{3},.* bytes, where 1,000 are allowed"):
+    with pytest.raises(RunError, match=r"bomb: it holds [\d,]{13,} bytes, where 1,000 are allowed"):
         load_trajectories(tmp_path / "bomb", most=1000)
     if rows_at_once == 1:
         with pytest.raises(RunError, match=r"bytes of it must be in memory, and 1,000,000,000 may be"):
