@@ -1,10 +1,8 @@
 """A task with two cameras, a policy that looks at every 16th pixel, and what its export takes in memory."""
 
 import os
-import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,50 +76,28 @@ def make() -> Deployable:
 
 
 PROGRAM = """
-import os, resource, sys
+import resource, sys
 resource.setrlimit(resource.RLIMIT_DATA, 2 * (int(sys.argv.pop(1)),))
-camera, os.environ["XFER_TEST_CAMERA"] = sys.argv.pop(1), "32x32"
-rows = int(sys.argv.pop(1))
-from export.importers import _recordings
-if rows:
-    first, second = _recordings.RECORDED.items()
-    _recordings.RECORDED = {first[0]: (1, rows // 4, 16), second[0]: (2, 3 * rows // 4, 32)}
 from xfer.cli import main
-main([*sys.argv[1:], "--output", "small.bundle"])
-print("before:", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-os.environ["XFER_TEST_CAMERA"] = camera
-status = main(sys.argv[1:])
+status = main()
 print("peak:", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 sys.exit(status)
 """
 
 
-@dataclass(frozen=True)
-class Done:
-    """How an export ended: status, what it printed, and the most memory that it had, in bytes.
-
-    Before, that was what the libraries take: the same had been exported with cameras of 32x32.
-    """
-
-    status: int
-    output: str
-    before: int
-    peak: int
-
-
-def export(folder: Path, *words: str, camera: str, most: int, rows: int = 0) -> Done:
-    """Export the policy in a process of its own.
+def limited(folder: Path, *words: str, most: int) -> tuple[int, str, int]:
+    """Run a command of xfer in a process of its own.
 
     Args:
         folder: Where.
-        words: Options.
-        camera: Size of the frames.
+        words: The command.
         most: Bytes of data that the process may have.
-        rows: How many observations are recorded, or 0 for as many as always.
+
+    Returns:
+        Its status, what it printed, and the most memory that it had, in bytes.
     """
-    words = ("export", "tests.large_task:make", "--task", "tests.large_task:task", *words)
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(most), camera, str(rows), *words],
+        [sys.executable, "-c", PROGRAM, str(most), *words],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
         text=True,
@@ -129,8 +105,4 @@ def export(folder: Path, *words: str, camera: str, most: int, rows: int = 0) -> 
         stderr=subprocess.STDOUT,
         check=False,
     )
-    before, peak = (
-        1024 * int(found[1]) if (found := re.search(rf"{name}: (\d+)", done.stdout)) else 0
-        for name in ("before", "peak")
-    )
-    return Done(done.returncode, done.stdout.partition("before:")[2], before, peak)
+    return done.returncode, done.stdout, 1024 * int(done.stdout.rpartition("peak:")[2] or 0)

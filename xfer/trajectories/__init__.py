@@ -122,6 +122,7 @@ class Trajectories:
 
         Raises:
             OSError: If the folder cannot be written to; nothing is left behind.
+            UsageError: If an array is of a type that safetensors has not.
         """
         tensors: dict[str, Rows] = {OBSERVATIONS + name: rows for name, rows in self.observations.items()}
         tensors |= {STARTS + name: array for name, array in self.starts.items()}

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from xfer.errors import RunError
+from xfer.errors import RunError, UsageError
 from xfer.files import atomically
 from xfer.trajectories.reading import DTYPES, Tensor
 from xfer.trajectories.rows import PIECE, Rows, pieces
@@ -123,6 +123,8 @@ def _header(kinds: Mapping[str, Tensor]) -> bytes:
     entries: dict[str, dict[str, Any]] = {}
     end = 0
     for name, tensor in kinds.items():
+        if tensor.dtype not in NAMES:
+            raise UsageError(f"{name} is of type {tensor.dtype}, which safetensors has not.")
         offsets = [end, end := end + tensor.size]
         entries[name] = {"dtype": NAMES[tensor.dtype], "shape": tensor.shape, "data_offsets": offsets}
     text = json.dumps(entries, separators=(",", ":")).encode()
