@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -19,7 +21,7 @@ import numpy as np
 from xfer.errors import ObservationError
 from xfer.runner import Arrays, Runner
 from xfer.tasks import Task
-from xfer.trajectories import Trajectories
+from xfer.trajectories import Trajectories, save_steps
 from xfer.wrappers import Rendered
 
 EVALUATION_SEED = 1_000_000
@@ -64,21 +66,47 @@ def episode_returns(task: Task, runner: Runner, seeds: Iterable[int]) -> Iterato
 
 def record(task: Task, actor: Runner, seed: int, length: int, stretch: int) -> Trajectories:
     """Return ``length`` recorded observations of ``actor``, from episodes that are cut after ``stretch`` steps."""
-    env = task.make()
-    seen: list[dict[str, np.ndarray]] = []
-    resets: list[bool] = []
-    while len(seen) < length:
-        observations, _ = env.reset(seed=seed)
-        actor.reset()
-        seed += 1
-        for step in range(min(stretch, length - len(seen))):
-            seen.append(_copies(observations))
-            resets.append(step == 0)
-            observations, _, terminated, truncated, _ = env.step(native(env, actor.act(observations).action))
-            if terminated or truncated:
-                break
-    env.close()
-    return Trajectories({name: np.stack([o[name] for o in seen]) for name in seen[0]}, np.array(resets))
+    spec = actor.spec
+    observations = {o.name: np.empty((length, *o.shape), o.dtype) for o in spec.observations}
+    resets = np.empty(length, bool)
+    with closing(_recorded(task, actor, seed, length, stretch)) as steps:
+        for t, (begins, seen) in enumerate(steps):
+            resets[t] = begins
+            for name, rows in observations.items():
+                rows[t] = seen[name]
+    return Trajectories(observations, resets)
+
+
+def record_to(path: Path, task: Task, actor: Runner, seed: int, length: int, stretch: int) -> None:
+    """Write what ``record`` returns to a file, step by step, so that it need not fit into memory.
+
+    Raises:
+        RunError: If the file cannot be written; nothing is left behind.
+    """
+    with closing(_recorded(task, actor, seed, length, stretch)) as steps:
+        save_steps(path, steps)
+
+
+def _recorded(
+    task: Task, actor: Runner, seed: int, length: int, stretch: int
+) -> Generator[tuple[bool, dict[str, np.ndarray]], None, None]:
+    """Yield (does an episode begin here, observations)."""
+    env, left = task.make(), length
+    try:
+        while left:
+            observations, _ = env.reset(seed=seed)
+            actor.reset()
+            seed += 1
+            for step in range(min(stretch, left)):
+                seen = _seen(actor, observations)
+                action = actor.act(observations).action
+                yield step == 0, {o.name: seen[o.name].reshape(o.shape) for o in actor.spec.observations}
+                left -= 1
+                observations, _, terminated, truncated, _ = env.step(native(env, action))
+                if terminated or truncated:
+                    break
+    finally:
+        env.close()
 
 
 class _Row:

@@ -101,7 +101,7 @@ def save_frames(bundle: Bundle, folder: Path) -> None:
     observations = bundle.golden().observations
     (folder / "each").mkdir()
     for name, array in observations.items():
-        np.save(folder / f"{name}.npy", array)
+        np.save(folder / f"{name}.npy", array[:])
         for index in range(len(array)):
             np.save(folder / "each" / f"{name}.{index}.npy", array[index : index + 1])
     for state in bundle.spec.states:

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from export import targets
+from export.bundle.golden import read_reference
 from export.bundle.manifest import GOLDEN, HELD_OUT, MANIFEST, STATUSES, Build, FileFact, Spreads, read_manifest
 from export.bundle.spreads import measure_spreads
 from export.libraries.causes import failure
@@ -27,7 +28,7 @@ from xfer import __version__
 from xfer.errors import BundleError, UnavailableError, check_choice
 from xfer.files import sha256
 from xfer.runner import Runner, Session
-from xfer.trajectories import Trajectories, load_trajectories
+from xfer.trajectories import Trajectories
 
 
 class Bundle:
@@ -100,23 +101,23 @@ class Bundle:
         """Return the golden trajectories.
 
         Raises:
-            BundleError: If the file is missing or changed.
+            BundleError: If the file is missing or changed, or does not fit the spec.
         """
         path = self._inside(GOLDEN)
         self._check_file(path, self.manifest.golden)
-        return load_trajectories(path)
+        return read_reference(path, self.spec, observations=True)
 
     def held_out(self) -> Trajectories | None:
         """Return what the live policy did on its run's held-out observations, without these; of older bundles None.
 
         Raises:
-            BundleError: If the file is missing or changed.
+            BundleError: If the file is missing or changed, or does not fit the spec.
         """
         if self.manifest.held_out is None:
             return None
         path = self._inside(HELD_OUT)
         self._check_file(path, self.manifest.held_out.file)
-        return load_trajectories(path)
+        return read_reference(path, self.spec, observations=False)
 
     def spreads(self) -> Spreads:
         """Return the spreads of what the live policy gave; of older bundles those of golden.

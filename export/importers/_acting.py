@@ -14,6 +14,7 @@ from xfer.errors import ObservationError, ScoresError, UsageError, XferError
 from xfer.models.torch_session import TorchSession
 from xfer.runner import Action, Arrays, Runner
 from xfer.trajectories import Trajectories
+from xfer.trajectories.rows import Rows
 
 ROWS = 64
 """How many rows are looked at together."""
@@ -84,7 +85,7 @@ def refuse_what_is_not_finite(policy: Deployable, recorded: Trajectories, file: 
             raise UsageError(f"{file}, row {row}: the module fails on an observation ({reason(error)}).") from error
 
 
-def _not_finite(array: np.ndarray) -> int | None:
+def _not_finite(array: Rows) -> int | None:
     """Return the first row that is not finite."""
     if array.dtype.kind == "f":
         for start in range(0, len(array), ROWS):
