@@ -19,6 +19,7 @@ from export.importers import FACTS, Facts, ImportedPolicy, read_facts
 from export.importers._deployable import Deployable
 from export.importers._deployed import digest
 from xfer import tasks
+from xfer.environment import Environment
 from xfer.errors import RunError, UnavailableError, UsageError
 from xfer.evaluate import CALIBRATION_SEED, HELD_OUT_SEED, episode_returns, native, record
 from xfer.files import to_json, write_atomically
@@ -53,6 +54,11 @@ def gather(policy: Deployable, source: str, folder: Path, file: Path | None) -> 
     if known is not None and (known.weights, _unscaled(known.spec)) != (weights, _unscaled(policy.spec)):
         known = None
     task, why = environment(policy.spec)
+    steps = task.max_episode_steps if task is not None else None
+    if known is not None and steps is not None and known.max_episode_steps != steps:
+        known = None  # its reward scale is of other episodes
+    if known is not None:
+        steps = known.max_episode_steps
     recorded: dict[str, Trajectories] = {}
     if file is not None:
         given = _checked(load_trajectories(file), policy.spec, str(file))
@@ -74,7 +80,7 @@ def gather(policy: Deployable, source: str, folder: Path, file: Path | None) -> 
         (folder / "observations").mkdir(parents=True, exist_ok=True)
         for name, observations in recorded.items():
             observations.save(run.observations_file(name))
-        write_atomically(folder / FACTS, to_json(Facts(source, weights, spec)))
+        write_atomically(folder / FACTS, to_json(Facts(source, weights, spec, steps)))
     except OSError as error:
         raise RunError(f"{folder} cannot be written to: {error.strerror}.") from error
     return ImportedPolicy(replace(policy, spec=spec), folder, renewed=bool(recorded))
@@ -92,8 +98,8 @@ def environment(spec: PolicySpec) -> tuple[Task | None, str]:
         task = tasks.load_recorded(spec.task)
     except UnavailableError as error:
         return None, str(error)
-    except UsageError:
-        return None, f"there is no environment for its task '{spec.task}' here"
+    except UsageError as error:
+        return None, f"there is no environment for its task '{spec.task}' here: {str(error).rstrip('.')}"
     given = {o.name: (o.dtype, o.shape) for o in task.observations}
     seen = {o.name: (o.dtype, o.shape) for o in spec.observations}
     if given != seen:
@@ -136,7 +142,7 @@ def measured(task: Task, policy: Deployable) -> RewardScale | None:
 
 
 def _random_returns(task: Task, seeds: range) -> Iterator[float]:
-    env = task.make()
+    env = Environment(task)
     try:
         for seed in seeds:
             env.reset(seed=seed)
@@ -144,7 +150,7 @@ def _random_returns(task: Task, seeds: range) -> Iterator[float]:
             total, over = 0.0, False
             while not over:
                 _, reward, terminated, truncated, _ = env.step(native(env, env.action_space.sample()))
-                total, over = total + float(reward), terminated or truncated
+                total, over = total + reward, terminated or truncated
             yield total
     finally:
         env.close()
