@@ -8,6 +8,8 @@ XferError
 ├── FidelityError         a policy that acts otherwise once exported, and why
 ├── UnavailableError      a target, provider or library that this machine lacks
 ├── ObservationError      an observation of the wrong name, shape or dtype, or one that is not finite
+├── TaskError             an environment that fails, never ends, or gives what a task does not; see xfer/environment.py
+│   └── RewardError       a reward that is NaN or infinite
 ├── ScoresError           scores, actions or states that are none: the network's own, or a variant's arithmetic
 ├── ExecutionError        a runtime that gave up: out of memory, a kernel, a process that died
 └── CheckFailed           a check that ran to its end, and found what it looked for
@@ -50,6 +52,14 @@ class UnavailableError(XferError):
 
 class ObservationError(XferError):
     """An observation that does not match the spec, or is not finite where a policy can make nothing of that."""
+
+
+class TaskError(XferError):
+    """An environment that fails, never ends, or gives what its task does not say. No policy is to blame."""
+
+
+class RewardError(TaskError):
+    """A reward that is NaN or infinite."""
 
 
 class ScoresError(XferError):

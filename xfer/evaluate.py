@@ -18,11 +18,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from xfer.errors import ObservationError
+from xfer.environment import Environment
+from xfer.errors import ObservationError, RewardError, TaskError
 from xfer.runner import Arrays, Runner
 from xfer.tasks import Task
 from xfer.trajectories import Trajectories, save_steps
-from xfer.wrappers import Rendered
 
 EVALUATION_SEED = 1_000_000
 """Seeds from here on judge a policy in training; training itself stays below."""
@@ -45,7 +45,7 @@ def episode_returns(task: Task, runner: Runner, seeds: Iterable[int]) -> Iterato
     """
     waiting = iter(seeds)
     circles = task.circles and not runner.spec.states
-    rows = [_Row(task.make(), circles) for _ in range(runner.batch)]
+    rows = [_Row(Environment(task), circles) for _ in range(runner.batch)]
     begun = np.array([row.begin(next(waiting, None)) for row in rows])
     try:
         runner.reset()
@@ -91,7 +91,7 @@ def _recorded(
     task: Task, actor: Runner, seed: int, length: int, stretch: int
 ) -> Generator[tuple[bool, dict[str, np.ndarray]], None, None]:
     """Yield (does an episode begin here, observations)."""
-    env, left = task.make(), length
+    env, left = Environment(task), length
     try:
         while left:
             observations, _ = env.reset(seed=seed)
@@ -112,7 +112,7 @@ def _recorded(
 class _Row:
     """One environment of a batch, and the episode that is running in it."""
 
-    def __init__(self, env: gymnasium.Env[Any, Any], circles: bool) -> None:
+    def __init__(self, env: Environment, circles: bool) -> None:
         self.env, self.circles = env, circles
         self.seed: int | None = None
         self.total = 0.0
@@ -130,8 +130,8 @@ class _Row:
     def step(self, action: np.ndarray) -> bool:
         """Act, and say whether the episode is over."""
         self.observations, reward, terminated, truncated, _ = self.env.step(native(self.env, action))
-        self.total += float(reward)
-        return bool(terminated or truncated) or (self.circles and self.circled())
+        self.total += reward
+        return terminated or truncated or (self.circles and self.circled())
 
     def circled(self) -> bool:
         """Whether the episode has shown before what it shows now."""
@@ -214,6 +214,10 @@ def paired_episode(
     whole episode is replayed for that alone. Where they differ, all have episodes of their own; see
     ``independent_episodes``.
 
+    A fault of the environment is an error of its own, whoever acts. With one exception: a reward that is NaN or
+    infinite where a variant acts alone. Its own actions led there (finite ones, but perhaps huge), so its episode has
+    failed.
+
     Args:
         task: Where to act.
         reference: Runner of batch 1.
@@ -221,13 +225,16 @@ def paired_episode(
         seed: Seed of the episode.
         tolerance: Largest difference of each element that is the same action still, in the action's units, [A]. Within
             it the reference's action is the one that is taken.
+
+    Raises:
+        TaskError: If the environment fails; RewardError among them, if the reference acts.
     """
     for runner in (reference, *variants.values()):
         runner.reset()
     together = dict(variants)
     forks: dict[str, Fork] = {}
     errors: dict[str, _VariantFailed] = {}
-    env = task.make()
+    env = Environment(task)
     try:
         observations, _ = env.reset(seed=seed)
         first = _FirstEpisode(seed, _seen(reference, observations))
@@ -244,7 +251,7 @@ def paired_episode(
                     forks[name] = Fork(len(first.actions), _seen(reference, observations), scores, action, other)
                     del together[name]
             observations, reward, terminated, truncated, _ = env.step(native(env, action))
-            first.add(action, float(reward), bool(terminated), bool(truncated))
+            first.add(action, reward, terminated, truncated)
         last = _seen(reference, observations)
     finally:
         env.close()
@@ -255,8 +262,9 @@ def paired_episode(
         for name, fork in forks.items():
             try:
                 pairs[name] = Pair(seed, total, _finish_fork(task, variants[name], first, fork), fork)
-            except _VariantFailed as failed:
-                pairs[name] = Pair(seed, total, math.nan, fork, str(failed), cause=failed.cause)
+            except (_VariantFailed, ObservationError, RewardError) as failed:
+                cause = failed.cause if isinstance(failed, _VariantFailed) else None
+                pairs[name] = Pair(seed, total, math.nan, fork, str(failed), cause=cause)
         if together:
             _replay_whole(task, first, last)
     except _EpisodesDiffer as differ:
@@ -280,6 +288,9 @@ def independent_episodes(
         variants: Runners of batch 1, by name.
         seed: Seed of the episodes.
         differs: How the environment gave another episode.
+
+    Raises:
+        TaskError: As ``paired_episode``.
     """
     for runner in (reference, *variants.values()):
         runner.reset()
@@ -289,8 +300,9 @@ def independent_episodes(
         try:
             variant = _return_alone(task, seed, "variant", partial(_act, runner))
             pairs[name] = Pair(seed, total, variant, None, differs=differs)
-        except _VariantFailed as failed:
-            pairs[name] = Pair(seed, total, math.nan, None, str(failed), differs, failed.cause)
+        except (_VariantFailed, ObservationError, RewardError) as failed:
+            cause = failed.cause if isinstance(failed, _VariantFailed) else None
+            pairs[name] = Pair(seed, total, math.nan, None, str(failed), differs, cause)
     return pairs
 
 
@@ -336,10 +348,10 @@ class _FirstEpisode:
         self.rewards.append(reward)
         self.ends.append((terminated, truncated))
 
-    def replay(self, env: gymnasium.Env[Any, Any], steps: int, shown: Arrays) -> None:
+    def replay(self, env: Environment, steps: int, shown: Arrays) -> None:
         """Bring another environment to the moment after so many steps.
 
-        Nothing is drawn on the way where the environment's outermost wrapper is known to do nothing else.
+        Nothing is drawn on the way, where that is possible.
 
         Args:
             env: The environment.
@@ -351,20 +363,19 @@ class _FirstEpisode:
         """
         observations, _ = env.reset(seed=self._seed)
         self._compare(observations, self._begin, 0)
-        undrawn: gymnasium.Env[Any, Any] = env.env if isinstance(env, Rendered) else env
         for step in range(steps):
             try:
-                observations, reward, terminated, truncated, _ = undrawn.step(native(env, self.actions[step]))
-            except Exception as error:  # of whatever class: it took the same action before
-                text = " ".join(str(error).split())
-                raise _EpisodesDiffer(f"{type(error).__name__} at step {step} of the second ({text})") from error
+                now = env.advance(native(env, self.actions[step]))
+            except TaskError as error:  # it took the same action before
+                cause = error.__cause__ or error
+                text = " ".join(str(cause).split())
+                raise _EpisodesDiffer(f"{type(cause).__name__} at step {step} of the second ({text})") from error
             then = (self.rewards[step], *self.ends[step])
-            now = (float(reward), bool(terminated), bool(truncated))
             for what, one, other in zip(("reward", "terminated", "truncated"), then, now, strict=True):
-                if one != other and not (math.isnan(one) and math.isnan(other)):
+                if one != other:
                     raise _EpisodesDiffer(f"{what} {one} and {other} at step {step}")
         if steps:
-            self._compare(env.observation(None) if isinstance(env, Rendered) else observations, shown, steps)
+            self._compare(env.look(), shown, steps)
 
     @staticmethod
     def _compare(observations: Arrays, shown: Arrays, step: int) -> None:
@@ -375,13 +386,13 @@ class _FirstEpisode:
 
 def _finish_fork(task: Task, runner: Runner, first: _FirstEpisode, fork: Fork) -> float:
     """Replay the shared actions, take the variant's own, and let it finish; return its whole return."""
-    env = task.make()
+    env = Environment(task)
     try:
         first.replay(env, fork.step, fork.observations)
         rewards, action = first.rewards[: fork.step], fork.variant_action
         while True:
             observations, reward, terminated, truncated, _ = env.step(native(env, action))
-            rewards.append(float(reward))
+            rewards.append(reward)
             if terminated or truncated:
                 return _total(rewards)
             action = _act(runner, observations, len(rewards))
@@ -390,7 +401,7 @@ def _finish_fork(task: Task, runner: Runner, first: _FirstEpisode, fork: Fork) -
 
 
 def _replay_whole(task: Task, first: _FirstEpisode, last: Arrays) -> None:
-    env = task.make()
+    env = Environment(task)
     try:
         first.replay(env, len(first.actions), last)
     finally:
@@ -401,14 +412,14 @@ def _return_alone(task: Task, seed: int, part: str, act: Callable[[Arrays, int],
     """Return what an episode of one's own returns; ``act`` is given observations and the step."""
     random.seed(f"{part} {seed}")
     np.random.seed(random.getrandbits(32))
-    env = task.make()
+    env = Environment(task)
     try:
         observations, _ = env.reset(seed=seed)
         rewards: list[float] = []
         over = False
         while not over:
             observations, reward, terminated, truncated, _ = env.step(native(env, act(observations, len(rewards))))
-            rewards.append(float(reward))
+            rewards.append(reward)
             over = terminated or truncated
         return _total(rewards)
     finally:

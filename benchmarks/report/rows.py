@@ -50,6 +50,7 @@ class Row:
     recordings_bound: float | None = None
     agrees_on_recordings: bool = False
     trials_margin: float | None = None
+    max_episode_steps: int | None = None
     size_bytes: int = 0
     p50_ms: float | None = None
     p90_ms: float | None = None

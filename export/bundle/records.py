@@ -86,6 +86,7 @@ class Verification:
         recordings_bound: 95 % bound above the variant's mean action loss in such episodes.
         agrees_on_recordings: Whether that proves, jointly with the other variants, that the loss is under its limit.
         trials_margin: Largest mean loss in trials that was allowed, in the unit of their returns.
+        max_episode_steps: Steps after which the episodes of the pairs were truncated, or None.
     """
 
     status: Status
@@ -110,6 +111,7 @@ class Verification:
     recordings_bound: float | None = None
     agrees_on_recordings: bool = False
     trials_margin: float | None = None
+    max_episode_steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -360,9 +362,15 @@ def stronger(before: Verification | None, new: Verification) -> Verification:
 
 
 def _run_anew(before: Verification, new: Verification) -> bool:
-    """Whether the same seeds gave other returns: an environment was found not to replay, and old pairs do not count."""
-    both = list(zip(before.returns, new.returns, strict=False)) if before.rung == new.rung == "reward" else []
-    return any(old[0] == now[0] and old != now for old, now in both)
+    """Whether old pairs do not count: episodes are truncated elsewhere now, or the same seeds gave other returns.
+
+    An environment was then found not to replay.
+    """
+    if not before.rung == new.rung == "reward":
+        return False
+    both = zip(before.returns, new.returns, strict=False)
+    other = any(old[0] == now[0] and old != now for old, now in both)
+    return other or before.max_episode_steps != new.max_episode_steps
 
 
 def _strength(verdict: Verification) -> tuple[bool, int, int]:

@@ -25,12 +25,12 @@ from export.commands.console import (
 from export.importers import ImportOptions
 from export.rebuild import rebuild
 from export.targets import ExportOptions
-from xfer.commands import Common
+from xfer.commands import Episodes, truncates
 from xfer.errors import UsageError
 
 
 @dataclass(kw_only=True)
-class Args(Common):
+class Args(Episodes):
     r"""Make a bundle of a policy: a folder with all of its variants.
 
     What has not changed since the last export is skipped.
@@ -83,6 +83,7 @@ class Args(Common):
     importing: ImportOptions = field(default_factory=ImportOptions)
 
 
+@truncates
 def main(args: Args) -> dict[str, Any]:
     """Export, and return the object that ``--json`` prints."""
     from rich.console import Console

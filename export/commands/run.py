@@ -12,7 +12,7 @@ import tyro
 from export.bundle.reader import Bundle
 from export.libraries.cores import default_threads
 from xfer import tasks
-from xfer.commands import Common
+from xfer.commands import Episodes, truncates
 from xfer.errors import UnavailableError, UsageError
 from xfer.runner import Action, Arrays, Runner
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Args(Common):
+class Args(Episodes):
     """Drive the environment with one variant of a bundle.
 
     Example commands:
@@ -64,6 +64,7 @@ class TimedRunner(Runner):
         return action
 
 
+@truncates
 def main(args: Args) -> dict[str, Any]:
     """Run episodes, and return the object that ``--json`` prints."""
     import numpy as np

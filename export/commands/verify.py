@@ -20,7 +20,7 @@ from export.verification.fault_injection.inject import inject_faults
 from export.verification.trials import TrialReturns, read_trials
 from export.verification.verify import DEFAULT_PAIRS, FULL_PAIRS, check_counts, verify
 from xfer import tasks
-from xfer.commands import Common
+from xfer.commands import Episodes, truncates
 from xfer.errors import CheckFailed, UsageError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Args(Common):
+class Args(Episodes):
     """Prove that each variant acts as the policy does: numbers, actions, reward.
 
     A few pairs of episodes give `provisional` at best.
@@ -77,6 +77,7 @@ class Args(Common):
     """Damage copies of the bundle in ways that happen in practice, and show which gate catches each."""
 
 
+@truncates
 def main(args: Args) -> dict[str, Any]:
     """Verify, and return the object that ``--json`` prints.
 

@@ -40,11 +40,13 @@ class Facts:
         source: What it was imported from.
         weights: Its digest, as in the bundle's provenance.
         spec: Its contract, with the reward scale if there is one.
+        max_episode_steps: Steps after which the episodes were truncated that the scale was measured in, or None.
     """
 
     source: str
     weights: str
     spec: PolicySpec
+    max_episode_steps: int | None = None
 
 
 def read_facts(folder: Path) -> Facts | None:

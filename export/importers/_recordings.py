@@ -22,6 +22,7 @@ from export.importers._acting import Acting, refuse_what_is_not_finite
 from export.importers._deployable import Deployable
 from export.importers._deployed import digest
 from xfer import tasks
+from xfer.environment import Environment
 from xfer.errors import RunError, UnavailableError, UsageError
 from xfer.evaluate import CALIBRATION_SEED, HELD_OUT_SEED, episode_returns, native, record_to
 from xfer.files import to_json, write_atomically
@@ -67,6 +68,11 @@ def gather(
     if known is not None and (known.weights, _unscaled(known.spec)) != (weights, _unscaled(policy.spec)):
         known = None
     task, why = environment(policy.spec)
+    steps = task.max_episode_steps if task is not None else None
+    if known is not None and steps is not None and known.max_episode_steps != steps:
+        known = None  # its reward scale is of other episodes
+    if known is not None:
+        steps = known.max_episode_steps
     if file is None and known is None and task is None:
         raise UsageError(f"{source}: {why}. Give observations recorded while the policy acted: --observations FILE.")
     with _writing_to(folder):
@@ -90,7 +96,7 @@ def gather(
         reward = task.reward or measured(task, policy)
     spec = replace(policy.spec, reward=reward)
     with _writing_to(folder):
-        write_atomically(folder / FACTS, to_json(Facts(source, weights, spec)))
+        write_atomically(folder / FACTS, to_json(Facts(source, weights, spec, steps)))
     renewed = file is not None or known is None
     return ImportedPolicy(replace(policy, spec=spec), folder, renewed=renewed, memory=memory)
 
@@ -115,8 +121,8 @@ def environment(spec: PolicySpec) -> tuple[Task | None, str]:
         task = tasks.load_recorded(spec.task)
     except UnavailableError as error:
         return None, str(error)
-    except UsageError:
-        return None, f"there is no environment for its task '{spec.task}' here"
+    except UsageError as error:
+        return None, f"there is no environment for its task '{spec.task}' here: {str(error).rstrip('.')}"
     given = {o.name: (o.dtype, o.shape) for o in task.observations}
     seen = {o.name: (o.dtype, o.shape) for o in spec.observations}
     if given != seen:
@@ -159,7 +165,7 @@ def measured(task: Task, policy: Deployable) -> RewardScale | None:
 
 
 def _random_returns(task: Task, seeds: range) -> Iterator[float]:
-    env = task.make()
+    env = Environment(task)
     try:
         for seed in seeds:
             env.reset(seed=seed)
@@ -167,7 +173,7 @@ def _random_returns(task: Task, seeds: range) -> Iterator[float]:
             total, over = 0.0, False
             while not over:
                 _, reward, terminated, truncated, _ = env.step(native(env, env.action_space.sample()))
-                total, over = total + float(reward), terminated or truncated
+                total, over = total + reward, terminated or truncated
             yield total
     finally:
         env.close()

@@ -19,15 +19,19 @@ def no_reference(bundle: Bundle) -> str | None:
 
 
 def no_environment(spec: PolicySpec) -> str | None:
-    """Return why episodes of a policy cannot be run here, or None if they can."""
+    """Return why episodes of a policy cannot be run here, or None if they can.
+
+    Raises:
+        TaskError: If there is an environment, but a broken one.
+    """
     if not spec.task:
         return "the spec names no task, so there is no environment"
     try:
         tasks.load_recorded(spec.task)
-    except UsageError:
-        return f"no environment for task '{spec.task}' here"
+    except UsageError as error:
+        return f"no environment for task '{spec.task}' here: {str(error).rstrip('.')}"
     except UnavailableError as error:
-        return str(error)
+        return str(error).rstrip(".")
     return None
 
 

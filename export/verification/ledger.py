@@ -25,6 +25,7 @@ from export.bundle.machine import this_machine
 from export.bundle.reader import Bundle
 from export.bundle.records import Record, Verification
 from export.verification.pairs import Outcome
+from xfer import tasks
 from xfer.errors import BundleError
 from xfer.evaluate import PAIR_SEED
 from xfer.files import from_json, to_json, write_atomically
@@ -45,7 +46,7 @@ class Entry:
     Attributes:
         variant: Its name.
         identity: Digest over what its pairs depend on besides their seeds: files and libraries, its own and the
-            reference's.
+            reference's, and after how many steps episodes are truncated, if they are.
         seed_base: Seed of its first pair; the others follow.
         outcomes: Its pairs, in the order of their seeds. Only the first divergence has a picture.
         verified: Whether it was verified at some look; then it remains so.
@@ -114,7 +115,8 @@ class Ledger:
             BundleError: If a file is damaged.
         """
         known = self.entries()
-        identities = {name: self._identity(*self._facts(name)) for name in sorted(names)}
+        steps = tasks.max_episode_steps()
+        identities = {name: self._identity(*self._facts(name), steps) for name in sorted(names)}
         found = {name: known.get(Entry(name, identity, 0).key) for name, identity in identities.items()}
         files = {name: self._facts(name)[0] for name, entry in found.items() if entry is None}
         base = seed_base(self._facts(self._bundle.reference)[0], files)
@@ -144,9 +146,12 @@ class Ledger:
     def _facts(self, name: str) -> tuple[str, dict[str, str]]:
         return records.facts(self._bundle, name)
 
-    def _identity(self, files: str, libraries: Mapping[str, str], reference: Record | None = None) -> str:
+    def _identity(
+        self, files: str, libraries: Mapping[str, str], steps: int | None, reference: Record | None = None
+    ) -> str:
         compared = self._facts(self._bundle.reference) if reference is None else (reference.files, reference.libraries)
-        return hashlib.sha256(to_json([compared, (files, libraries)])).hexdigest()
+        facts = [compared, (files, libraries)]
+        return hashlib.sha256(to_json(facts if steps is None else [*facts, steps])).hexdigest()
 
     def _of_record(self, record: Record, reference: Record | None) -> Entry:
         verdict = record.verification or Verification("built")
@@ -160,7 +165,7 @@ class Ledger:
         )
         return Entry(
             record.variant,
-            self._identity(record.files, record.libraries, reference),
+            self._identity(record.files, record.libraries, verdict.max_episode_steps, reference),
             base,
             outcomes if whole and verdict.rung == "reward" else (),
             verified=verdict.status == "verified",

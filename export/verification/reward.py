@@ -14,6 +14,7 @@ from export.bundle.records import Verification
 from export.verification.ledger import MOST_PAIRS, Entry, Ledger
 from export.verification.non_inferiority import MARGIN, MAX_PAIRS, Verdict, judge_jointly
 from export.verification.pairs import Outcome, PairProcesses, why_independent
+from xfer import tasks
 from xfer.errors import UsageError, XferError
 
 LOOK_EVERY = 10
@@ -103,6 +104,7 @@ def run_gate(
             reason="the reference itself",
             returns=tuple((pair.seed, pair.reference, pair.reference) for pair in outcomes),
             seed_base=longest.seed_base if longest else None,
+            max_episode_steps=tasks.max_episode_steps(),
         )
     return result
 
@@ -230,7 +232,8 @@ def is_clear(verdict: Verdict) -> bool:
 def conclude(so_far: Verification, entry: Entry, verdict: Verdict | None, scale: float) -> Verification:
     """Return a verification with a verdict in the task's own units."""
     pairs = entry.outcomes
-    so_far = replace(so_far, rung="reward", pairs=len(pairs), seed_base=entry.seed_base)
+    steps = tasks.max_episode_steps()
+    so_far = replace(so_far, rung="reward", pairs=len(pairs), seed_base=entry.seed_base, max_episode_steps=steps)
     if _failed(pairs) or verdict is None:
         last = pairs[-1]
         if last.status == "built":

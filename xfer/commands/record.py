@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import tyro
 
 from xfer import tasks
-from xfer.commands import Common
+from xfer.commands import Episodes, truncates
 from xfer.training.minari_writer import EPISODES
 
 
 @dataclass(kw_only=True)
-class Args(Common):
+class Args(Episodes):
     """Record demonstrations: episodes of a task's expert, or of a trained policy, as a Minari dataset.
 
     Frames are kept lossless. `xfer train TASK --demonstrations DATASET` learns from
@@ -37,6 +37,7 @@ class Args(Common):
     """The run's task, if it is a user's own module:function: that code is only imported if you name it here."""
 
 
+@truncates
 def main(args: Args) -> dict[str, Any]:
     """Record, and return the object that ``--json`` prints."""
     from rich.console import Console

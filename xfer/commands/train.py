@@ -110,7 +110,13 @@ def defaults(task: Task, first: Args, file: RunConfig | None) -> tuple[Args, Alg
     how: dict[str, ImitationConfig | PPOConfig | None] = {"imitation": None, "ppo": None}
     if file is not None:
         demonstrations = None if algorithm == "ppo" else file.demonstrations
-        run = replace(run, algorithm=file.algorithm, weights=file.weights, demonstrations=demonstrations)
+        run = replace(
+            run,
+            algorithm=file.algorithm,
+            weights=file.weights,
+            demonstrations=demonstrations,
+            max_episode_steps=file.max_episode_steps,
+        )
         policy = file.policy if file.task == task.name else replace(file.policy, image=task.image)
         how = {"imitation": file.imitation, "ppo": file.ppo}
     demonstrated = bool(first.run.demonstrations or run.demonstrations)

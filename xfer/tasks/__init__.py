@@ -12,7 +12,8 @@ import importlib
 import importlib.util
 import os
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -28,6 +29,9 @@ ExpertKind = Literal["scores", "probabilities", "action"]
 
 TRUSTED = "XFER_TASK"
 """Environment variable with the ``module:function`` that files may name, too; processes that are started inherit it."""
+
+LIMIT = "XFER_MAX_EPISODE_STEPS"
+"""Environment variable with the steps after which episodes are truncated; processes that are started inherit it."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Task:
         circles: Whether a policy without memory that sees the same twice in an episode goes round in circles until its
             time is up, for no reward: nothing is left to chance, observations show the whole state, and only reaching
             the goal is rewarded. Such an episode need not be run to its end.
+        max_episode_steps: Steps after which an episode is truncated, or None: then it must end by itself.
     """
 
     name: str
@@ -65,6 +70,7 @@ class Task:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     success: float | None = None
     circles: bool = False
+    max_episode_steps: int | None = None
 
 
 def families() -> list[str]:
@@ -84,10 +90,18 @@ def names() -> list[str]:
 def load(name: str) -> Task:
     """Return the task that a user calls ``name``: ``family``, ``family:world``, or their own ``module:function``.
 
+    Its episodes are truncated where ``truncated`` or the environment variable says so.
+
     Raises:
         UsageError: If there is none, with the closest name.
         UnavailableError: If its simulator is not installed.
+        TaskError: If its environment gives what a policy cannot see or be paced by.
     """
+    task, steps = _load(name), max_episode_steps()
+    return task if steps is None else replace(task, max_episode_steps=steps)
+
+
+def _load(name: str) -> Task:
     family, _, world = name.partition(":")
     if family not in families():
         return _users(name) if world else _unknown(name)
@@ -111,7 +125,10 @@ def load_recorded(name: str) -> Task:
     Raises:
         UsageError: If there is none.
         UnavailableError: If it is not trusted, or its simulator is not installed.
+        TaskError: If its environment gives what a policy cannot see or be paced by.
     """
+    if not name:
+        raise UsageError("The policy's spec names no task, so there is no environment to act in.")
     family, _, function = name.partition(":")
     own = ":" in function if family in families() else bool(function)
     if own and name != os.environ.get(TRUSTED):
@@ -123,6 +140,43 @@ def trust(name: str | None) -> None:
     """Let files name this ``module:function``, here and in processes that are started from here."""
     if name is not None:
         os.environ[TRUSTED] = name
+
+
+@contextmanager
+def truncated(steps: int | None) -> Iterator[None]:
+    """Truncate the episodes of tasks that are loaded in this context, here and in processes that are started from here.
+
+    Args:
+        steps: After how many steps; None leaves that as it is.
+
+    Raises:
+        UsageError: If it is less than 1.
+    """
+    before = os.environ.get(LIMIT)
+    if steps is not None:
+        if steps < 1:
+            raise UsageError(f"--max-episode-steps must be at least 1, not {steps}.")
+        os.environ[LIMIT] = str(steps)
+    try:
+        yield
+    finally:
+        if steps is not None:
+            os.environ.pop(LIMIT)
+            os.environ.update({} if before is None else {LIMIT: before})
+
+
+def max_episode_steps() -> int | None:
+    """Return after how many steps the user has episodes truncated, or None.
+
+    Raises:
+        UsageError: If the environment variable holds something else.
+    """
+    value = os.environ.get(LIMIT, "")
+    if not value:
+        return None
+    if not value.isdecimal() or int(value) < 1:
+        raise UsageError(f"{LIMIT}={value}: it must be a number of steps, 1 at least.")
+    return int(value)
 
 
 def _family(name: str) -> Any:

@@ -1,12 +1,17 @@
-"""What ``gym:`` and ``env:`` share: the contract of an environment's actions, and how its picture is shrunk."""
+"""What ``gym:`` and ``env:`` share: how an environment is found, and the contract that is derived from it."""
 
 from __future__ import annotations
 
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xfer.errors import UsageError
+from xfer import user_code
+from xfer.errors import TaskError, UsageError
 from xfer.spec import ActionSpec, ImageConfig
 
 if TYPE_CHECKING:
@@ -18,7 +23,54 @@ USUAL_HZ = 30.0
 """The frame rate where an environment names none (Gymnasium's own default for videos)."""
 
 
-def action_spec(name: str, space: gymnasium.Space[Any]) -> ActionSpec:
+def make(name: str, env_id: str, **options: Any) -> gymnasium.Env[Any, Any]:
+    """Return the environment that the task called ``name`` is of; the module that registers it may lie in this folder.
+
+    Raises:
+        UsageError: If there is none, or it cannot be made with these options.
+    """
+    import gymnasium
+
+    from xfer.wrappers import without_screen
+
+    without_screen()
+    user_code.look_here()
+    try:
+        # Without Gymnasium's own checks, which warn: xfer.environment makes them, and refuses.
+        return gymnasium.make(env_id, disable_env_checker=True, **options)
+    except Exception as error:  # whatever a user's module or constructor raises
+        known = isinstance(error, (gymnasium.error.Error, ImportError, ValueError, TypeError))
+        kind = "" if known else f"{type(error).__name__}: "
+        raise UsageError(f"{name}: {kind}{' '.join(str(error).split())}") from error
+
+
+@contextlib.contextmanager
+def looked_at(name: str, env: gymnasium.Env[Any, Any]) -> Iterator[None]:
+    """Close an environment when its contract is known; a fault of its is the fault of the task called ``name``."""
+    try:
+        yield
+    except TaskError as error:
+        raise TaskError(f"{name}: {error}") from (error.__cause__ or error)
+    finally:
+        with contextlib.suppress(Exception):
+            env.close()
+
+
+def frame_rate(metadata: Any) -> float:
+    """Return the rate at which an environment is drawn, in Hz: that of its actions.
+
+    Raises:
+        TaskError: If it is no rate.
+    """
+    rate: Any = metadata.get("render_fps", USUAL_HZ) if isinstance(metadata, Mapping) else metadata
+    if isinstance(rate, bool) or not isinstance(rate, Real) or not math.isfinite(rate) or rate <= 0:
+        raise TaskError(
+            f'metadata["render_fps"] is {rate!r}; it must be the rate of its actions in Hz, a number above 0.'
+        )
+    return float(rate)
+
+
+def action_spec(name: str, space: gymnasium.Space[Any] | None) -> ActionSpec:
     """Return the contract of a discrete or a continuous action of the task called ``name``.
 
     A Box without any bound gives an action without bounds.

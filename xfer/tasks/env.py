@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xfer import user_code
 from xfer.errors import UsageError
 from xfer.spec import ImageConfig, TensorSpec
-from xfer.tasks import Task
-from xfer.tasks._gymnasium import USUAL_HZ, action_spec, image
+from xfer.tasks import Task, _gymnasium
+from xfer.tasks._gymnasium import action_spec, frame_rate, image, looked_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,19 +33,10 @@ def make(env_id: str) -> gymnasium.Env[Any, Any]:
     Raises:
         UsageError: If there is none of this name, or what it needs is not installed.
     """
-    import gymnasium
-
-    from xfer.wrappers import without_screen
-
-    without_screen()
-    user_code.look_here()
-    try:
-        return gymnasium.make(env_id)
-    except (gymnasium.error.Error, ImportError, ValueError, TypeError) as error:
-        raise UsageError(f"env:{env_id}: {' '.join(str(error).split())}") from error
+    return _gymnasium.make(f"env:{env_id}", env_id)
 
 
-def observation_specs(name: str, space: gymnasium.Space[Any]) -> tuple[TensorSpec, ...]:
+def observation_specs(name: str, space: gymnasium.Space[Any] | None) -> tuple[TensorSpec, ...]:
     """Return what an environment gives: bytes as uint8, all other numbers as float32.
 
     Raises:
@@ -54,7 +44,7 @@ def observation_specs(name: str, space: gymnasium.Space[Any]) -> tuple[TensorSpe
     """
     from gymnasium.spaces import Box, Dict
 
-    spaces: Mapping[str, gymnasium.Space[Any]] = space.spaces if isinstance(space, Dict) else {ONLY: space}
+    spaces: Mapping[str, gymnasium.Space[Any] | None] = space.spaces if isinstance(space, Dict) else {ONLY: space}
     specs = []
     for key, one in spaces.items():
         if not isinstance(one, Box):
@@ -74,17 +64,16 @@ def task(world: str) -> Task:
 
     Raises:
         UsageError: If it does not exist, or gives or takes what no policy does.
+        TaskError: If it names no rate.
     """
     from xfer.wrappers import Named
 
     name = f"env:{world}"
     env = make(world)
-    try:
-        specs = observation_specs(name, env.observation_space)
-        action = action_spec(name, env.action_space)
-        rate = float(env.metadata.get("render_fps") or USUAL_HZ)
-    finally:
-        env.close()
+    with looked_at(name, env):
+        specs = observation_specs(name, getattr(env, "observation_space", None))
+        action = action_spec(name, getattr(env, "action_space", None))
+        rate = frame_rate(env.metadata)
     frames = [spec.shape for spec in specs if spec.dtype == "uint8" and spec.shape[2:] == (3,)]
     return Task(
         name=name,

@@ -234,6 +234,10 @@ class RunOptions:
         float | None, between(0, 1), tyro.conf.arg(metavar="SHARE", help_behavior_hint="(default: off)")
     ] = None
     """End training when this share of episodes succeeds in two rounds in a row, not at the reference return."""
+    max_episode_steps: Annotated[
+        int | None, at_least(1), tyro.conf.arg(metavar="INT", help_behavior_hint="(default: none)")
+    ] = None
+    """Truncate episodes after so many steps. Without, one that has not ended after 100,000 is an error."""
     vectorize: Literal["auto", "sync", "async"] = "auto"
     """PPO: async steps each environment in its own process; the weights come out equal."""
     memory_gib: Annotated[float, above(0)] = 8.0

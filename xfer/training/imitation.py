@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from xfer.environment import Environment
 from xfer.errors import UsageError
 from xfer.evaluate import native
 from xfer.models.policy import Policy, Trainable, from_action, to_action
@@ -69,12 +70,13 @@ def collect(
 
     Raises:
         UsageError: If the task has no expert, or a value does not fit.
+        TaskError: If an environment fails.
     """
     config.check()
     if task.expert is None:
         raise UsageError(f"Task {task.name} has no expert to imitate.")
     rng = np.random.default_rng([config.seed, round_index])
-    environments = [task.make() for _ in range(config.environments)]
+    environments = [Environment(task) for _ in range(config.environments)]
     seeds = rng.integers(2**19, size=len(environments))  # evaluation's seeds lie above these
     shown = [env.reset(seed=int(seed))[0] for env, seed in zip(environments, seeds, strict=True)]
     history = torch.zeros(len(environments), *policy.history_shape, device=device)
@@ -83,7 +85,7 @@ def collect(
     episode = [next(numbers) for _ in environments]
     kept: list[Frames] = []
     for _ in range(config.frames // len(environments)):
-        expert = np.stack([task.expert(env) for env in environments])
+        expert = np.stack([env.advice() for env in environments])
         with torch.inference_mode():
             raw = {name: np.stack([observations[name] for observations in shown]) for name in shown[0]}
             tensors = {name: torch.from_numpy(array).to(device) for name, array in raw.items()}

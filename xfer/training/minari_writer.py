@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from xfer.environment import Environment
 from xfer.errors import UnavailableError, UsageError
 from xfer.runner import Arrays
 from xfer.tasks import Task
@@ -121,7 +122,7 @@ def new_dataset(output: str, task: Task, algorithm: str) -> Iterator[tuple[Episo
     name, folder = place(output)
     if folder.exists():
         raise UsageError(f"--output {output}: {folder} exists already. Choose another, or delete it.")
-    env = task.make()
+    env = Environment(task)
     observation_space, action_space = env.observation_space, env.action_space
     env.close()
     try:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from xfer import tasks
+from xfer.environment import Environment
 from xfer.errors import UsageError
 from xfer.evaluate import native
 from xfer.runner import Arrays
 from xfer.training.minari_writer import EPISODES, EpisodeWriter, new_dataset
 
-if TYPE_CHECKING:
-    import gymnasium
-
-    Act = Callable[[gymnasium.Env, Arrays], np.ndarray]
-    """Gives the action for an environment's present observations."""
+Act = Callable[[Environment, Arrays], np.ndarray]
+"""Gives the action for an environment's present observations."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +78,7 @@ def record(
         UsageError: If the source is neither, the task has no expert, or a number is out of range.
         RunError: If the run is not finished.
         UnavailableError: If Minari is not installed, or the run's task is a user's own and not trusted.
+        TaskError: If the environment fails, or does not end.
     """
     if episodes < 1:
         raise UsageError("--episodes must be at least 1.")
@@ -113,6 +112,8 @@ def actor(source: str | tasks.Task) -> tuple[tasks.Task, Callable[[], Act], str]
 
     folder = RunFolder(source)
     task = tasks.load_recorded(folder.config().task)
+    if task.max_episode_steps is None:
+        task = replace(task, max_episode_steps=folder.config().max_episode_steps)
     policy = runner(folder.policy())
 
     def begin() -> Act:
@@ -128,11 +129,10 @@ def expert_action(task: tasks.Task) -> Act:
     Raises:
         UsageError: If it has none.
     """
-    expert = task.expert
-    if expert is None:
+    if task.expert is None:
         raise UsageError(f"Task {task.name} has no expert. Give the folder of a run that was trained on it.")
     discrete = task.action.kind == "discrete"
-    return lambda env, observations: np.asarray(expert(env).argmax()) if discrete else expert(env)
+    return lambda env, observations: np.asarray(env.advice().argmax()) if discrete else env.advice()
 
 
 def record_episodes(
@@ -146,7 +146,7 @@ def record_episodes(
         seeds: One for each episode.
         writer: Keeps them.
     """
-    env = task.make()
+    env = Environment(task)
     steps = 0
     try:
         for seed in seeds:
@@ -157,9 +157,9 @@ def record_episodes(
             while not over:
                 action = native(env, act(env, observations))
                 observations, reward, terminated, truncated, _ = env.step(action)
-                writer.step(action, _copied(observations), float(reward), bool(terminated), bool(truncated))
-                total += float(reward)
-                over = bool(terminated or truncated)
+                writer.step(action, _copied(observations), reward, terminated, truncated)
+                total += reward
+                over = terminated or truncated
                 steps += 1
                 yield steps, total if over else None
     finally:

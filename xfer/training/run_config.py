@@ -26,6 +26,7 @@ class RunConfig:
         ppo: How it is trained, if by PPO.
         demonstrations: Minari dataset that imitation began with, if any.
         processes: How many trained together.
+        max_episode_steps: Steps after which episodes are truncated, or None.
         libraries: Versions of libraries when the run began. Another version does not make another configuration.
     """
 
@@ -36,6 +37,7 @@ class RunConfig:
     ppo: PPOConfig | None = None
     demonstrations: str | None = None
     processes: int = 1
+    max_episode_steps: int | None = None
     libraries: dict[str, str] = field(default_factory=dict, compare=False)
 
     @property

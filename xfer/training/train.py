@@ -77,6 +77,7 @@ def train(
         UsageError: If an option does not fit the task, the machine or another option.
         WeightsError: If the weights are missing, damaged or of another architecture.
         RunError: If the output folder holds something else, or a run with another configuration.
+        TaskError: If the task's environment fails, or does not end.
 
     Example:
         result = train("cartpole", weights="none", output="runs/cartpole", frames=200, steps=20)
@@ -88,6 +89,8 @@ def train(
     given = "ppo" if ppo is not None else "imitation" if imitation is not None else None
     run = RunOptions(**{"algorithm": given or "auto", **_take(options, RunOptions)})
     run.check()
+    if run.max_episode_steps is not None:
+        task = replace(task, max_episode_steps=run.max_episode_steps)
     algorithm = choose_algorithm(run, task)
     if given not in (None, algorithm):
         raise UsageError(f"The configuration is for {given}, but --algorithm is {algorithm}.")
@@ -128,6 +131,7 @@ def _train(
             ppo=how if isinstance(how, PPOConfig) else None,
             demonstrations=run.demonstrations,
             processes=distributed.size(),
+            max_episode_steps=task.max_episode_steps,
         )
         policy = build_policy(task, policy_config, how)
         folder.check(config)  # before a download that would be in vain

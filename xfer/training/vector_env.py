@@ -11,13 +11,19 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import gymnasium
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
+from xfer.environment import Environment
+from xfer.errors import TaskError
 from xfer.tasks import Task
 
 Vectorize = Literal["auto", "sync", "async"]
@@ -46,7 +52,24 @@ class MadeAnew(gymnasium.Wrapper[Any, Any, Any, Any]):
             self.env.close()
             self.env = self._make()
         self._used = True
-        return self.env.reset(seed=seed, options=options)
+        with _traceback_kept():
+            return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take an action."""
+        with _traceback_kept():
+            return self.env.step(action)
+
+
+@contextmanager
+def _traceback_kept() -> Iterator[None]:
+    """Write an error's traceback into its notes where it goes to another process, which could not show it otherwise."""
+    try:
+        yield
+    except TaskError as error:
+        if multiprocessing.parent_process() is not None:
+            error.add_note(traceback.format_exc())
+        raise
 
 
 class Maker:
@@ -76,8 +99,13 @@ def vector_env(task: Task, environments: int, kind: Vectorize = "auto") -> Itera
         environments: How many.
         kind: ``async`` has a process each, with observations in shared memory; ``sync`` steps one after the other here.
             Both give the same numbers. ``auto``: processes, where there are several environments and cores.
+
+    Raises:
+        TaskError: If an environment fails, or its process dies.
     """
-    makers = [Maker(task.make) for _ in range(environments)]
+    # Only what a process needs of it: an expert may hold what cannot be sent there.
+    own = replace(task, expert=None, defaults={})
+    makers = [Maker(partial(Environment, own)) for _ in range(environments)]
     if kind == "auto":
         kind = "async" if environments > 1 and (os.cpu_count() or 1) > 1 else "sync"
     if kind == "sync":
@@ -91,9 +119,18 @@ def vector_env(task: Task, environments: int, kind: Vectorize = "auto") -> Itera
             makers, shared_memory=True, copy=False, context=context, autoreset_mode=AutoresetMode.SAME_STEP
         )
     try:
-        yield envs
-    except BaseException:
+        with warnings.catch_warnings():
+            # Gymnasium prints a process's traceback, and raises its error as well.
+            warnings.filterwarnings("ignore", r".*ERROR: ", module=r"gymnasium\..*")
+            yield envs
+    except BaseException as error:
         _end(envs)
+        if isinstance(error, TaskError) and error.args and isinstance(error.args[0], TaskError):
+            raise error.args[0] from None  # Gymnasium makes an error of the error
+        if isinstance(error, (EOFError, ConnectionError)) and isinstance(envs, AsyncVectorEnv):
+            raise TaskError(
+                f"Task {task.name}: a process that runs an environment has died. --vectorize sync runs it in this one."
+            ) from error
         raise
     else:
         envs.close()
