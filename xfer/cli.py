@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from xfer import user_code
 from xfer.errors import CheckFailed, UsageError, XferError, check_choice
 
 COMMANDS = {
@@ -46,6 +47,7 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; an error is one line on stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
+    user_code.look_here_last()
     signal.signal(signal.SIGTERM, _interrupt)
     with _interrupts_that_last():
         return _main(words)
