@@ -130,7 +130,9 @@ def remote_folder(bundle: Bundle) -> str:
 
 def remote_words(args: bench_options.Args, folder: str) -> list[str]:
     """Return what follows ``xfer`` on the robot: the options that were given here, with the folders there."""
-    there = replace(args, bundle=Path(folder), output=Path(f"{folder}.report"), records=None, host=None, remote_xfer="xfer")
+    there = replace(
+        args, bundle=Path(folder), output=Path(f"{folder}.report"), records=None, host=None, remote_xfer="xfer"
+    )
     return [*shlex.split(bench_options.command_line(there))[1:], "--stream", "--json"]
 
 

@@ -112,7 +112,9 @@ class BundleWriter:
         return [entry for entry in folder.iterdir() if _is_build(entry.name)] if folder.is_dir() else []
 
     def _temporary(self) -> list[Path]:
-        return [entry for entry in self.path.glob(f"{BUILDING}*") if re.fullmatch(r"\w{8}", entry.name[len(BUILDING) :])]
+        return [
+            entry for entry in self.path.glob(f"{BUILDING}*") if re.fullmatch(r"\w{8}", entry.name[len(BUILDING) :])
+        ]
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -269,9 +271,7 @@ class BundleWriter:
         with self.locked(), access.writable(self.path):
             named = {PurePosixPath(build.folder) for build in Bundle(self.path).manifest.builds}
             sync(self.path)  # after a power cut, too, this must be the manifest
-            unnamed = [
-                folder for folder in self._builds() if PurePosixPath(folder.relative_to(self.path)) not in named
-            ]
+            unnamed = [folder for folder in self._builds() if PurePosixPath(folder.relative_to(self.path)) not in named]
             abandoned = [folder for folder in self._temporary() if _age_s(folder) > ABANDONED_AFTER_S]
             for folder in unnamed + abandoned:
                 if folder.is_dir():
