@@ -112,9 +112,8 @@ class BundleWriter:
         return [entry for entry in folder.iterdir() if _is_build(entry.name)] if folder.is_dir() else []
 
     def _temporary(self) -> list[Path]:
-        return [
-            entry for entry in self.path.glob(f"{BUILDING}*") if re.fullmatch(r"\w{8}", entry.name[len(BUILDING) :])
-        ]
+        temporary = re.compile(re.escape(BUILDING) + r"\w{8}")
+        return [entry for entry in self.path.iterdir() if temporary.fullmatch(entry.name)]
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -240,9 +239,9 @@ class BundleWriter:
             else:
                 final = within(self.path, f"{VARIANTS}/{build.variant}-{build.key[:6]}")
                 relative = final.relative_to(self.path).as_posix()
-                if present is not None and (present.folder, present.key) == (relative, build.key):
-                    if self.is_whole(present):
-                        return present  # another writer was faster
+                same = present is not None and (present.folder, present.key) == (relative, build.key)
+                if present is not None and same and self.is_whole(present):
+                    return present  # another writer was faster
                 if final.exists():  # damaged, or left by a writer that was killed before it replaced the manifest
                     shutil.rmtree(final)
                 folder.chmod(0o755)
