@@ -56,7 +56,7 @@ def bench(
         write(report, conclude(report), Path("report"))
 
     Args:
-        bundle: The bundle, or its folder.
+        bundle: The bundle, or its folder. Of one that is read-only: ``Bundle(path, records=folder)``.
         variants: Variants or targets, as ``onnx-int8`` or ``torchscript``, as a sequence or with commas between them;
             none: all that the bundle has. The reference is always measured.
         protocol: How much is measured, with how many threads; None: ``full`` with ``default_threads``.
@@ -90,6 +90,7 @@ def bench(
     if loop is not None and limits.deadline_ms is None:
         limits = replace(limits, deadline_ms=1000 / loop.rate_hz)
     names = choose(opened, variants)
+    records.check_writable(opened)
     cannot_run = {name: reason for name in names if (reason := why_not(opened, name)) is not None}
     own = _own_candidates(opened, names, cannot_run, cpp)
     with tempfile.TemporaryDirectory(prefix="xfer-bench-") as temporary:

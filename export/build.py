@@ -58,6 +58,12 @@ class ExportResult:
         """The bundle, opened."""
         return Bundle(self.path)
 
+    @property
+    def not_rebuilt(self) -> tuple[Build, ...]:
+        """Failures of variants whose build of before, which is whole, is still in the bundle."""
+        present = self.bundle.builds
+        return tuple(b for b, _ in self.builds if b.status == "failed" and present[b.variant].status == "built")
+
 
 def export(
     source: str | Path | Deployable,
@@ -260,7 +266,7 @@ class Builder:
         return self._request.calibration.digest()
 
     def build(self, variant: Variant, float_layers: tuple[str, ...] | None = None) -> tuple[Build, bool]:
-        """Build one variant, unless the bundle has it.
+        """Build one variant, unless the bundle has it. A failure takes no build away that is whole.
 
         Args:
             variant: Which.
@@ -268,7 +274,7 @@ class Builder:
                 a repair has found for the build in the bundle.
 
         Returns:
-            Its entry, and whether it was there already.
+            What was built or why not, and whether it was there already.
         """
         module = targets.load(variant.target)
         writer, request = self._writer, self._request
@@ -306,7 +312,9 @@ class Builder:
             except Exception as error:  # whatever a converter raises: this variant failed, the others go on
                 seconds = time.perf_counter() - start
                 failed = replace(build, status="failed", reason=causes.reason(error), seconds=seconds)
-                return writer.add(failed), False
+                if writer.add(failed).status == "built":
+                    failed = replace(failed, reason=f"{failed.reason}; the build of before is kept")
+                return failed, False
             build = replace(
                 build,
                 max_batch=exported.max_batch,

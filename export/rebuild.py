@@ -17,9 +17,9 @@ from export.bundle.machine import this_machine
 from export.bundle.manifest import Build
 from export.bundle.reader import Bundle
 from export.bundle.writer import BundleWriter, content_key
-from export.libraries import installed_versions, user_cache
+from export.libraries import causes, installed_versions, user_cache
 from export.targets import ExportOptions, Variant, tensorrt
-from xfer.errors import UnavailableError, UsageError
+from xfer.errors import BundleError, UnavailableError, UsageError
 
 
 def rebuild(
@@ -48,8 +48,8 @@ def rebuild(
     Raises:
         UsageError: If a variant is not of tensorrt, or not in the bundle.
         UnavailableError: If TensorRT is not installed.
-        BundleError: If the bundle is damaged or cannot be written to, or TensorRT refuses a graph; the entry that was
-            there stays.
+        BundleError: If the bundle is damaged or cannot be written to, or TensorRT refuses a graph. The entry that was
+            there stays, and the other variants are built first.
     """
     bundle = Bundle(path)
     for variant in variants:
@@ -66,12 +66,18 @@ def rebuild(
     capabilities = own if library == "tensorrt" else compute_capabilities or own
     writer = BundleWriter(path)
     writer.sweep()
-    results = []
+    results, failures = [], []
     for variant in variants:
-        result = _build(writer, variant, max_batch, capabilities, command)
+        try:
+            result = _build(writer, variant, max_batch, capabilities, command)
+        except Exception as error:  # whatever TensorRT raises
+            failures.append(f"{variant} was not built anew: {causes.reason(error)}")
+            continue
         results.append(result)
         if on_build:
             on_build(*result)
+    if failures:
+        raise BundleError(". ".join(failures))
     return results
 
 

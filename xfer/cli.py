@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from xfer import user_code
 from xfer.errors import CheckFailed, UsageError, XferError, check_choice
 
 COMMANDS = {
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; an error is one line on stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
     _print_anything()
+    user_code.look_here_last()
     signal.signal(signal.SIGTERM, _interrupt)
     with _interrupts_that_last():
         return _main(words)

@@ -1,7 +1,8 @@
-"""Files that are whole or not there, and typed JSON."""
+"""Files that are whole or not there, also after a power cut; and typed JSON."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -19,7 +20,9 @@ T = TypeVar("T")
 
 @contextmanager
 def atomically(path: Path) -> Iterator[IO[bytes]]:
-    """Give a file under a temporary name in its folder, and rename it into place when it is written.
+    """Give a file under a temporary name in its folder, and rename it into place when it has reached the disk.
+
+    A link of that name is replaced, not written through.
 
     Raises:
         OSError: If the folder cannot be written to; nothing is left behind.
@@ -36,6 +39,33 @@ def atomically(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, has reached the disk.
+
+    Raises:
+        OSError: If it could not be written there.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot do that to folders
+            raise
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Do that to all files below a folder, then to the folders from the innermost on, then to itself."""
+    below = sorted(folder.rglob("*"), reverse=True)  # what is in a folder comes before it
+    for path in [path for path in below if path.is_file()]:
+        sync(path)
+    for path in [path for path in below if path.is_dir()]:
+        sync(path)
+    sync(folder)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -52,7 +52,7 @@ def main(args: Args) -> dict[str, Any]:
     from benchmarks.report.conclusion import conclude
     from benchmarks.report.partial import Partial
 
-    bundle = Bundle(args.bundle)  # before a folder is made for its report
+    bundle = Bundle(args.bundle, args.records)  # before a folder is made for its report
     output = writable(args.output or args.bundle.resolve().parent / "report")
     with progress.bar() as on_step:
         report = bench(

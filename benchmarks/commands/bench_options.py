@@ -78,6 +78,8 @@ class Args(Common):
     """Comma list of batches, as 1,4,16: then measure each variant's throughput at each."""
     output: Path | None = None
     """Folder of the report. Default: the folder 'report' next to the bundle."""
+    records: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder that figures go to, where the bundle is read-only (default: in the bundle); as of xfer verify."""
     whole_backbone: bool = True
     """Also time the whole backbone, with random weights, where the policy taps an early stage of it."""
     cpp: Path | None = None

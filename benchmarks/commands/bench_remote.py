@@ -27,6 +27,7 @@ from benchmarks.report import write
 from benchmarks.report.conclusion import conclude
 from export.bundle import records
 from export.bundle.machine import this_machine
+from export.bundle.manifest import RECORDS
 from export.bundle.reader import Bundle
 from export.bundle.records import MachineRecords, Record
 from xfer import __version__
@@ -60,7 +61,8 @@ def main(args: bench_options.Args) -> dict[str, Any]:
     assert args.host is not None
     assert args.bundle is not None
     host = Host(args.host)
-    bundle = Bundle(args.bundle)
+    bundle = Bundle(args.bundle, args.records)
+    records.check_writable(bundle)
     output = args.output or bundle.path.resolve().parent / "report"
     # ssh begins in the home, and quotes keep the shell there from reading a tilde.
     xfer = re.sub(r"^~/", "./", args.remote_xfer)
@@ -129,7 +131,9 @@ def remote_folder(bundle: Bundle) -> str:
 
 def remote_words(args: bench_options.Args, folder: str) -> list[str]:
     """Return what follows ``xfer`` on the robot: the options that were given here, with the folders there."""
-    there = replace(args, bundle=Path(folder), output=Path(f"{folder}.report"), host=None, remote_xfer="xfer")
+    there = replace(
+        args, bundle=Path(folder), output=Path(f"{folder}.report"), records=None, host=None, remote_xfer="xfer"
+    )
     return [*shlex.split(bench_options.command_line(there))[1:], "--stream", "--json"]
 
 
@@ -139,7 +143,7 @@ def copy_bundle(host: Host, bundle: Bundle) -> None:
     Raises:
         LostError: If it cannot be copied.
     """
-    apart = (f"--exclude=/{records.RECORDS}/", "--exclude=/.*")
+    apart = (f"--exclude=/{RECORDS}/", "--exclude=/.*")
     # By content: rsync's quick look would miss a manifest of the same size that was written within the same second.
     host.rsync("--checksum", "--delete", *apart, f"{bundle.path.resolve()}/", f"{host.name}:{remote_folder(bundle)}/")
 
@@ -233,7 +237,7 @@ def bring_records(host: Host, bundle: Bundle, measured: set[str]) -> None:
         BundleError: If they cannot be read, or the bundle cannot be written to.
     """
     with tempfile.TemporaryDirectory(prefix="xfer-records-") as temporary:
-        host.rsync(f"{host.name}:{remote_folder(bundle)}/{records.RECORDS}/", f"{temporary}/")
+        host.rsync(f"{host.name}:{remote_folder(bundle)}/{RECORDS}/", f"{temporary}/")
         for path in sorted(Path(temporary).glob("*.json")):
             join_records(bundle, _read(path), measured)
 
@@ -252,21 +256,14 @@ def join_records(bundle: Bundle, theirs: MachineRecords, measured: set[str]) -> 
     Raises:
         BundleError: If the bundle cannot be written to, or its own record is damaged.
     """
-    from filelock import FileLock
-
     here = theirs.machine.id == this_machine().id
-    path = bundle.path / records.RECORDS / f"{theirs.machine.id}.json"
-    try:
-        path.parent.mkdir(exist_ok=True)
-        with FileLock(bundle.path / ".lock"):
-            joined = dict(_read(path).records) if path.exists() else {}
-            for name, record in theirs.records.items():
-                build = bundle.builds.get(name.partition("@")[0])
-                if build is not None and build.status == "built" and records.files_digest(build) == record.files:
-                    joined[name] = _join(joined.get(name), record, here=here, fresh=name in measured)
-            write_atomically(path, to_json(MachineRecords(theirs.machine, joined)))
-    except OSError as error:
-        raise BundleError(f"{bundle.path} cannot be written to: {error.strerror}.") from error
+    with records.writing(bundle, f"{theirs.machine.id}.json") as path:
+        joined = dict(_read(path).records) if path.exists() else {}
+        for name, record in theirs.records.items():
+            build = bundle.builds.get(name.partition("@")[0])
+            if build is not None and build.status == "built" and records.files_digest(build) == record.files:
+                joined[name] = _join(joined.get(name), record, here=here, fresh=name in measured)
+        write_atomically(path, to_json(MachineRecords(theirs.machine, joined)))
 
 
 def _join(ours: Record | None, theirs: Record, *, here: bool, fresh: bool) -> Record:
@@ -288,7 +285,7 @@ def _read(path: Path) -> MachineRecords:
     try:
         return from_json(path.read_bytes(), MachineRecords)
     except msgspec.DecodeError as error:
-        raise BundleError(f"{records.RECORDS}/{path.name} cannot be read ({error}). Is xfer the same there?") from error
+        raise BundleError(f"{RECORDS}/{path.name} cannot be read ({error}). Is xfer the same there?") from error
 
 
 def _say(text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -12,7 +12,7 @@ from benchmarks.report import decision, table, terminal
 from benchmarks.report.decision import Decision, Facts, Limits
 from export.bundle.reader import Bundle
 from xfer.commands import Common
-from xfer.errors import XferError
+from xfer.errors import UsageError, XferError
 
 
 @dataclass(kw_only=True)
@@ -33,6 +33,8 @@ class Args(Common):
 
     bundle: tyro.conf.Positional[Path]
     """The bundle's folder."""
+    records: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder that xfer verify and xfer bench were told to write records to (default: in the bundle)."""
     deadline_ms: float | None = None
     """Longest acceptable time from raw frame to action, in milliseconds, as 20 for a control rate of 50 Hz. Default:
     no deadline."""
@@ -57,7 +59,9 @@ def main(args: Args) -> dict[str, Any]:
         XferError: If no variant keeps the limits.
     """
     limits = Limits(args.deadline_ms, args.max_reward_drop, args.allow_provisional, args.on_recordings).check()
-    bundle = Bundle(args.bundle)
+    if args.records is not None and not args.records.is_dir():
+        raise UsageError(f"--records {args.records} is no folder. xfer verify and xfer bench make it.")
+    bundle = Bundle(args.bundle, args.records)
     decided = decision.decide(decision.of_bundle(bundle), limits, bundle.reference, bundle.spec.reward)
     show(decided)
     return answer(decided)

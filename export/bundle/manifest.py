@@ -14,7 +14,7 @@ from xfer.errors import BundleError
 from xfer.files import from_json, to_json
 from xfer.spec import PolicySpec
 
-MANIFEST, GOLDEN, VARIANTS = "manifest.json", "golden.safetensors.gz", "variants"
+MANIFEST, GOLDEN, VARIANTS, RECORDS = "manifest.json", "golden.safetensors.gz", "variants", "records"
 HELD_OUT = "held-out.safetensors.gz"
 """What the live policy did on its held-out observations: actions and scores, without the observations."""
 SCHEMA = (1, 2)

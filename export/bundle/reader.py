@@ -36,13 +36,15 @@ class Bundle:
 
     Args:
         path: Its folder.
+        records: Folder that its records are written to, where that is not in it: it may be read-only.
 
     Raises:
         BundleError: If the manifest is missing, empty, not JSON, edited, or of a newer schema.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, records: str | Path | None = None) -> None:
         self.path = Path(path)
+        self.records = None if records is None else Path(records)
         self.manifest = read_manifest(self.path / MANIFEST)
         self.spec = self.manifest.spec
         self.unknown = {build.variant: why for build in self.manifest.builds if (why := _unknown(build))}

@@ -5,12 +5,17 @@ that it was found on, and a latency only on the very machine, both with the libr
 device that they were found with. A bundle that is copied brings its records along; on another machine they are
 *inherited*, and ``xfer recommend`` ignores them. Version 0.2.0 named machines of a kind alike: of its records verdicts
 alone count.
+
+The records of a bundle that cannot be written to go to a folder of their own (``Bundle.records``, ``--records DIR``),
+laid out like ``records/``. What the bundle brings is then read too, and what is newer counts.
 """
 
 from __future__ import annotations
 
 import hashlib
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
@@ -18,8 +23,9 @@ from typing import Any, Literal, TypeVar, cast, get_args
 import msgspec
 
 from export import targets
+from export.bundle import access
 from export.bundle.machine import Machine, this_machine
-from export.bundle.manifest import Build
+from export.bundle.manifest import RECORDS, Build
 from export.bundle.reader import Bundle
 from export.targets import Variant
 from xfer.errors import BundleError
@@ -27,7 +33,8 @@ from xfer.files import from_json, to_json, write_atomically
 
 T = TypeVar("T")
 
-RECORDS = "records"
+POLICY = ".policy"
+"""File in a folder of records that names whose they are."""
 
 Status = Literal["verified", "provisional", "rejected", "built", "failed", "unavailable"]
 Gate = Literal["", "fidelity", "numbers", "actions", "reward", "recordings", "trials"]
@@ -289,6 +296,66 @@ def _joined(bundle: Bundle, ours: Record, theirs: Record) -> Record:
     return replace(ours, verification=stronger(first, second))
 
 
+def folders(bundle: Bundle) -> list[Path]:
+    """Return where a bundle's records are read from; what is in a later folder is newer.
+
+    Raises:
+        BundleError: If a folder of records has those of another policy.
+    """
+    if bundle.records is None:
+        return [bundle.path / RECORDS]
+    owner, own = bundle.records / POLICY, bundle.manifest.provenance.weights.encode()
+    with access.writable(bundle.records):
+        if owner.exists() and owner.read_bytes() != own:
+            raise BundleError(f"{bundle.records} has records of another policy. Choose another folder: --records DIR")
+    return [bundle.path / RECORDS, bundle.records]
+
+
+@contextmanager
+def writing(bundle: Bundle, name: str) -> Iterator[Path]:
+    """Hold the lock of a bundle's records, and give the path of one of them, whose folder is there.
+
+    Args:
+        bundle: The bundle.
+        name: The record's file, relative to their folder.
+
+    Raises:
+        BundleError: If it cannot be written to, or a symbolic link is in the way.
+    """
+    home, advice = _home(bundle)
+    with access.locked(home, advice), access.writable(home, advice):
+        path = access.within(home, name if bundle.records else f"{RECORDS}/{name}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if bundle.records and not access.within(home, POLICY).exists():
+            write_atomically(home / POLICY, bundle.manifest.provenance.weights.encode())
+        yield path
+
+
+def check_writable(bundle: Bundle) -> None:
+    """Find out whether a bundle's records can be written, before the work that gives them.
+
+    Raises:
+        BundleError: If not, with what to do.
+    """
+    home, advice = _home(bundle)
+    with access.locked(home, advice), access.writable(home, advice):
+        for name in (".", "pairs") if bundle.records else (".", RECORDS, f"{RECORDS}/pairs"):
+            folder = access.within(home, name)
+            if folder.exists():
+                tempfile.TemporaryFile(dir=folder).close()
+
+
+def _home(bundle: Bundle) -> tuple[Path, str]:
+    """Return the folder whose lock is held while records are written, and what to do if that cannot be."""
+    if bundle.records is None:
+        return bundle.path, "If it is read-only, name a folder that its records go to: --records DIR"
+    folders(bundle)  # those of another policy are refused
+    advice = "Choose another folder: --records DIR"
+    with access.writable(bundle.records, advice):
+        bundle.records.mkdir(parents=True, exist_ok=True)
+    return bundle.records, advice
+
+
 def save(
     bundle: Bundle,
     variant: str,
@@ -314,32 +381,25 @@ def save(
     Raises:
         BundleError: If the bundle cannot be written to.
     """
-    from filelock import FileLock
-
     machine = this_machine()
     build = bundle.builds[variant.partition("@")[0]]
     fresh = Record(variant, files_digest(build), targets.load(Variant.parse(variant).target).libraries())
     compared = _reference(bundle)
-    try:
-        (bundle.path / RECORDS).mkdir(exist_ok=True)
-        with FileLock(bundle.path / ".lock"):
-            known = _read(bundle, machine)
-            old = _known(bundle, machine).get(variant)
-            if old is not None and (old.files, old.libraries) == (fresh.files, fresh.libraries):
-                fresh = old
-            record = fresh
-            if verification is not None:
-                # An older verdict counts only if the reference is still the one that it compared with.
-                changed = bool(fresh.reference and compared) and fresh.reference != compared
-                kept = stronger(None if changed else fresh.verification, verification)
-                record = replace(fresh, verification=kept, reference=compared or fresh.reference)
-            if measured or latency is not None:
-                record = replace(record, latency=latency, loop=loop)
-            path = bundle.path / RECORDS / f"{machine.id}.json"
-            records = {**known.records, variant: record}
-            write_atomically(path, encoded(MachineRecords(machine, records), MachineRecords))
-    except OSError as error:
-        raise BundleError(f"{bundle.path} cannot be written to: {error.strerror}.") from error
+    with writing(bundle, f"{machine.id}.json") as path:
+        known = _read(bundle, machine)
+        old = _known(bundle, machine).get(variant)
+        if old is not None and (old.files, old.libraries) == (fresh.files, fresh.libraries):
+            fresh = old
+        record = fresh
+        if verification is not None:
+            # An older verdict counts only if the reference is still the one that it compared with.
+            changed = bool(fresh.reference and compared) and fresh.reference != compared
+            kept = stronger(None if changed else fresh.verification, verification)
+            record = replace(fresh, verification=kept, reference=compared or fresh.reference)
+        if measured or latency is not None:
+            record = replace(record, latency=latency, loop=loop)
+        records = {**known.records, variant: record}
+        write_atomically(path, encoded(MachineRecords(machine, records), MachineRecords))
     return record.verification
 
 
@@ -406,7 +466,7 @@ def _holds(bundle: Bundle, record: Record) -> bool:
 def _others(bundle: Bundle, machine: Machine) -> list[MachineRecords]:
     """Return the records of other machines, without what is damaged, or a newer xfer's: it is not needed here."""
     found = []
-    for path in sorted((bundle.path / RECORDS).glob("*.json")):
+    for path in [path for folder in folders(bundle) for path in sorted(folder.glob("*.json"))]:
         if path.stem != machine.id:
             with suppress(BundleError):
                 found.append(_read_file(path))
@@ -414,13 +474,21 @@ def _others(bundle: Bundle, machine: Machine) -> list[MachineRecords]:
 
 
 def _read(bundle: Bundle, machine: Machine) -> MachineRecords:
-    path = bundle.path / RECORDS / f"{machine.id}.json"
-    return _read_file(path) if path.exists() else MachineRecords(machine)
+    found = MachineRecords(machine)
+    for folder in folders(bundle):
+        path = folder / f"{machine.id}.json"
+        if path.exists():
+            read = _read_file(path)
+            newer = {k: v for k, v in read.records.items() if k not in found.records or _holds(bundle, v)}
+            found = MachineRecords(read.machine, {**found.records, **newer})
+    return found
 
 
 def _read_file(path: Path) -> MachineRecords:
     try:
         return from_json(path.read_bytes(), MachineRecords)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}.") from error
     except msgspec.DecodeError as error:
         raise BundleError(f"{path} is damaged ({error}). Delete it, then verify and bench again.") from error
 

@@ -1,26 +1,29 @@
 """Writing bundles: a build goes to a temporary folder and is renamed into place; then the manifest is replaced.
 
 A reader therefore sees the old bundle or the new one, never half of one, and a writer that is killed leaves a
-whole bundle behind. A lock file keeps two writers apart.
+whole bundle behind. So does a power cut: files, then folders, then the manifest reach the disk. A lock file keeps two
+writers apart. No link is followed, and nothing is deleted but what a writer made.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from filelock import FileLock, Timeout
-
+from export.bundle import access
+from export.bundle.access import within
 from export.bundle.manifest import (
     GOLDEN,
     HELD_OUT,
     MANIFEST,
+    RECORDS,
     SCHEMA,
     VARIANTS,
     Build,
@@ -31,13 +34,14 @@ from export.bundle.manifest import (
     Spreads,
 )
 from export.bundle.reader import Bundle
-from xfer.errors import BundleError
-from xfer.files import sha256, to_json, write_atomically
+from export.targets import Variant
+from xfer.errors import BundleError, UsageError
+from xfer.files import sha256, sync, sync_tree, to_json, write_atomically
 from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
 
-LOCK_TIMEOUT_S = 600.0
-"""How long a second writer waits for the first."""
+BUILDING = ".building-"
+"""What the name of a temporary folder begins with."""
 
 ABANDONED_AFTER_S = 3600.0
 """Age at which a temporary folder is taken to be a killed writer's."""
@@ -86,28 +90,42 @@ class BundleWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if path.exists() and not (path.is_dir() and ((path / MANIFEST).exists() or _is_empty(path))):
-            raise BundleError(f"{path} exists and is not a bundle. Choose another --output, or delete it.")
-        self._made = not path.exists()
-        try:
+        with access.writable(path):
+            if path.exists() and not (path.is_dir() and ((path / MANIFEST).exists() or _is_empty(path))):
+                raise BundleError(f"{path} exists and is not a bundle. Choose another --output, or delete it.")
+            self._made = not path.exists()
+            self._refuse_links()
             (path / VARIANTS).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BundleError(f"{path} cannot be written to: {error.strerror}.") from error
+            if self._made:
+                sync(path.parent)
+
+    def _refuse_links(self) -> None:
+        """Refuse a bundle in which something that a writer reads, replaces or deletes is a symbolic link."""
+        for name in (MANIFEST, GOLDEN, HELD_OUT, VARIANTS, RECORDS):
+            within(self.path, name)
+        for entry in (*self._builds(), *self._temporary()):
+            within(self.path, entry.relative_to(self.path).as_posix())
+
+    def _builds(self) -> list[Path]:
+        """Return what lies where builds do and is named as they are, in ``variants``."""
+        folder = self.path / VARIANTS
+        return [entry for entry in folder.iterdir() if _is_build(entry.name)] if folder.is_dir() else []
+
+    def _temporary(self) -> list[Path]:
+        temporary = re.compile(re.escape(BUILDING) + r"\w{8}")
+        return [entry for entry in self.path.iterdir() if temporary.fullmatch(entry.name)]
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the bundle's lock.
 
         Raises:
-            BundleError: If another process holds it for ten minutes, or the folder cannot be written to.
+            BundleError: If another process holds it for ten minutes, the folder cannot be written to, or there is a
+                symbolic link in it.
         """
-        try:
-            with FileLock(self.path / ".lock", timeout=LOCK_TIMEOUT_S):
-                yield
-        except Timeout as error:
-            raise BundleError(f"{self.path} is being written to by another process.") from error
-        except PermissionError as error:
-            raise BundleError(f"{self.path} cannot be written to: {error.strerror}.") from error
+        with access.locked(self.path):
+            self._refuse_links()
+            yield
 
     def begin(
         self,
@@ -144,12 +162,21 @@ class BundleWriter:
                             " Choose another --output, or delete it."
                         )
                     if renew or not self._has_references(manifest):
-                        self._write(self._with_references(manifest, references()))
+                        made = references()
+                        with access.writable(self.path):
+                            self._write(self._with_references(manifest, made))
                     return
-                made = references()
-                made.golden.save(self.path / GOLDEN)
-                manifest = Manifest(SCHEMA, "", spec, provenance, self._fact(GOLDEN), reference=reference)
-                self._write(self._with_references(manifest, made))
+                try:
+                    made = references()
+                    with access.writable(self.path):
+                        made.golden.save(self.path / GOLDEN)
+                        manifest = Manifest(SCHEMA, "", spec, provenance, self._fact(GOLDEN), reference=reference)
+                        self._write(self._with_references(manifest, made))
+                except BaseException:
+                    if not (self.path / MANIFEST).exists():  # before another process, which waits, begins
+                        for name in (GOLDEN, HELD_OUT):
+                            (self.path / name).unlink(missing_ok=True)
+                    raise
         except BaseException:
             if new and not (self.path / MANIFEST).exists():
                 self._leave_nothing()
@@ -174,17 +201,18 @@ class BundleWriter:
         return FileFact(path.stat().st_size, sha256(path))
 
     def _leave_nothing(self) -> None:
-        """Delete what a bundle begins with, but not a folder that was there before."""
-        for name in (GOLDEN, HELD_OUT, ".lock"):
-            (self.path / name).unlink(missing_ok=True)
-        (self.path / VARIANTS).rmdir()
-        if self._made:
-            self.path.rmdir()
+        """Delete the empty bundle, but not a folder that was there before, and nothing that somebody else put there."""
+        with suppress(OSError):
+            (self.path / access.LOCK).unlink(missing_ok=True)
+            (self.path / VARIANTS).rmdir()
+            if self._made:
+                self.path.rmdir()
 
     @contextmanager
     def temporary_folder(self) -> Iterator[Path]:
         """Give a folder on the bundle's own file system, and delete it if it is still there afterwards."""
-        folder = Path(tempfile.mkdtemp(dir=self.path, prefix=".building-"))
+        with access.writable(self.path):
+            folder = Path(tempfile.mkdtemp(dir=self.path, prefix=BUILDING))
         try:
             yield folder
         finally:
@@ -193,6 +221,8 @@ class BundleWriter:
     def add(self, build: Build, folder: Path | None = None) -> Build:
         """Move a built folder into place and enter the build in the manifest.
 
+        A build that is whole is not lost to one that failed: then the manifest stays as it is.
+
         Args:
             build: The entry, without folder and files.
             folder: Where the files are now, or None if there are none.
@@ -200,18 +230,24 @@ class BundleWriter:
         Returns:
             The entry as it stands in the manifest.
         """
-        with self.locked():
+        with self.locked(), access.writable(self.path):
             manifest = Bundle(self.path).manifest
-            if folder is not None:
-                final = self.path / VARIANTS / f"{build.variant}-{build.key[:6]}"
+            present = next((one for one in manifest.builds if one.variant == build.variant), None)
+            if folder is None:
+                if present is not None and present.status == "built" and self.is_whole(present):
+                    return present
+            else:
+                final = within(self.path, f"{VARIANTS}/{build.variant}-{build.key[:6]}")
                 relative = final.relative_to(self.path).as_posix()
-                for present in manifest.builds:
-                    if present.folder == relative and present.key == build.key and self.is_whole(present):
-                        return present  # another writer was faster
-                if final.exists():  # left by a writer that was killed before it replaced the manifest
+                same = present is not None and (present.folder, present.key) == (relative, build.key)
+                if present is not None and same and self.is_whole(present):
+                    return present  # another writer was faster
+                if final.exists():  # damaged, or left by a writer that was killed before it replaced the manifest
                     shutil.rmtree(final)
                 folder.chmod(0o755)
+                sync_tree(folder)
                 folder.replace(final)
+                sync(final.parent)
                 build = replace(build, folder=relative, files=file_facts(final))
             others = tuple(b for b in manifest.builds if b.variant != build.variant)
             builds = tuple(sorted((*others, build), key=lambda b: (b.variant != manifest.reference, b.variant)))
@@ -227,21 +263,18 @@ class BundleWriter:
         return True
 
     def sweep(self) -> None:
-        """Delete what no manifest names: replaced builds, and what killed writers left more than an hour ago."""
-        with self.locked():
-            named = {build.folder for build in Bundle(self.path).manifest.builds}
-            unnamed = [
-                folder
-                for folder in (self.path / VARIANTS).iterdir()
-                if folder.relative_to(self.path).as_posix() not in named
-            ]
-            abandoned = [
-                folder
-                for folder in self.path.glob(".building-*")
-                if time.time() - folder.stat().st_mtime > ABANDONED_AFTER_S
-            ]
+        """Delete what no manifest names: replaced builds, and what killed writers left more than an hour ago.
+
+        Only real folders are deleted, and only those that are named as a build's or a writer's are.
+        """
+        with self.locked(), access.writable(self.path):
+            named = {PurePosixPath(build.folder) for build in Bundle(self.path).manifest.builds}
+            sync(self.path)  # after a power cut, too, this must be the manifest
+            unnamed = [folder for folder in self._builds() if PurePosixPath(folder.relative_to(self.path)) not in named]
+            abandoned = [folder for folder in self._temporary() if _age_s(folder) > ABANDONED_AFTER_S]
             for folder in unnamed + abandoned:
-                shutil.rmtree(folder, ignore_errors=True)
+                if folder.is_dir():
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def _write(self, manifest: Manifest) -> None:
         write_atomically(self.path / MANIFEST, manifest.encode())
@@ -250,3 +283,20 @@ class BundleWriter:
 def _is_empty(path: Path) -> bool:
     """Whether a folder holds nothing but what an interrupted first export leaves."""
     return all(entry.name in (VARIANTS, GOLDEN, HELD_OUT) or entry.name.startswith(".") for entry in path.iterdir())
+
+
+def _is_build(name: str) -> bool:
+    """Whether a folder is named as those of builds are: TARGET-PRECISION-KEY."""
+    variant, _, key = name.rpartition("-")
+    try:
+        return re.fullmatch("[0-9a-f]{6}", key) is not None and Variant.parse(variant).build == variant
+    except UsageError:
+        return False
+
+
+def _age_s(path: Path) -> float:
+    """Return how long ago something changed, in seconds; 0 of what another writer has deleted meanwhile."""
+    try:
+        return time.time() - path.lstat().st_mtime
+    except FileNotFoundError:
+        return 0.0

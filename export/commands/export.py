@@ -26,7 +26,7 @@ from export.importers import ImportOptions
 from export.rebuild import rebuild
 from export.targets import ExportOptions
 from xfer.commands import Episodes, truncates
-from xfer.errors import UsageError
+from xfer.errors import CheckFailed, UsageError
 
 
 @dataclass(kw_only=True)
@@ -35,7 +35,7 @@ class Args(Episodes):
 
     What has not changed since the last export is skipped.
 
-    A variant that fails does not stop the others.
+    A variant that fails does not stop the others, and takes no build away that the bundle has.
 
     Example commands:
       xfer export runs/cartpole
@@ -85,7 +85,12 @@ class Args(Episodes):
 
 @truncates
 def main(args: Args) -> dict[str, Any]:
-    """Export, and return the object that ``--json`` prints."""
+    """Export, and return the object that ``--json`` prints.
+
+    Raises:
+        CheckFailed: If a variant that the bundle has could not be built anew.
+        XferError: See ``export``.
+    """
     from rich.console import Console
 
     if args.into is not None:
@@ -113,7 +118,10 @@ def main(args: Args) -> dict[str, Any]:
     show(reason_lines((build.variant, build.reason) for build, _ in result.builds))
     show(next_lines(str(result.path), "xfer verify", "xfer bench"))
     repairs = [repair_row(repaired) for repaired in result.repairs if not repaired.impossible]
-    return {**answer(result), **({"repairs": repairs} if args.repair else {})}
+    found = {**answer(result), **({"repairs": repairs} if args.repair else {})}
+    if failures := result.not_rebuilt:
+        raise CheckFailed(". ".join(f"{build.variant} was not built anew: {build.reason}" for build in failures), found)
+    return found
 
 
 def answer(result: ExportResult) -> dict[str, Any]:

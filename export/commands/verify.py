@@ -47,6 +47,9 @@ class Args(Episodes):
     Trials on the real robot in the place of episodes in an environment:
       xfer verify robot.bundle --returns trials.csv --margin 0.1
 
+    A bundle that cannot be written to, as in a read-only image:
+      xfer verify /opt/robot.bundle --records ~/records
+
     Are faults caught that happen in practice?
       xfer verify runs/cartpole.bundle --inject-faults
     """
@@ -73,6 +76,8 @@ class Args(Episodes):
     a policy that has a reward scale, 2 % of it)."""
     return_range: Annotated[tuple[float, float] | None, tyro.conf.arg(metavar="LOW HIGH")] = None
     """Smallest and largest return that a trial can have (default: those of the reward scale)."""
+    records: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder that verdicts and pairs go to, where the bundle is read-only (default: in the bundle)."""
     inject_faults: Annotated[bool, tyro.conf.arg(aliases=["--self-test"])] = False
     """Damage copies of the bundle in ways that happen in practice, and show which gate catches each."""
 
@@ -87,7 +92,7 @@ def main(args: Args) -> dict[str, Any]:
     from rich.console import Console
 
     check_counts(args.pairs, args.workers)
-    bundle = Bundle(args.bundle)
+    bundle = Bundle(args.bundle, args.records)
     trials = trials_of(args, bundle)
     if args.inject_faults:
         return verify_with_faults(args, bundle)

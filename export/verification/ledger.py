@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import msgspec
 
-from export.bundle import records
+from export.bundle import access, records
 from export.bundle.machine import this_machine
 from export.bundle.reader import Bundle
 from export.bundle.records import Record, Verification
@@ -34,6 +34,9 @@ T = TypeVar("T")
 
 FIRST_SEED, LAST_SEED = 10_000_000, 2**31 - 1
 """Where the seeds of pairs lie: clear of all others in ``xfer.evaluate``, and an int32 in whatever simulator."""
+
+PAIRS, UNFINISHED = "pairs", "unfinished"
+"""Folders among a bundle's records: of the ledger, and of what version 0.2.0 kept."""
 
 MOST_PAIRS = 1_000_000
 """How many seeds a group has."""
@@ -84,8 +87,12 @@ class Ledger:
 
     def __init__(self, bundle: Bundle, *, keep: bool = True) -> None:
         self._bundle, self._keep = bundle, keep
-        self.path = bundle.path / records.RECORDS / "pairs" / f"{this_machine().kind}.json"
-        self._unfinished = bundle.path / records.RECORDS / "unfinished" / f"{this_machine().id_v020}.json"
+        self._name = f"{this_machine().kind}.json"
+
+    @property
+    def path(self) -> Path:
+        """The file that entries are written to."""
+        return records.folders(self._bundle)[-1] / PAIRS / self._name
 
     def entries(self) -> dict[str, Entry]:
         """Return every entry by its key, in the order in which they came.
@@ -97,8 +104,12 @@ class Ledger:
         """
         if not self._keep:
             return {}
-        found = _by_key(_read(self.path, list[Entry], []))
-        cached = _read(self._unfinished, dict[str, _CachedPairs], {})
+        found: dict[str, Entry] = {}
+        cached: dict[str, _CachedPairs] = {}
+        for folder in records.folders(self._bundle):
+            for entry in _read(folder / PAIRS / self._name, list[Entry], []):
+                found[entry.key] = _joined(found.get(entry.key, entry), entry)
+            cached |= _read(folder / UNFINISHED / f"{this_machine().id_v020}.json", dict[str, _CachedPairs], {})
         older = [Entry(name, one.identity, PAIR_SEED, one.outcomes) for name, one in cached.items()]
         known = records.of_this_machine(self._bundle)
         older += [self._of_record(record, known.get(self._bundle.reference)) for record in known.values()]
@@ -130,18 +141,12 @@ class Ledger:
         """
         if not self._keep:
             return
-        from filelock import FileLock
-
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(self._bundle.path / ".lock"):
-                kept = self.entries()
-                for entry in map(_with_one_picture, entries):
-                    kept[entry.key] = _joined(kept.get(entry.key, entry), entry)
-                write_atomically(self.path, records.encoded(list(kept.values()), list[Entry]))
-                self._unfinished.unlink(missing_ok=True)
-        except OSError as error:
-            raise BundleError(f"{self._bundle.path} cannot be written to: {error.strerror}.") from error
+        with records.writing(self._bundle, f"{PAIRS}/{self._name}") as path:
+            kept = self.entries()
+            for entry in map(_with_one_picture, entries):
+                kept[entry.key] = _joined(kept.get(entry.key, entry), entry)
+            write_atomically(path, records.encoded(list(kept.values()), list[Entry]))
+            access.within(path.parents[1], f"{UNFINISHED}/{self._name}").unlink(missing_ok=True)
 
     def _facts(self, name: str) -> tuple[str, dict[str, str]]:
         return records.facts(self._bundle, name)
@@ -189,10 +194,6 @@ def _read(path: Path, kind: type[T], missing: T) -> T:
         return from_json(path.read_bytes(), kind) if path.exists() else missing
     except (OSError, msgspec.DecodeError) as error:
         raise BundleError(f"{path} is damaged ({error}). Delete it, then verify again.") from error
-
-
-def _by_key(entries: Iterable[Entry]) -> dict[str, Entry]:
-    return {entry.key: entry for entry in entries}
 
 
 def _joined(before: Entry, new: Entry) -> Entry:

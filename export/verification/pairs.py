@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from functools import cache
 from multiprocessing.context import BaseContext
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -33,11 +34,13 @@ from export.bundle.reader import Bundle
 from export.bundle.records import Divergence
 from export.libraries import causes
 from export.verification.tolerances import action_difference, regret
-from xfer import tasks
+from xfer import tasks, user_code
 from xfer.errors import ExecutionError, ObservationError, XferError
 from xfer.evaluate import Fork, Pair, independent_episodes, paired_episode
 from xfer.runner import Action, Arrays, Runner
 from xfer.spec import PolicySpec
+
+T = TypeVar("T")
 
 AHEAD = 2
 """How many pairs for each process are handed out at once, so that none waits for a slower one."""
@@ -125,7 +128,7 @@ class PairProcesses:
                     for ahead in seeds[i : i + AHEAD * self.count]:
                         if ahead not in pending:
                             work = (self.path, variants(), self.spreads, ahead, self.differs)
-                            pending[ahead] = self._pool.submit(_run_pair, *work)
+                            pending[ahead] = self.submit(_run_pair, *work)
                     outcomes = pending.pop(seed).result()
                     break
                 except BrokenProcessPool:
@@ -144,7 +147,7 @@ class PairProcesses:
         """
 
         def run(*names: str) -> dict[str, Outcome]:
-            return self._pool.submit(_run_pair, self.path, names, self.spreads, seed, self.differs).result()
+            return self.submit(_run_pair, self.path, names, self.spreads, seed, self.differs).result()
 
         try:
             run()
@@ -169,6 +172,11 @@ class PairProcesses:
         self._end()
         self._pool = self._start()
 
+    def submit(self, function: Callable[..., T], *arguments: object) -> Future[T]:
+        """Let a process call a function; the first call starts the processes."""
+        with user_code.starting_processes():
+            return self._pool.submit(function, *arguments)
+
     def _start(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(self.count, CONTEXT, initializer=_begin_process)
 
@@ -189,6 +197,7 @@ def _succeeded(future: Future[dict[str, Outcome]]) -> bool:
 
 def _begin_process() -> None:
     """Leave Ctrl-C, which reaches all processes of a terminal, to the parent; end when the parent is killed."""
+    user_code.started()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if importlib.util.find_spec("tqdm"):
         # PyTorch's compiler draws bars with it. Its own lock is shared between processes, by a semaphore that the kill

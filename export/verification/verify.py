@@ -48,7 +48,7 @@ def verify(
     Where it cannot, held-out episodes take the place of the third gate, if there are any.
 
     Args:
-        bundle: The bundle, or its folder.
+        bundle: The bundle, or its folder. Of one that is read-only: ``Bundle(path, records=folder)``.
         variants: Names, with or without @PLACE, as a sequence or with commas between them. Default: all in the bundle.
         pairs: Pairs of episodes at most; 0 leaves the reward gate out. With ``FULL_PAIRS`` verdicts become clear. Pairs
             that an earlier call ran are not run again, and count.
@@ -82,6 +82,8 @@ def verify(
     check_counts(pairs, workers)
     bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
     names = _names(bundle, trials.names(bundle) if trials else variants)
+    if keep:
+        records.check_writable(bundle)
     tasks.trust(task)
     if held_out is None:
         held_out, why = held_out_observations(bundle, run)

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import gymnasium
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
+from xfer import user_code
 from xfer.environment import Environment
 from xfer.errors import TaskError
 from xfer.tasks import Task
@@ -85,6 +86,7 @@ class Maker:
     def __call__(self) -> gymnasium.Env[Any, Any]:
         """Return the environment."""
         if multiprocessing.parent_process() is not None:
+            user_code.started()
             # Ctrl-C reaches the workers too. They end when the process that trains does, without a word of their own.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         return MadeAnew(self.make)
@@ -115,9 +117,10 @@ def vector_env(task: Task, environments: int, kind: Vectorize = "auto") -> Itera
         methods = multiprocessing.get_all_start_methods()
         context = "forkserver" if "forkserver" in methods else "spawn"
         multiprocessing.get_context(context).set_forkserver_preload(PRELOADED)
-        envs = AsyncVectorEnv(
-            makers, shared_memory=True, copy=False, context=context, autoreset_mode=AutoresetMode.SAME_STEP
-        )
+        with user_code.starting_processes():
+            envs = AsyncVectorEnv(
+                makers, shared_memory=True, copy=False, context=context, autoreset_mode=AutoresetMode.SAME_STEP
+            )
     try:
         with warnings.catch_warnings():
             # Gymnasium prints a process's traceback, and raises its error as well.

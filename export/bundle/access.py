@@ -1,0 +1,67 @@
+"""Writing into a bundle: by one process at a time, and through no link."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path, PurePosixPath
+
+from xfer.errors import BundleError
+
+LOCK = ".lock"
+LOCK_TIMEOUT_S = 600.0
+"""How long a second writer waits for the first."""
+
+
+def within(folder: Path, name: str) -> Path:
+    """Return the path of what is called ``name`` below a folder, and is to be written to, replaced or deleted.
+
+    Raises:
+        BundleError: If it is a symbolic link, or one is on the way to it: what that leads to is somebody else's.
+    """
+    path = folder
+    for part in PurePosixPath(name).parts:
+        path /= part
+        if path.is_symlink():
+            raise BundleError(f"{path} is a symbolic link, which is not followed: put what it leads to in its place.")
+    return path
+
+
+@contextmanager
+def writable(folder: Path, advice: str = "") -> Iterator[None]:
+    """Say in one line that a folder cannot be written to, if it turns out so meanwhile.
+
+    Args:
+        folder: The folder.
+        advice: What to do about that, as a sentence of its own.
+
+    Raises:
+        BundleError: If so.
+    """
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise BundleError(f"{folder} cannot be written to: {why}.{f' {advice}' if advice else ''}") from error
+
+
+@contextmanager
+def locked(folder: Path, advice: str = "") -> Iterator[None]:
+    """Hold the lock of a folder.
+
+    Args:
+        folder: A bundle, or a folder of records.
+        advice: See ``writable``.
+
+    Raises:
+        BundleError: If another process holds it for ten minutes, it is a link, or the folder cannot be written to.
+    """
+    from filelock import FileLock, Timeout
+
+    with ExitStack() as held:
+        with writable(folder, advice):
+            try:
+                held.enter_context(FileLock(within(folder, LOCK), timeout=LOCK_TIMEOUT_S))
+            except Timeout as error:
+                raise BundleError(f"{folder} is being written to by another process.") from error
+        yield
