@@ -14,7 +14,7 @@ import gymnasium
 import numpy as np
 
 from xfer.errors import RewardError, TaskError, XferError
-from xfer.wrappers import Rendered, as_array, called, described, observation_space, observed
+from xfer.wrappers import Rendered, as_array, attribute, called, described, observation_space, observed
 
 if TYPE_CHECKING:
     from xfer.tasks import Task
@@ -53,7 +53,7 @@ class Environment(gymnasium.Wrapper[dict[str, np.ndarray], Any, Any, Any]):
         self._undrawn: gymnasium.Env[Any, Any] = env.env if isinstance(env, Rendered) else env
         space: Any = observation_space(task.observations)
         self.observation_space = space
-        actions, kind, count = getattr(env, "action_space", None), task.action.kind, len(task.action.elements)
+        actions, kind, count = self._actions(env), task.action.kind, len(task.action.elements)
         fits = isinstance(actions, gymnasium.Space)
         if isinstance(actions, gymnasium.spaces.Discrete):
             fits = kind == "discrete" and actions.n >= count
@@ -113,6 +113,12 @@ class Environment(gymnasium.Wrapper[dict[str, np.ndarray], Any, Any, Any]):
         except TaskError:
             if not failing:
                 raise
+
+    def _actions(self, env: gymnasium.Env[Any, Any]) -> Any:
+        try:
+            return attribute(env, "action_space")
+        except TaskError as error:
+            raise self._fault(error) from (error.__cause__ or error)
 
     def _call(self, name: str, function: Any, *args: Any, **options: Any) -> Any:
         try:

@@ -151,19 +151,42 @@ def called(name: str, function: Callable[..., T], *args: Any, **options: Any) ->
     except TaskError:
         raise
     except (Exception, SystemExit) as error:  # whatever somebody's environment raises
-        text = " ".join(str(error).split())
-        said = f"{type(error).__name__} ({text})" if text else type(error).__name__
-        raise TaskError(f"{name}() raised {said}. --debug shows where.") from error
+        raise TaskError(f"{name}() raised {_said(error)}. --debug shows where.") from error
+
+
+def attribute(env: Any, name: str) -> Any:
+    """Return an attribute of an environment, or None if it has none of this name.
+
+    Raises:
+        TaskError: If it is a property that raises anything else.
+    """
+    try:
+        return getattr(env, name, None)
+    except (Exception, SystemExit) as error:  # whatever somebody's environment raises
+        raise TaskError(f"{name} raised {_said(error)}. --debug shows where.") from error
+
+
+def words_of(error: BaseException) -> str:
+    """Return what an error says, on one line; nothing if it cannot say it."""
+    try:
+        return " ".join(str(error).split())
+    except Exception:  # whatever somebody's class raises
+        return ""
+
+
+def _said(error: BaseException) -> str:
+    text = words_of(error)
+    return f"{type(error).__name__} ({text})" if text else type(error).__name__
 
 
 def described(value: Any) -> str:
     """Say what an environment gave, in a few words."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {list(value.shape)}"
-    if value is None or isinstance(value, (bool, int, float, np.generic)):
-        return str(value)
     if isinstance(value, str):
-        return f"a string ({value[:30]!r})"
+        return f"a string ({str(value)[:30]!r})"
+    if value is None or isinstance(value, (bool, int, float, np.generic)):
+        return str(value)[:30]
     kind = type(value).__name__
     return f"a {kind} of {len(value)}" if isinstance(value, (list, tuple, dict)) else f"a {kind}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import math
+import sys
 from collections.abc import Iterator, Mapping
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -31,17 +31,17 @@ def make(name: str, env_id: str, **options: Any) -> gymnasium.Env[Any, Any]:
     """
     import gymnasium
 
-    from xfer.wrappers import without_screen
+    from xfer.wrappers import without_screen, words_of
 
     without_screen()
     user_code.look_here()
     try:
         # Without Gymnasium's own checks, which warn: xfer.environment makes them, and refuses.
         return gymnasium.make(env_id, disable_env_checker=True, **options)
-    except Exception as error:  # whatever a user's module or constructor raises
+    except (Exception, SystemExit) as error:  # whatever a user's module or constructor raises
         known = isinstance(error, (gymnasium.error.Error, ImportError, ValueError, TypeError))
         kind = "" if known else f"{type(error).__name__}: "
-        raise UsageError(f"{name}: {kind}{' '.join(str(error).split())}") from error
+        raise UsageError(f"{name}: {kind}{words_of(error)}".rstrip(": ")) from error
 
 
 @contextlib.contextmanager
@@ -62,10 +62,12 @@ def frame_rate(metadata: Any) -> float:
     Raises:
         TaskError: If it is no rate.
     """
+    from xfer.wrappers import described
+
     rate: Any = metadata.get("render_fps", USUAL_HZ) if isinstance(metadata, Mapping) else metadata
-    if isinstance(rate, bool) or not isinstance(rate, Real) or not math.isfinite(rate) or rate <= 0:
+    if isinstance(rate, bool) or not isinstance(rate, Real) or not 0 < rate <= sys.float_info.max:  # type: ignore[operator]
         raise TaskError(
-            f'metadata["render_fps"] is {rate!r}; it must be the rate of its actions in Hz, a number above 0.'
+            f'metadata["render_fps"] is {described(rate)}; it must be the rate of its actions in Hz, a number above 0.'
         )
     return float(rate)
 

@@ -66,13 +66,13 @@ def task(world: str) -> Task:
         UsageError: If it does not exist, or gives or takes what no policy does.
         TaskError: If it names no rate.
     """
-    from xfer.wrappers import Named
+    from xfer.wrappers import Named, attribute
 
     name = f"env:{world}"
     env = make(world)
     with looked_at(name, env):
-        specs = observation_specs(name, getattr(env, "observation_space", None))
-        action = action_spec(name, getattr(env, "action_space", None))
+        specs = observation_specs(name, attribute(env, "observation_space"))
+        action = action_spec(name, attribute(env, "action_space"))
         rate = frame_rate(env.metadata)
     frames = [spec.shape for spec in specs if spec.dtype == "uint8" and spec.shape[2:] == (3,)]
     return Task(

@@ -36,13 +36,13 @@ def task(world: str) -> Task:
         UsageError: If it does not exist, or act as a policy can.
         TaskError: If it does not begin or render, or names no rate.
     """
-    from xfer.wrappers import Rendered, called, picture
+    from xfer.wrappers import Rendered, attribute, called, picture
 
     env = make(world)
     with looked_at(f"gym:{world}", env):
         called("reset", env.reset, seed=0)
         height, width, _ = picture(env).shape
-        action = action_spec(f"gym:{world}", getattr(env, "action_space", None))
+        action = action_spec(f"gym:{world}", attribute(env, "action_space"))
         rate = frame_rate(env.metadata)
     frame = TensorSpec("frame", "uint8", (height, width, 3), color_order="RGB", value_range=(0, 255))
     return Task(

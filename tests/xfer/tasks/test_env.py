@@ -46,5 +46,5 @@ def test_a_module_that_a_file_names_is_not_imported_unless_the_user_names_it(tmp
     (tmp_path / "planted.py").write_text("raise SystemExit('imported')")
     with pytest.raises(UnavailableError, match="--task env:planted:Game-v0"):
         tasks.load_recorded("env:planted:Game-v0")
-    with pytest.raises(SystemExit, match="imported"):
+    with pytest.raises(UsageError, match="imported"):
         tasks.load("env:planted:Game-v0")
