@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from benchmarks.measure import batch_sweep, control_loop, latency
+from benchmarks.measure import batch_sweep, control_loop, kernel, latency
 from benchmarks.measure import cpp as cpp_runtime
 from benchmarks.measure import whole_backbone as backbone
 from benchmarks.measure.control_loop import ControlLoop
@@ -129,7 +129,8 @@ def _measure(
     """Fill a report: the rounds of all candidates, then control loops and batch sweep of the policy's own graph."""
     protocol, loops = report.protocol, list[ControlLoop]()
     short = batch_sweep.short(protocol)
-    total = len(rows.candidates) * latency.steps_per_candidate(protocol) + len(own) * (loop is not None)
+    interleaved = [*rows.candidates, kernel.candidate()]
+    total = len(interleaved) * latency.steps_per_candidate(protocol) + len(own) * (loop is not None)
     total += len(own) * len(batches) * batch_sweep.steps(short)
     begun = 0
 
@@ -139,13 +140,15 @@ def _measure(
         begun += 1
 
     def so_far(measurements: dict[str, Measurement], why: str = "") -> Report:
-        given = tuple(measurements.values())
-        return replace(report, rows=rows.all(measurements), measurements=given, loops=tuple(loops), partial=why)
+        given = tuple(one for name, one in measurements.items() if name != kernel.NAME)
+        beside = measurements[kernel.NAME]
+        drawn = rows.all(measurements)
+        return replace(report, rows=drawn, measurements=given, loops=tuple(loops), partial=why, kernel=beside)
 
     def on_round(done: int, measurements: dict[str, Measurement]) -> None:
         on_report(lambda: so_far(measurements, f"after round {done} of {protocol.rounds}"))
 
-    measurements = latency.measure(rows.candidates, protocol, step, on_round)
+    measurements = latency.measure(interleaved, protocol, step, on_round)
     whole = [candidate for candidate in own if not measurements[candidate.name].error]
     if loop is not None:
         assert report.limits.deadline_ms is not None

@@ -72,6 +72,8 @@ class Row:
     p999_upper_ms: float | None = None
     rounds: int | None = None
     disturbed_rounds: int | None = None
+    starts_ms: tuple[float, ...] = ()
+    cold_start_spread_s: tuple[float, float] | None = None
     whole_backbone: bool = False
 
     @classmethod
@@ -168,8 +170,11 @@ def summarize(measurement: Measurement, baseline: Measurement | None, protocol: 
         return None
     samples = [sample for window in measurement.rounds for sample in window]
     ratios = speedups(baseline.rounds, measurement.rounds) if baseline and not baseline.error else []
+    turns, startups = measurement.by_turn(), measurement.cold_starts_s
+    # Against itself, the reference would be as stable as a clock that has stopped.
+    beside = None if baseline is measurement or not ratios or baseline is None else baseline.rounds
     p50, p90, p95, p99, p999 = (_milliseconds(percentile(samples, share)) for share in MIN_SAMPLES)
-    b50, b90, b95, b99, b999 = (_milliseconds(upper_bound(samples, share)) for share in MIN_SAMPLES)
+    b50, b90, b95, b99, b999 = (_milliseconds(upper_bound(turns, share)) for share in MIN_SAMPLES)
     return Latency(
         p50_ms=p50,
         p90_ms=p90,
@@ -180,7 +185,7 @@ def summarize(measurement: Measurement, baseline: Measurement | None, protocol: 
         speedup=float(np.median(ratios)) if ratios else None,
         speedup_spread=(min(ratios), max(ratios)) if ratios else None,
         samples=len(samples),
-        stable=is_stable(measurement.rounds, baseline.rounds if ratios and baseline else None),
+        stable=is_stable(measurement.rounds, beside),
         quick=protocol.quick,
         cold_start_s=measurement.cold_start_s,
         peak_memory_bytes=measurement.peak_memory_bytes,
@@ -192,6 +197,8 @@ def summarize(measurement: Measurement, baseline: Measurement | None, protocol: 
         p999_upper_ms=b999,
         rounds=len(measurement.rounds),
         disturbed_rounds=sum(disturbance.disturbed for disturbance in measurement.disturbances),
+        starts_ms=tuple(1000 * median for median in measurement.start_medians()),
+        cold_start_spread_s=(min(startups), max(startups)) if startups else None,
     )
 
 
