@@ -5,8 +5,8 @@ place in memory for as long as it lives, and that moves all its rounds alike: wh
 processes, which gives one logarithm of a ratio, the mean over its rounds. A permutation test says what chance alone
 would make of those, for all variants at once.
 
-A reference that itself changed is no measure. Where other libraries run it, the reference kernel that both benches timed
-(``benchmarks/measure/kernel.py``) takes its place; where they have none in common, nothing is said about times.
+A reference that itself changed is no measure. Where other libraries run it, the reference kernel that both benches
+timed (``benchmarks/measure/kernel.py``) takes its place; where they have none in common, nothing is said about times.
 """
 
 from __future__ import annotations
@@ -180,9 +180,7 @@ def compare(old: Report, new: Report, alpha: float, tolerance: float) -> list[Ch
     """
     for word, report in (("old", old), ("new", new)):
         if report.protocol.quick:
-            raise UsageError(
-                f"The {word} report is of a quick bench, which cannot tell a change. Bench without --quick."
-            )
+            raise UsageError(f"The {word} report is of a quick bench: too few starts to tell. Bench without --quick.")
     before, after = _rows(old), _rows(new)
     times = _times(old), _times(new)
     shared = [name for name in after if name in times[0] and name in times[1]]
@@ -221,11 +219,9 @@ def basis(old: Report, new: Report) -> Basis:
         return Basis("eager")
     kernels = [report.kernel for report in (old, new)]
     if not all(kernel and kernel.rounds and not kernel.error for kernel in kernels):
-        return Basis(
-            "nothing", f"{why}, and the reports have no reference kernel in common: nothing is said about times."
-        )
+        return Basis("nothing", f"{why}, and a report lacks the reference kernel: nothing is said about times.")
     if kernels[0].libraries != kernels[1].libraries:  # type: ignore[union-attr]
-        return Basis("nothing", f"{why}, and so is the reference kernel's Python: nothing is said about times.")
+        return Basis("nothing", f"{why}, and the reference kernel differs too: nothing is said about times.")
     return Basis("kernel", f"{why}: times are compared with the reference kernel's.")
 
 

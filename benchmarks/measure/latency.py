@@ -1,7 +1,7 @@
 """The measuring protocol: interleaved rounds of variants that each live in a process of their own.
 
     start A, C, B   C A B B A C   A B C C B A      start B, A, C   B C A C A B   ...
-                    `- round --´  `- round --´
+                    (- round --)  (- round --)
 
 A process keeps its place in memory for as long as it lives, and that moves all of its times alike. So each is ended and
 started afresh several times, and shares its rounds out over the starts. A round is a few passes over all variants: a

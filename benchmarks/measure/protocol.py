@@ -45,7 +45,7 @@ class Protocol:
         warmup_limit_seconds: When warm-up ends even if the window means have not settled.
         lead_in_calls: Fewest untimed calls at the beginning of a turn: the first action after an idle gap is another
             question than back-to-back latency.
-        pause_seconds: Pause between two turns; 0 since version 0.3, in which the other processes are stopped meanwhile.
+        pause_seconds: Pause between two turns; 0 where the other processes are stopped meanwhile.
         strict: Whether this is the long form, which gives p99.9.
         cores: Logical cores that the variants are bound to; empty takes the last ones, one a thread.
         starts: How often the process of each variant is started afresh, with its share of the rounds.
@@ -171,8 +171,8 @@ class Measurement:
         error: Why the measurement is missing or incomplete, or empty.
         batch: Observations in one step.
         disturbances: What else went on, one a round.
-        turns: How many calls each turn had, in order, a tuple a round; empty before version 0.3.
-        starts: How many rounds each start of its process gave; empty before version 0.3, which had one start.
+        turns: How many calls each turn had, in order, a tuple a round; empty in version 0.2.0.
+        starts: How many rounds each start of its process gave; empty in version 0.2.0, which had one start.
         cold_starts_s: From process start to first action, of each start.
     """
 

@@ -41,7 +41,7 @@ class Report:
         bundle: The bundle that was measured, as the user named it; its verification is repeated from it.
         limits: What a variant must keep to be shipped.
         reference: The variant that the others are compared with.
-        kernel: The raw samples of the reference kernel, which took its turns in the same rounds; None before version 0.3.
+        kernel: The raw samples of the reference kernel, which took its turns in the same rounds; None in version 0.2.0.
     """
 
     machine: Machine

@@ -191,12 +191,11 @@ class Decision:
     @property
     def ties(self) -> tuple[str, ...]:
         """The acceptable variants that are not shown to take longer than the chosen one, the fastest first."""
-        best, *others = [judgment.facts for judgment in self.acceptable] or [None]
+        facts = [judgment.facts for judgment in self.acceptable]
         return tuple(
             other.variant
-            for other in others
-            if best is not None and other is not None
-            if best.starts_ms and other.starts_ms and not shown_longer(other.starts_ms, best.starts_ms)
+            for other in facts[1:]
+            if facts[0].starts_ms and other.starts_ms and not shown_longer(other.starts_ms, facts[0].starts_ms)
         )
 
     @property
