@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from benchmarks.measure import batch_sweep, control_loop, kernel, latency
+from benchmarks.measure import batch_sweep, conditions, control_loop, kernel, latency
 from benchmarks.measure import cpp as cpp_runtime
 from benchmarks.measure import whole_backbone as backbone
 from benchmarks.measure.control_loop import ControlLoop
@@ -23,6 +23,8 @@ from export.bundle import records
 from export.bundle.machine import this_machine
 from export.bundle.manifest import Provenance
 from export.bundle.reader import Bundle, why_not
+from export.libraries import linux
+from export.libraries.cores import default_threads
 from xfer.errors import UnavailableError, UsageError, check_choice
 
 OnStep = Callable[[str, str, float], None]
@@ -57,7 +59,7 @@ def bench(
         bundle: The bundle, or its folder.
         variants: Variants or targets, as ``onnx-int8`` or ``torchscript``, as a sequence or with commas between them;
             none: all that the bundle has. The reference is always measured.
-        protocol: How much is measured, with how many threads; None: ``full`` with all usable cores.
+        protocol: How much is measured, with how many threads; None: ``full`` with ``default_threads``.
         loop: Pace of the control loop in which each variant is then run, alone; None: there is none.
         batches: Batches at which throughput is measured too.
         limits: What a variant must keep to be shipped. With a loop and no deadline, that is one period.
@@ -75,10 +77,11 @@ def bench(
         UnavailableError: If a library is missing, or no variant can run here.
         BundleError: If the bundle is damaged or cannot be written to.
     """
+    linux.require("xfer bench")
     check_libraries()
     cores = usable_cores()
     opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
-    limits, protocol = (limits or Limits()).check(), protocol or full(len(cores))
+    limits, protocol = (limits or Limits()).check(), protocol or full(default_threads())
     if protocol.rounds < MIN_ROUNDS or not 1 <= protocol.threads <= len(cores):
         raise UsageError(
             f"{protocol.rounds} rounds with {protocol.threads} threads do not fit: use {MIN_ROUNDS} rounds or more, and"
@@ -111,6 +114,7 @@ def bench(
             bundle=str(opened.path),
             limits=limits,
             reference=opened.reference,
+            conditions=conditions.check(protocol.bound, protocol.threads, on_gpu=any(c.on_gpu for c in own)),
         )
         report = _measure(report, rows, own, loop, batches, on_step, on_report)
     _keep(opened, report, rows)
@@ -176,11 +180,14 @@ def _own_candidates(
     able = [name for name in names if name not in cannot_run]
     own = [Candidate(name, bundle.path, name, bundle.reference) for name in able]
     if not own:
-        raise UnavailableError(f"No variant of {bundle.path} can run here: {next(iter(cannot_run.values()))}")
+        why = "; ".join(dict.fromkeys(f"{name}: {cannot_run[name]}" for name in names))
+        raise UnavailableError(f"No variant of {bundle.path} can run here. {why}")
     return own if build is None else [*own, *cpp_runtime.candidates(own, build)]
 
 
 def _no_speedups(bundle: Bundle, cannot_run: dict[str, str]) -> list[str]:
+    if bundle.reference not in bundle.builds:
+        return [f"No speed-ups: the bundle has no {bundle.reference} to compare with."]
     if bundle.reference not in cannot_run:
         return []
     return [f"No speed-ups: the reference {bundle.reference} cannot run here ({cannot_run[bundle.reference]})."]
@@ -223,12 +230,14 @@ def choose(bundle: Bundle, asked: str | Iterable[str]) -> list[str]:
 
     Raises:
         UsageError: If the bundle has no such variant, with the closest that it has.
+        UnavailableError: If only a newer xfer knows it.
     """
     reference = bundle.reference
     first = [reference] if reference in bundle.builds else []
     names: list[str] = []
     parts = (part.strip() for part in (asked.split(",") if isinstance(asked, str) else asked))
     for one in filter(None, parts):
+        bundle.check_known(one)
         present = [str(v) for v in targets.expand(one) if v.build in bundle.builds]
         names += present or [check_choice("variant", one.partition("@")[0], bundle.builds)]
     if not names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,12 +26,14 @@ from export.targets import ExportOptions, ExportRequest, Variant, expand
 from xfer import __version__, tasks
 from xfer.errors import UsageError
 from xfer.spec import PolicySpec
-from xfer.trajectories import Trajectories
+from xfer.trajectories import MEMORY, Trajectories
 
 if TYPE_CHECKING:
     from export.verification.repair.bundle import Repaired
     from xfer.models.policy import Exportable
 
+MAX_MEMORY = MEMORY / 1e9
+"""How much of the recorded observations is in memory at once, in GB."""
 DEFAULT_TARGETS = "eager,torchscript,onnx-fp32,onnx-int8,tensorrt"
 EAGER = "eager-fp32"
 """The reference of a policy that is made of PyTorch."""
@@ -64,8 +67,10 @@ def export(
     importing: ImportOptions | None = None,
     options: ExportOptions | None = None,
     repair: bool = False,
+    max_memory: float = MAX_MEMORY,
     command: str = "",
     on_step: Callable[[str], None] = lambda text: None,
+    on_note: Callable[[str], None] = lambda text: None,
     on_build: Callable[[Build, bool], None] = lambda build, cached: None,
     on_repair: Callable[[Repaired], None] = lambda repaired: None,
 ) -> ExportResult:
@@ -80,8 +85,10 @@ def export(
         options: What targets are told.
         repair: Verify int8 variants (numbers and actions); where one is rejected, leave as few of its layers in float
             as it takes.
+        max_memory: How much of the recorded observations may be in memory at once, in GB. More stay in their file.
         command: What would build this again, for the manifest.
         on_step: Called with the name of each step.
+        on_note: Called with what recording observations will take, before it begins.
         on_build: Called after each build, with whether the bundle had it already.
         on_repair: Called for each int8 variant, where repair was asked for.
 
@@ -101,8 +108,11 @@ def export(
         raise UsageError(f"A policy is exported where PyTorch is: {missing}")
     importing = importing or ImportOptions()
     tasks.trust(importing.task)
+    if not 0 < max_memory < math.inf:
+        raise UsageError(f"--max-memory {max_memory:g} must be a positive number of GB.")
+    memory = int(max_memory * 1e9)
     on_step("reading the policy")
-    imported, path = import_policy(source, importing, Path(output) if output is not None else None)
+    imported, path = import_policy(source, importing, Path(output) if output is not None else None, memory, on_note)
     policy = imported.policy
     request = ExportRequest(policy, policy.spec, imported.calibration, options or ExportOptions())
     run = str(imported.folder.resolve())
@@ -129,7 +139,9 @@ def export(
     if repair:
         from export.verification.repair.bundle import repair_bundle
 
-        repairs = repair_bundle(path, request, variants, imported.held_out, build, on_step, on_repair)
+        repairs = repair_bundle(
+            path, request, variants, imported.held_out, build, on_step, on_repair, memory=memory // 4
+        )
     return ExportResult(path, tuple(built.values()), tuple(repairs))
 
 

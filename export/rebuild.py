@@ -7,7 +7,6 @@ kind of robot its own copy of the bundle. Records follow files, so it is verifie
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from export.bundle.machine import this_machine
 from export.bundle.manifest import Build
 from export.bundle.reader import Bundle
 from export.bundle.writer import BundleWriter, content_key
-from export.libraries import installed_versions
+from export.libraries import installed_versions, user_cache
 from export.targets import ExportOptions, Variant, tensorrt
 from xfer.errors import UnavailableError, UsageError
 
@@ -117,5 +116,4 @@ def _build(
 
 def timing_cache() -> Path:
     """Return where TensorRT's timing cache is kept: in the user's cache folder, so that it outlives a bundle."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return folder / "xfer" / f"tensorrt-{tensorrt.gpu()}.timing"
+    return user_cache() / f"tensorrt-{tensorrt.gpu()}.timing"

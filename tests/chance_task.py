@@ -4,6 +4,8 @@ They draw into the same array again and again, and are offended by a step after 
 made in a moment.
 """
 
+import os
+import signal
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -100,6 +102,19 @@ def seeded() -> Task:
 
 def ignores_its_seed() -> Task:
     return chance_task("ignores_its_seed", "start")
+
+
+class Deadly(Chance):
+    """Ends the process of who moves away from the first joint's sign."""
+
+    def step(self, action):
+        if (self.joints[0] > 0) != action:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(action)
+
+
+def deadly() -> Task:
+    return replace(chance_task("deadly"), make=Deadly)
 
 
 def pays_by_chance() -> Task:

@@ -11,6 +11,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from filelock import FileLock
@@ -18,11 +19,13 @@ from filelock import FileLock
 from benchmarks.measure import protocol, worker_process
 from benchmarks.measure.protocol import Protocol
 from export.build import export_policy
+from export.bundle.writer import BundleWriter
 from export.targets import expand
 from export.verification import pairs
-from tests import processes, small_task
+from tests import processes, refusals, small_task
 from xfer import tasks
 from xfer.evaluate import native
+from xfer.files import sha256
 from xfer.models.checkpoint import load_policy, save_policy
 from xfer.models.policy import Policy, PolicyConfig, make_spec
 from xfer.models.torch_session import set_threads
@@ -161,6 +164,26 @@ def drive(seed: int, steps: int, task: Task | None = None) -> Trajectories:
             observations = env.reset()[0]
     env.close()
     return Trajectories({"frame": np.stack(frames)}, np.array(resets))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def everything_that_is_made_or_refused():
+    """Every command that is refused says why in one line, and every ONNX of every bundle is valid."""
+    add = BundleWriter.add
+    checked = set()
+
+    def valid(writer, build, folder=None):
+        for path in [] if folder is None else folder.rglob("*.onnx"):
+            digest = sha256(path)
+            if digest not in checked:
+                onnx.checker.check_model(onnx.load(path), full_check=True)
+                checked.add(digest)
+        return add(writer, build, folder)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BundleWriter, "add", valid)
+        refusals.watch(patch)
+        yield
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -159,6 +160,14 @@ def test_python_of_the_pages_runs(block, shared_bundle, tmp_path, monkeypatch, c
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "python"], ids=lambda b: b.page.name)
 def test_python_of_the_pages_compiles(block):
     compile(block.text, str(block.page), "exec")
+
+
+def test_readme_and_package_say_that_this_is_for_linux():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert [name for name in project["classifiers"] if "Operating System" in name] == [
+        "Operating System :: POSIX :: Linux"
+    ]
+    assert "runs on Linux" in README.read_text()
 
 
 @pytest.mark.parametrize("page", [README, DOCS / "how-to/cpp.md"], ids=lambda page: page.name)

@@ -96,6 +96,26 @@ def test_retired_words_do_not_come_back():
     assert found(RETIRED, MODULES) == []
 
 
+def in_the_terminals_encoding(call: ast.Call) -> bool:
+    """Whether a call reads or writes text in whatever encoding this machine's locale has."""
+    name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    given = {keyword.arg: keyword.value for keyword in call.keywords}
+    if name in ("read_text", "write_text") or (name == "open" and not isinstance(call.func, ast.Attribute)):
+        modes = [value.value for value in (*call.args, *given.values()) if isinstance(value, ast.Constant)]
+        return "encoding" not in given and not any("b" in str(mode) for mode in modes if mode)
+    return getattr(given.get("text"), "value", False) is True and "encoding" not in given
+
+
+def test_text_is_read_and_written_as_utf_8_whatever_the_locale():
+    calls = [
+        f"{name}:{node.lineno}"
+        for name in (*MODULES, "docs/generate_cli.py")
+        for node in ast.walk(ast.parse((ROOT / name).read_text()))
+        if isinstance(node, ast.Call) and in_the_terminals_encoding(node)
+    ]
+    assert calls == []
+
+
 def test_every_module_says_what_it_is():
     silent = []
     for name in MODULES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import codecs
 import importlib
 import json
 import os
@@ -11,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -46,6 +48,7 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; an error is one line on stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
+    _print_anything()
     signal.signal(signal.SIGTERM, _interrupt)
     with _interrupts_that_last():
         return _main(words)
@@ -70,6 +73,11 @@ def _main(words: list[str]) -> int:
     except BrokenPipeError:  # `xfer ... | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except Exception as error:
+        if "--debug" in words:
+            raise
+        print(f"xfer: {_unexpected(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         if "--debug" in words:
             raise
@@ -98,6 +106,42 @@ def help_text() -> str:
     """Return what ``xfer --help`` prints."""
     rows = "\n".join(f"  {name:<10} {purpose}" for name, (_, purpose) in COMMANDS.items())
     return f"usage: xfer COMMAND [--help] [--json] [--debug] ...\n\ncommands:\n{rows}\n\n{EXAMPLES}"
+
+
+def _unexpected(error: Exception) -> str:
+    """Return one line about an error that is none of ours: what it is, and the line of code that raised it."""
+    import traceback
+
+    *_, frame = traceback.extract_tb(error.__traceback__)
+    text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
+    return f"{text} ({Path(frame.filename).name}:{frame.lineno}, in {frame.name}; --debug shows the traceback)"
+
+
+PLAIN = {
+    **dict.fromkeys(map(chr, range(0x2500, 0x2580)), "+"),  # what tables and boxes are drawn with
+    **dict.fromkeys("─━╴╶╸╺═\N{EN DASH}\N{EM DASH}\N{MINUS SIGN}", "-"),
+    **dict.fromkeys("│┃║", "|"),
+    "\N{MULTIPLICATION SIGN}": "x",
+    "\N{RIGHT SINGLE QUOTATION MARK}": "'",
+    "\N{GREEK CAPITAL LETTER DELTA}": "d",
+}
+"""What a terminal prints that has no such character: one for one, so that tables keep their columns."""
+
+
+def _print_anything() -> None:
+    """Let standard output and error print any text in whatever encoding the terminal has, as latin-1 or ASCII."""
+    from unicodedata import normalize
+
+    def plainer(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        missing = error.object[error.start : error.end]
+        bare = (normalize("NFKD", c).encode("ascii", "ignore").decode()[:1] for c in missing)  # e of é
+        return "".join(PLAIN.get(c) or b or "?" for c, b in zip(missing, bare, strict=True)), error.end
+
+    codecs.register_error("xfer.plainer", plainer)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a program that calls this may have put something else there
+            stream.reconfigure(errors="xfer.plainer")
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:

@@ -7,8 +7,9 @@ XferError
 ├── BundleError           a bundle that is missing, edited, truncated, or of a newer schema
 ├── FidelityError         a policy that acts otherwise once exported, and why
 ├── UnavailableError      a target, provider or library that this machine lacks
-├── ObservationError      an observation of the wrong name, shape or dtype
+├── ObservationError      an observation of the wrong name, shape or dtype, or one that is not finite
 ├── ScoresError           scores, actions or states that are none: the network's own, or a variant's arithmetic
+├── ExecutionError        a runtime that gave up: out of memory, a kernel, a process that died
 └── CheckFailed           a check that ran to its end, and found what it looked for
 """
 
@@ -48,11 +49,15 @@ class UnavailableError(XferError):
 
 
 class ObservationError(XferError):
-    """An observation that does not match the spec."""
+    """An observation that does not match the spec, or is not finite where a policy can make nothing of that."""
 
 
 class ScoresError(XferError):
     """Scores, actions or next states that are not finite or not in range: they are never acted on."""
+
+
+class ExecutionError(XferError):
+    """A runtime that could not load a variant or finish a step: out of memory, a kernel, a process that died."""
 
 
 class CheckFailed(XferError):  # noqa: N818 - nothing went wrong: this is an answer

@@ -8,18 +8,20 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from xfer.errors import ObservationError, XferError
+from xfer.errors import ObservationError
 from xfer.runner import Arrays, Runner
 from xfer.tasks import Task
-from xfer.trajectories import Trajectories
+from xfer.trajectories import Trajectories, save_steps
 from xfer.wrappers import Rendered
 
 EVALUATION_SEED = 1_000_000
@@ -64,21 +66,47 @@ def episode_returns(task: Task, runner: Runner, seeds: Iterable[int]) -> Iterato
 
 def record(task: Task, actor: Runner, seed: int, length: int, stretch: int) -> Trajectories:
     """Return ``length`` recorded observations of ``actor``, from episodes that are cut after ``stretch`` steps."""
-    env = task.make()
-    seen: list[dict[str, np.ndarray]] = []
-    resets: list[bool] = []
-    while len(seen) < length:
-        observations, _ = env.reset(seed=seed)
-        actor.reset()
-        seed += 1
-        for step in range(min(stretch, length - len(seen))):
-            seen.append(_copies(observations))
-            resets.append(step == 0)
-            observations, _, terminated, truncated, _ = env.step(native(env, actor.act(observations).action))
-            if terminated or truncated:
-                break
-    env.close()
-    return Trajectories({name: np.stack([o[name] for o in seen]) for name in seen[0]}, np.array(resets))
+    spec = actor.spec
+    observations = {o.name: np.empty((length, *o.shape), o.dtype) for o in spec.observations}
+    resets = np.empty(length, bool)
+    with closing(_recorded(task, actor, seed, length, stretch)) as steps:
+        for t, (begins, seen) in enumerate(steps):
+            resets[t] = begins
+            for name, rows in observations.items():
+                rows[t] = seen[name]
+    return Trajectories(observations, resets)
+
+
+def record_to(path: Path, task: Task, actor: Runner, seed: int, length: int, stretch: int) -> None:
+    """Write what ``record`` returns to a file, step by step, so that it need not fit into memory.
+
+    Raises:
+        RunError: If the file cannot be written; nothing is left behind.
+    """
+    with closing(_recorded(task, actor, seed, length, stretch)) as steps:
+        save_steps(path, steps)
+
+
+def _recorded(
+    task: Task, actor: Runner, seed: int, length: int, stretch: int
+) -> Generator[tuple[bool, dict[str, np.ndarray]], None, None]:
+    """Yield (does an episode begin here, observations)."""
+    env, left = task.make(), length
+    try:
+        while left:
+            observations, _ = env.reset(seed=seed)
+            actor.reset()
+            seed += 1
+            for step in range(min(stretch, left)):
+                seen = _seen(actor, observations)
+                action = actor.act(observations).action
+                yield step == 0, {o.name: seen[o.name].reshape(o.shape) for o in actor.spec.observations}
+                left -= 1
+                observations, _, terminated, truncated, _ = env.step(native(env, action))
+                if terminated or truncated:
+                    break
+    finally:
+        env.close()
 
 
 class _Row:
@@ -149,6 +177,7 @@ class Pair:
         variant: Return of the variant.
         fork: Where their actions first differed, or None if they never did.
         error: Why the variant did not finish its episode (its return is then NaN), and at which step; or empty.
+        cause: What it raised there, if it did.
         differs: How the environment, replayed from the same seed with the same actions, gave another episode; or empty.
             If it did, each of the two had an episode of its own from the beginning.
     """
@@ -159,10 +188,15 @@ class Pair:
     fork: Fork | None
     error: str = ""
     differs: str = ""
+    cause: Exception | None = None
 
 
 class _VariantFailed(Exception):  # noqa: N818 - it is caught here, and becomes a Pair's error
-    """A variant could not act: its arithmetic is broken. The message names the step."""
+    """A variant could not act: its arithmetic is broken, or its runtime gave up. The message names the step."""
+
+    def __init__(self, step: int, cause: Exception) -> None:
+        super().__init__(f"at step {step}: {cause}")
+        self.cause = cause
 
 
 def paired_episode(
@@ -192,7 +226,7 @@ def paired_episode(
         runner.reset()
     together = dict(variants)
     forks: dict[str, Fork] = {}
-    errors: dict[str, str] = {}
+    errors: dict[str, _VariantFailed] = {}
     env = task.make()
     try:
         observations, _ = env.reset(seed=seed)
@@ -203,7 +237,7 @@ def paired_episode(
                 try:
                     other = _act(together[name], observations, len(first.actions))
                 except _VariantFailed as failed:
-                    errors[name] = str(failed)
+                    errors[name] = failed
                     del together[name]
                     continue
                 if not same_action(other, action, tolerance):
@@ -216,13 +250,13 @@ def paired_episode(
         env.close()
     total = _total(first.rewards)
     pairs = {name: Pair(seed, total, total, None) for name in together}
-    pairs |= {name: Pair(seed, total, math.nan, None, error) for name, error in errors.items()}
+    pairs |= {name: Pair(seed, total, math.nan, None, str(e), cause=e.cause) for name, e in errors.items()}
     try:
         for name, fork in forks.items():
             try:
                 pairs[name] = Pair(seed, total, _finish_fork(task, variants[name], first, fork), fork)
             except _VariantFailed as failed:
-                pairs[name] = Pair(seed, total, math.nan, fork, str(failed))
+                pairs[name] = Pair(seed, total, math.nan, fork, str(failed), cause=failed.cause)
         if together:
             _replay_whole(task, first, last)
     except _EpisodesDiffer as differ:
@@ -256,7 +290,7 @@ def independent_episodes(
             variant = _return_alone(task, seed, "variant", partial(_act, runner))
             pairs[name] = Pair(seed, total, variant, None, differs=differs)
         except _VariantFailed as failed:
-            pairs[name] = Pair(seed, total, math.nan, None, str(failed), differs)
+            pairs[name] = Pair(seed, total, math.nan, None, str(failed), differs, failed.cause)
     return pairs
 
 
@@ -385,15 +419,15 @@ def _act(runner: Runner, observations: Arrays, step: int) -> np.ndarray:
     """Return a variant's action.
 
     Raises:
-        _VariantFailed: If what it computes cannot be acted on.
+        _VariantFailed: If what it computes cannot be acted on, or whatever its runtime raises.
         ObservationError: If the environment gives what no policy could act on.
     """
     try:
         return runner.act(observations).action
     except ObservationError:
         raise
-    except XferError as error:
-        raise _VariantFailed(f"at step {step}: {error}") from error
+    except Exception as error:
+        raise _VariantFailed(step, error) from error
 
 
 def _total(rewards: Iterable[float]) -> float:

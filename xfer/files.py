@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import msgspec
 
@@ -15,8 +17,9 @@ from xfer.errors import XferError
 T = TypeVar("T")
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name in its folder, then rename it into place.
+@contextmanager
+def atomically(path: Path) -> Iterator[IO[bytes]]:
+    """Give a file under a temporary name in its folder, and rename it into place when it is written.
 
     Raises:
         OSError: If the folder cannot be written to; nothing is left behind.
@@ -25,7 +28,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o644)
@@ -33,6 +36,16 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name in its folder, then rename it into place.
+
+    Raises:
+        OSError: If the folder cannot be written to; nothing is left behind.
+    """
+    with atomically(path) as file:
+        file.write(data)
 
 
 def to_json(value: Any) -> bytes:

@@ -18,6 +18,7 @@ Arrays = Mapping[str, np.ndarray]
 
 SLACK = 1e-5
 """How far a continuous action may be out of its bounds by rounding, as a share of its range; one float32 at least."""
+FAULT = "the fault is in the policy's weights, or in what this variant computes with them."
 
 
 class Step(NamedTuple):
@@ -112,9 +113,10 @@ class Runner:
             Arrays that belong to the caller.
 
         Raises:
-            ObservationError: On a missing name, or a wrong shape or dtype.
+            ObservationError: On a missing name, or a wrong shape or dtype; or if what it was given is not finite, and
+                so is what the policy made of it.
             ScoresError: If the scores, the action or a next state are not finite, or the action is out of its bounds.
-                The states stay as they were.
+                In both cases the states stay as they were.
         """
         batched = {}
         single = False
@@ -130,7 +132,12 @@ class Runner:
                 )
             batched[name] = in_order(array)  # once, and held until the session has returned
         step = self.session.step(batched, self._states)
-        self._check(step)
+        try:
+            self._check(step)
+        except ScoresError as error:
+            _blame({f"Observation '{name}'": array for name, array in batched.items()}, error)
+            _blame({f"State '{name}'": array for name, array in self._states.items()}, error)
+            raise
         self._states = step.states
         return Action(step.action[0], step.scores[0]) if single else Action(step.action, step.scores)
 
@@ -144,10 +151,7 @@ class Runner:
         if action.shape != shape or action.dtype != dtype:
             raise ScoresError(f"The action is {action.dtype} {list(action.shape)}, expected {dtype} {list(shape)}.")
         if not np.isfinite(step.scores).all():
-            raise ScoresError(
-                "The policy's scores are not finite: its weights or this variant's arithmetic are broken. (A mask is a"
-                " finite number, as -1e8.)"
-            )
+            raise ScoresError(self._not_finite(step.scores))
         inside = (action >= self._low) & (action <= self._high)  # false for NaN
         if not inside.all():
             row, *element = (int(i) for i in np.argwhere(~inside)[0])
@@ -159,16 +163,35 @@ class Runner:
                     f"The action's '{name}' is {value:g}, out of its bounds {bounds}. Clip it in the policy, or"
                     " leave the bounds out of its ActionSpec."
                 )
-            what = (
-                f"The action is {value}, not one of 0 to {self._high}." if not element else "The action is not finite."
-            )
-            raise ScoresError(f"{what} The policy's weights or this variant's arithmetic are broken.")
+            what = f"The action is {value}, not one of 0 to {self._high}" if not element else "The action is not finite"
+            raise ScoresError(f"{what}: {FAULT}")
         for name, state in step.states.items():
             if not np.isfinite(state).all():
-                raise ScoresError(
-                    f"The next state '{name}' is not finite: the policy's weights or this variant's arithmetic are"
-                    " broken."
-                )
+                raise ScoresError(f"The next state '{name}' is not finite: {FAULT}")
+
+    def _not_finite(self, scores: np.ndarray) -> str:
+        """Return which score is not finite, and what is at fault: a mask, or the network."""
+        row, element = (int(i) for i in np.argwhere(~np.isfinite(scores))[0])
+        where = f" in row {row}" if self.batch > 1 else ""
+        said = f"The policy's scores are not finite: that of '{self.spec.action.elements[element]}' is "
+        said += f"{scores[row, element]}{where}"
+        if self.spec.action.kind == "discrete" and (np.isfinite(scores) | np.isneginf(scores)).all():
+            return f"{said}. Is that a mask? Let it be a finite number: -1e8, or -6e4 where fp16 computes it."
+        return f"{said}, of finite inputs. {FAULT[0].upper()}{FAULT[1:]}"
+
+
+def _blame(inputs: Arrays, error: ScoresError) -> None:
+    """Blame what was given, where it is not finite.
+
+    Raises:
+        ObservationError: With the first place.
+    """
+    for name, array in inputs.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            row, *place = (int(i) for i in np.argwhere(~np.isfinite(array))[0])
+            where = ", ".join([*([f"element {place}"] if place else []), *([f"row {row}"] if len(array) > 1 else [])])
+            value = array[(row, *place)]
+            raise ObservationError(f"{name} holds {value} ({where}), of which the policy makes no action.") from error
 
 
 def _bounds(action: ActionSpec) -> tuple[np.ndarray | float, np.ndarray | float]:

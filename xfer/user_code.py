@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import importlib
 import sys
+import sysconfig
+import traceback
 from pathlib import Path
 from typing import Any
 
 from xfer.errors import UnavailableError, XferError
+
+LIBRARIES = (*(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")), __file__)
+"""Where no user's own code is."""
 
 
 def look_here() -> None:
@@ -32,7 +37,7 @@ def call(name: str, kind: str) -> Any:
     Raises:
         ModuleNotFoundError: If there is no such module.
         UnavailableError: If the module needs another one that is not installed.
-        XferError: If the function fails.
+        XferError: If the module cannot be imported, or the function fails.
     """
     module_name, _, function = name.partition(":")
     look_here()
@@ -42,12 +47,25 @@ def call(name: str, kind: str) -> Any:
         if not f"{module_name}.".startswith(f"{error.name}."):
             raise UnavailableError(f"{kind} {name} needs {error.name}, which is not installed.") from error
         raise
+    except XferError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise XferError(f"{kind} {name}: importing {module_name} failed {_said(error)}.") from error
     if not callable(found):
         return found
     try:
         return found()
     except XferError:
         raise
-    except Exception as error:
-        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise XferError(f"{kind} {name} failed ({message}). --debug shows where.") from error
+    except (Exception, SystemExit) as error:
+        raise XferError(f"{kind} {name} failed {_said(error)}.") from error
+
+
+def _said(error: BaseException) -> str:
+    """Return what an error says, and the innermost line outside of Python's and others' libraries."""
+    message = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+    frames = traceback.extract_tb(error.__traceback__)
+    outside = [frame for frame in frames if Path(frame.filename).is_file() and not frame.filename.startswith(LIBRARIES)]
+    if not outside or isinstance(error, SyntaxError):  # which names its file and line itself
+        return f"({message})"
+    return f"({message}) at {Path(outside[-1].filename).name}:{outside[-1].lineno}"

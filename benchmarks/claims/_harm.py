@@ -33,7 +33,7 @@ class Walks:
         """Return ``steps`` observations in each of ``rows``."""
         walks = [walk(policy, (*seed, row), steps) for row in range(rows)]
         names = walks[0].observations
-        stacked = {name: np.stack([one.observations[name] for one in walks], axis=1) for name in names}
+        stacked = {name: np.stack([one.observations[name][:] for one in walks], axis=1) for name in names}
         return cls(stacked, np.stack([one.resets for one in walks], axis=1))
 
     def row(self, row: int) -> Walks:

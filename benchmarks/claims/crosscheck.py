@@ -24,10 +24,11 @@ from benchmarks.bench import check_libraries
 from benchmarks.claims import Options, Outcome
 from benchmarks.measure.interference import Interference, Meter
 from benchmarks.measure.messages import Assignment, Turn
-from benchmarks.measure.protocol import CAN_BIND, usable_cores
 from benchmarks.measure.worker_process import WorkerError, WorkerProcess
 from export import targets
 from export.bundle.reader import Bundle
+from export.libraries import linux
+from export.libraries.cores import by_preference, default_threads, usable_cores
 from export.targets import Variant
 from xfer.errors import UnavailableError, UsageError
 
@@ -63,15 +64,16 @@ def reproduce(options: Options) -> Outcome:
         UsageError: If no bundle is named, or the options do not fit.
         UnavailableError: If none of the variants can run here, or a process fails.
     """
+    linux.require("xfer reproduce crosscheck")
     check_libraries()
     if options.bundle is None:
         raise UsageError("crosscheck measures a bundle: xfer reproduce crosscheck runs/cartpole.bundle")
-    threads = options.threads or len(usable_cores())
+    threads = options.threads or default_threads()
     if not 1 <= threads <= len(usable_cores()):
         raise UsageError(f"--threads {threads} does not fit {len(usable_cores())} usable cores.")
     bundle, starts = Bundle(options.bundle), options.runs or STARTS
     notes, rows = [f"Threads: {threads}; starts of each process: {starts}; turns after each: {TURNS}."], []
-    with tempfile.TemporaryDirectory(prefix="xfer-crosscheck-") as temporary, _bound(usable_cores()[-threads:]):
+    with tempfile.TemporaryDirectory(prefix="xfer-crosscheck-") as temporary, _bound(by_preference()[:threads]):
         setup = Setup(bundle, Path(temporary), usable_cores())
         save_frames(bundle, setup.folder)
         for variant, tool in TOOLS.items():
@@ -99,7 +101,7 @@ def save_frames(bundle: Bundle, folder: Path) -> None:
     observations = bundle.golden().observations
     (folder / "each").mkdir()
     for name, array in observations.items():
-        np.save(folder / f"{name}.npy", array)
+        np.save(folder / f"{name}.npy", array[:])
         for index in range(len(array)):
             np.save(folder / "each" / f"{name}.{index}.npy", array[index : index + 1])
     for state in bundle.spec.states:
@@ -137,7 +139,9 @@ def bare_loop(setup: Setup, variant: str) -> Iterator[TakeTurn]:
     model = setup.bundle.check(setup.bundle.build(variant)) / "policy.onnx"
     words = [sys.executable, "-P", str(BARE_LOOP), str(model), str(setup.folder), str(len(setup.cores))]
     try:
-        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+        ) as process:
             assert process.stdin is not None
             assert process.stdout is not None
             requests, replies = process.stdin, process.stdout
@@ -166,7 +170,7 @@ def benchmark_app(setup: Setup, variant: str) -> Iterator[TakeTurn]:
     shapes = ",".join(f"{i.name}[{','.join(map(str, (1, *i.shape)))}]" for i in inputs)
     files = {i.name: sorted((folder / "each").glob(f"{i.name}.*.npy")) for i in inputs}
     config = folder / "config.json"
-    config.write_text(json.dumps({"CPU": {"INFERENCE_NUM_THREADS": str(len(setup.cores))}}))
+    config.write_text(json.dumps({"CPU": {"INFERENCE_NUM_THREADS": str(len(setup.cores))}}), encoding="utf-8")
     words = ["-m", str(model), "-d", "CPU", "-hint", "latency", "-nireq", "1", "-api", "sync"]
     words += ["-t", "1", "-shape", shapes, "-inference_only", "False"]
     words += ["-i", *(f"{name}:{','.join(map(str, paths))}" for name, paths in files.items())]
@@ -175,7 +179,7 @@ def benchmark_app(setup: Setup, variant: str) -> Iterator[TakeTurn]:
 
     def turn() -> float:
         _run(["-c", BENCHMARK_APP, *words])
-        found = json.loads((folder / "benchmark_report.json").read_text())
+        found = json.loads((folder / "benchmark_report.json").read_text(encoding="utf-8"))
         results = found["execution_results"]
         return float(results["total execution time (ms)"]) / int(results["total number of iterations"]) / 1000
 
@@ -228,7 +232,9 @@ def _compare(setup: Setup, variant: str, tool: Tool, starts: int) -> dict[str, A
 
 def _run(words: list[str]) -> str:
     """Run Python with these arguments, and return what it printed."""
-    done = subprocess.run([sys.executable, "-P", *words], capture_output=True, text=True, check=False, timeout=600)
+    done = subprocess.run(
+        [sys.executable, "-P", *words], capture_output=True, text=True, encoding="utf-8", check=False, timeout=600
+    )
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
         raise UnavailableError(f"{Path(words[0]).name} failed: {lines[-1]}")
@@ -239,10 +245,8 @@ def _run(words: list[str]) -> str:
 def _bound(cores: tuple[int, ...]) -> Iterator[None]:
     """Bind this process, and so all that it starts, to some cores."""
     before = usable_cores()
-    if CAN_BIND:
-        os.sched_setaffinity(0, cores)
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:
-        if CAN_BIND:
-            os.sched_setaffinity(0, before)
+        os.sched_setaffinity(0, before)

@@ -16,6 +16,7 @@ from benchmarks.report.decision import Limits
 from benchmarks.report.rows import Row
 from benchmarks.report.write import write
 from export.bundle.records import PROVEN
+from export.libraries.cores import default_threads
 from xfer.errors import UnavailableError
 
 TARGETS = "eager,torchscript,onnx,tensorrt"
@@ -56,7 +57,7 @@ def reproduce(options: Options) -> Outcome:
     names = list(verify(bundle))
     on_gpu = verify(bundle, [name for name in ON_GPU if name.partition("@")[0] in names])
     variants = [*names, *on_gpu]
-    quick, limits = protocol.quick(len(protocol.usable_cores())), Limits(allow_provisional=True)
+    quick, limits = protocol.quick(default_threads()), Limits(allow_provisional=True)
     report = bench(bundle, variants, quick, limits=limits, command="xfer reproduce gpu")
     paths = write(report, conclude(report), options.folder / "report")
     rows = judge([row for row in report.rows if not row.whole_backbone])

@@ -22,8 +22,9 @@ import numpy as np
 
 from benchmarks.bench import check_libraries
 from benchmarks.claims import Options, Outcome
-from benchmarks.measure.protocol import CAN_BIND, usable_cores
 from export.bundle.reader import Bundle, why_not
+from export.libraries import linux
+from export.libraries.cores import by_preference, default_threads, usable_cores
 from export.targets import Variant
 from xfer.errors import UnavailableError, UsageError, XferError
 from xfer.runner import Arrays
@@ -144,10 +145,11 @@ def reproduce(options: Options) -> Outcome:
         UsageError: If no bundle is named, or the threads or runs do not fit.
         UnavailableError: If none of the variants can run here.
     """
+    linux.require("xfer reproduce overhead")
     check_libraries()
     if options.bundle is None:
         raise UsageError("overhead measures a bundle: xfer reproduce overhead runs/cartpole.bundle")
-    threads = options.threads or len(usable_cores())
+    threads = options.threads or default_threads()
     if not 1 <= threads <= len(usable_cores()):
         raise UsageError(f"--threads {threads} does not fit {len(usable_cores())} usable cores.")
     bundle, pairs = Bundle(options.bundle), options.runs or PAIRS
@@ -232,12 +234,11 @@ def _turn(actor: Actor, steps: Iterator[tuple[bool, Mapping[str, np.ndarray]]]) 
 
 
 def _in_a_process(path: Path, variant: str, threads: int, pairs: int) -> tuple[list[float], list[float]]:
-    cores = usable_cores()[-threads:]
+    cores = by_preference()[:threads]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, initializer=_bind, initargs=(cores,)) as executor:
         return executor.submit(measure, path, variant, threads, pairs).result()
 
 
 def _bind(cores: tuple[int, ...]) -> None:
-    if CAN_BIND:
-        os.sched_setaffinity(0, cores)
+    os.sched_setaffinity(0, cores)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import os
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any
 
 from benchmarks.claims import Options, Outcome
 from benchmarks.claims._cases import HARMFUL, HARMLESS, RIGHT, Case, Plan
+from export.libraries.cores import processes
 from xfer.errors import UnavailableError
 
 SHOWS_PROGRESS = True
@@ -38,7 +38,7 @@ def reproduce(options: Options) -> Outcome:
     plans = [Plan(counts) for counts in wanted(options.seed, policies)]
     cases: dict[int, list[Case]] = {}
     context = multiprocessing.get_context("spawn")
-    with Progress(transient=True) as progress, ProcessPoolExecutor(os.cpu_count(), context) as executor:
+    with Progress(transient=True) as progress, ProcessPoolExecutor(processes(), context) as executor:
         bar = progress.add_task("policies", total=policies)
         futures = {executor.submit(examine, options.seed, index, plan): index for index, plan in enumerate(plans)}
         for future in as_completed(futures):

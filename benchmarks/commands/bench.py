@@ -27,7 +27,14 @@ def main(args: Args) -> dict[str, Any]:
         UnavailableError: If a library is missing, or no variant can run here.
         BundleError: If the bundle is damaged or cannot be written to.
         XferError: If another machine was to measure, and could not.
+        CheckFailed: With --check, if something that was asked for cannot be had here.
     """
+    if args.check:
+        from benchmarks.commands import check
+
+        return check.main(args)
+    if args.bundle is None:
+        raise UsageError("Which bundle? xfer bench BUNDLE. Without one there is xfer bench --check.")
     if args.host is not None:  # its options are checked against the cores there
         from benchmarks.commands import bench_remote
 
@@ -75,6 +82,7 @@ def answer(report: Report, paths: dict[str, str]) -> dict[str, Any]:
         "report": paths,
         "loops": [_loop_row(loop) for loop in report.loops],
         "sweep": msgspec.to_builtins(report.sweep),
+        "conditions": msgspec.to_builtins(report.conditions),
     }
 
 

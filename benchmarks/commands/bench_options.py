@@ -6,6 +6,7 @@ import math
 import shlex
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -14,6 +15,7 @@ from benchmarks.measure.control_loop import GAPS, QUICK_GAPS
 from benchmarks.measure.messages import Pace
 from benchmarks.measure.protocol import MIN_ROUNDS, Protocol
 from benchmarks.report.decision import Limits
+from export.libraries.cores import default_threads
 from xfer.commands import Common
 from xfer.errors import UsageError
 
@@ -36,17 +38,22 @@ class Args(Common):
       xfer bench cartpole.bundle --rate-hz 50 --deadline-ms 10
       xfer bench cartpole.bundle --host user@robot
       xfer bench cartpole.bundle --cpp build
+      xfer bench --check
     """
 
-    bundle: tyro.conf.Positional[Path]
-    """The bundle's folder."""
+    bundle: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="BUNDLE")] = None
+    """The bundle's folder; --check needs none."""
+    check: bool = False
+    """Measure nothing: say what about this machine moves latencies, and the command that mends it. Fails if --threads
+    or --variants ask for what cannot be had here."""
     variants: str = ""
     """Comma list of variants or targets, as onnx-int8,torchscript. Empty: all that the bundle has. The
     reference, eager-fp32, is always measured."""
     threads: int = 0
-    """Threads inside an operation, for all variants alike. 0: as many as there are usable cores."""
+    """Threads inside an operation, for all variants alike. 0: as many as --cores, else one for each of the fastest
+    physical cores of one node that the container has time for, at most 8."""
     cores: str = ""
-    """Comma list of the logical cores that all variants are bound to, as 0,1. Empty: the last ones, one a thread."""
+    """Comma list of the logical cores that all variants are bound to, as 0,1. Empty: the best ones, one a thread."""
     quick: bool = False
     """Measure at least 256 calls and 2 s a variant instead of 1,024 and 10 s; the figures are marked."""
     strict: bool = False
@@ -98,14 +105,12 @@ def protocol_of(args: Args) -> Protocol:
     if away := [core for core in cores if core not in usable]:
         there = ",".join(map(str, usable))
         raise UsageError(f"--cores {args.cores}: core {away[0]} cannot be used here. Choose from {there}.")
-    if cores and not protocol.CAN_BIND:
-        raise UsageError("--cores: this system cannot bind a process to cores. Leave it out.")
     most = len(cores or usable)
     if not 0 <= args.threads <= most:
         kind = "chosen" if cores else "usable"
         raise UsageError(f"--threads {args.threads} does not fit {most} {kind} cores. Use 1 to {most}.")
     form = protocol.quick if args.quick else protocol.strict if args.strict else protocol.full
-    return form(args.threads or most, args.rounds, cores)
+    return form(args.threads or len(cores) or default_threads(), args.rounds, cores)
 
 
 def pace_of(args: Args) -> Pace | None:
@@ -153,10 +158,10 @@ def _numbers(option: str, text: str, *, least: int) -> tuple[int, ...]:
 
 def command_line(args: Args) -> str:
     """Return the command that repeats this measurement."""
-    words = ["xfer", "bench", str(args.bundle)]
+    words = ["xfer", "bench", *([str(args.bundle)] if args.bundle else [])]
     for option in fields(args):
         value = getattr(args, option.name)
-        if option.default is MISSING or value == option.default or option.name in OUTPUT_ONLY:
+        if option.default is MISSING or value == option.default or option.name in ("bundle", *OUTPUT_ONLY):
             continue
         name = option.name.replace("_", "-")
         words += [f"--{name}"] if value is True else [f"--no-{name}"] if value is False else [f"--{name}", str(value)]

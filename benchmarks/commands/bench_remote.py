@@ -58,6 +58,7 @@ def main(args: bench_options.Args) -> dict[str, Any]:
     from benchmarks.report import terminal
 
     assert args.host is not None
+    assert args.bundle is not None
     host = Host(args.host)
     bundle = Bundle(args.bundle)
     output = args.output or bundle.path.resolve().parent / "report"

@@ -23,7 +23,7 @@ import tyro
 
 from benchmarks.measure.kernel import NAME
 from benchmarks.stats import starts
-from benchmarks.stats.permutation import simultaneous
+from benchmarks.stats.permutation import RESAMPLES, simultaneous
 from xfer.commands import Common
 from xfer.errors import CheckFailed, UsageError
 from xfer.files import from_json
@@ -242,7 +242,13 @@ def _changed(old: Report, new: Report) -> str:
 
 
 def estimate(
-    old: Times, new: Times, names: Sequence[str], measure: str, against: Literal["eager", "kernel"], alpha: float
+    old: Times,
+    new: Times,
+    names: Sequence[str],
+    measure: str,
+    against: Literal["eager", "kernel"],
+    alpha: float,
+    resamples: int = RESAMPLES,
 ) -> dict[str, Estimate]:
     """Estimate how much the time of each variant changed against what ran in the same rounds.
 
@@ -253,6 +259,7 @@ def estimate(
         measure: The row that they are measured by.
         against: What to call that.
         alpha: Error rate of all of them together.
+        resamples: How often starts are dealt anew.
 
     Raises:
         UsageError: If there are too few starts to tell anything at ``alpha``.
@@ -262,7 +269,7 @@ def estimate(
     ratios = [[starts.log_ratios(times[name], times[measure]) for name in names] for times in (old, new)]
     before, after = (np.array([one[: min(map(len, side))] for one in side]) for side in ratios)
     found = {}
-    for name, middle, half, p_value in zip(names, *simultaneous(before, after, alpha), strict=True):
+    for name, middle, half, p_value in zip(names, *simultaneous(before, after, alpha, resamples), strict=True):
         interval = math.expm1(middle - half), math.expm1(middle + half)
         found[name] = Estimate(math.expm1(middle), interval, float(p_value), against)
     return found

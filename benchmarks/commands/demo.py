@@ -13,6 +13,7 @@ from benchmarks.report.decision import Limits
 from export.commands import export as export_command
 from export.commands import verify as verify_command
 from export.commands.console import build_lines, show, verdict_lines
+from export.libraries.cores import default_threads
 from export.verification.verify import DEFAULT_PAIRS
 from xfer.commands import Common
 from xfer.commands.train import show as show_training
@@ -74,7 +75,7 @@ def main(args: Args) -> dict[str, Any]:
     show(verdict_lines(verdicts))
     results["verify"] = verify_command.answer(verdicts)
     console.rule("4/5 bench")
-    quick, limits = protocol.quick(len(protocol.usable_cores())), Limits(allow_provisional=True)
+    quick, limits = protocol.quick(default_threads()), Limits(allow_provisional=True)
     command = shlex.join(["xfer", "bench", str(bundle), "--quick", *limits.options(), "--output", str(folder)])
     with progress.bar() as on_step:
         report = bench(bundle, protocol=quick, limits=limits, command=command, on_step=on_step)

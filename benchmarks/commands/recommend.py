@@ -19,10 +19,10 @@ from xfer.errors import XferError
 class Args(Common):
     """Name the fastest variant of a bundle that loses little reward and keeps a deadline, or fail.
 
-    The drop in reward is held against the 95 % bound that xfer verify recorded on this machine; without an environment,
-    trials (xfer verify --returns) or recordings (--on-recordings) take the place of rewards. The deadline is held
-    against the control loop of the last xfer bench, if it ran one with that deadline, else against the upper 99 % bound
-    of p99. Other machines' records are not believed.
+    The drop in reward is held against the 95 % bound that xfer verify recorded on a machine of this kind; without an
+    environment, trials (xfer verify --returns) or recordings (--on-recordings) take the place of rewards. The deadline
+    is held against the control loop of the last xfer bench, if it ran one with that deadline, else against the upper
+    99 % bound of p99. Other machines' latencies are not believed, nor are other kinds' verdicts.
 
     Example commands:
       xfer recommend cartpole.bundle
@@ -110,7 +110,7 @@ def why_best(best: Facts, decided: Decision) -> str:
 def why_none(decided: Decision) -> str:
     """Say why no variant is recommended, and what can be done about it."""
     nearest = decided.nearest
-    if nearest is None or all(j.facts.status in ("built", "failed", "unavailable") for j in decided.judgments):
+    if nearest is None or (nearest.facts.status == "built" and not nearest.facts.cannot_run):
         return (
             "No variant keeps the limits: run `xfer verify` and `xfer bench` on this machine first (records from other"
             " machines are inherited, not believed)."

@@ -83,7 +83,9 @@ class Host:
             XferError: If the machine cannot be reached, with what ssh says.
         """
         words = self.words(script, *arguments)
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+        done = subprocess.run(
+            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding="utf-8", errors="replace"
+        )
         if done.returncode == CONNECTION_FAILED:
             reason = last_line(done.stderr)
             raise XferError(f"Cannot reach {self.name}: {reason} (`ssh {self.name}` must work without a password)")
@@ -97,7 +99,9 @@ class Host:
             XferError: If anything else failed, likewise.
         """
         command = ["rsync", "-rlt", "-e", shlex.join(self.ssh), *words]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding="utf-8", errors="replace"
+        )
         if done.returncode:
             first = next(iter(done.stderr.splitlines()), f"rsync ended with status {done.returncode}")
             kind = LostError if done.returncode == CONNECTION_FAILED else XferError

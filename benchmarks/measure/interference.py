@@ -6,13 +6,13 @@ All readings are taken by the parent, before and after a turn: nothing of xfer's
 from __future__ import annotations
 
 import math
-import shutil
-import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from export.libraries import nvml
 
 if TYPE_CHECKING:
     import psutil
@@ -106,7 +106,7 @@ class Meter:
         """Return what happened in the turns since this was last asked for; at least one."""
         turns, self._turns = self._turns, []
         # Only now the clocks: asking for them takes processor time itself.
-        frequency, gpu_clock = _frequency_mhz(self._bound), _gpu_clock_mhz() if self._gpu else None
+        frequency, gpu_clock = _frequency_mhz(self._bound), nvml.clock_mhz() if self._gpu else None
         (others, steal), (others_bound, steal_bound) = (shares(turns, cores) for cores in (self._usable, self._bound))
         return Interference(max(others, others_bound), max(steal, steal_bound), frequency, gpu_clock)
 
@@ -159,14 +159,3 @@ def _frequency_mhz(cores: Sequence[int]) -> float | None:
         return None
     chosen = [clocks[core] for core in cores if core < len(clocks)] or clocks
     return sum(chosen) / len(chosen) if chosen else None
-
-
-def _gpu_clock_mhz() -> float | None:
-    """Ask the driver's own tool for the clock of the first GPU."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return None
-    query = [tool, "--query-gpu=clocks.sm", "--format=csv,noheader,nounits"]
-    answer = subprocess.run(query, capture_output=True, text=True, check=False, timeout=30)
-    first = answer.stdout.partition("\n")[0].strip()
-    return float(first) if answer.returncode == 0 and first.replace(".", "").isdigit() else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,11 +12,9 @@ import numpy as np
 
 from benchmarks.measure.interference import Interference
 from benchmarks.measure.messages import Assignment, Turn
+from export.libraries.cores import by_preference
+from export.libraries.cores import usable_cores as usable_cores
 from export.targets import Variant
-
-CAN_BIND = hasattr(os, "sched_setaffinity")
-"""Whether a process can be bound to cores here."""
-
 
 MIN_ROUNDS = 5
 """With fewer there is no spread to tell."""
@@ -47,7 +44,8 @@ class Protocol:
             question than back-to-back latency.
         pause_seconds: Pause between two turns; 0 where the other processes are stopped meanwhile.
         strict: Whether this is the long form, which gives p99.9.
-        cores: Logical cores that the variants are bound to; empty takes the last ones, one a thread.
+        cores: Logical cores that the variants are bound to; empty takes the best ones, one a thread: see
+            ``export/libraries/cores.py``.
         starts: How often the process of each variant is started afresh, with its share of the rounds.
         lead_in_seconds: Shortest time in those untimed calls.
         seed: Of the order in which variants take their turns, another one in each pass.
@@ -80,6 +78,11 @@ class Protocol:
     def rounds_of(self, start: int) -> range:
         """Return which rounds belong to a start, counted from 0; starts differ by one round at most."""
         return range(self.rounds * start // self.starts, self.rounds * (start + 1) // self.starts)
+
+    @property
+    def bound(self) -> tuple[int, ...]:
+        """Logical cores that the variants are bound to: as many as threads, so that a single one does not wander."""
+        return self.cores or tuple(sorted(by_preference()[: self.threads]))
 
 
 def full(threads: int, rounds: int = 0, cores: tuple[int, ...] = ()) -> Protocol:
@@ -148,9 +151,7 @@ class Candidate:
 
     def assignment(self, protocol: Protocol) -> Assignment:
         """Return what its worker is to run."""
-        # Bound to as many cores as it has threads, so that a single thread does not wander.
-        cores = protocol.cores or usable_cores()[-protocol.threads :]
-        return Assignment(str(self.bundle.resolve()), self.variant, protocol.threads, cores, self.batch)
+        return Assignment(str(self.bundle.resolve()), self.variant, protocol.threads, protocol.bound, self.batch)
 
 
 @dataclass(frozen=True)
@@ -213,10 +214,3 @@ class Measurement:
         if not self.starts:
             return ()
         return tuple(float(np.median([call for one in rounds for call in one])) for rounds in self.by_start())
-
-
-def usable_cores() -> tuple[int, ...]:
-    """Return the logical cores that this process may use."""
-    if CAN_BIND:
-        return tuple(sorted(os.sched_getaffinity(0)))
-    return tuple(range(os.cpu_count() or 1))

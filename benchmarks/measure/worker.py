@@ -26,9 +26,10 @@ import numpy as np
 from benchmarks.measure.messages import Assignment, Reply, Request, Turn
 from benchmarks.measure.pacing import keep_pace
 from export import targets
+from export.bundle.manifest import NOT_RUN
 from export.bundle.reader import Bundle
+from export.libraries import causes
 from export.targets import Variant
-from xfer.errors import XferError
 from xfer.files import from_json
 from xfer.runner import Arrays, Runner
 
@@ -41,13 +42,12 @@ def end_with_parent() -> None:
 
     Between its turns it is stopped (``worker_process.py``), and would never see that its input was closed.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def bind(cores: tuple[int, ...]) -> None:
     """Bind this process to logical cores; none leave it where it is."""
-    if cores and hasattr(os, "sched_setaffinity"):
+    if cores:
         os.sched_setaffinity(0, cores)
 
 
@@ -57,13 +57,15 @@ def peak_memory_bytes() -> int | None:
     Not ``getrusage``: Linux hands a parent's peak on to the program that a fork of it executes.
     """
     status = Path("/proc/self/status")
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE) if status.exists() else None
+    found = (
+        re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(encoding="utf-8"), re.MULTILINE) if status.exists() else None
+    )
     return int(found[1]) * 1024 if found else None
 
 
 def bound_cores() -> tuple[int, ...]:
-    """Return the logical cores that this process may use, or none where the system does not say."""
-    return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
+    """Return the logical cores that this process may use."""
+    return tuple(sorted(os.sched_getaffinity(0)))
 
 
 Steps = Iterator[tuple[np.ndarray, Arrays, Arrays]]
@@ -163,11 +165,9 @@ def main(serve: Callable[[Assignment, BinaryIO, BinaryIO], None] = serve) -> int
         os.dup2(2, 1)
         try:
             serve(from_json(sys.argv[1].encode(), Assignment), sys.stdin.buffer, replies)
-        except XferError as error:
-            send(replies, Reply(error=str(error)))
-            return 1
-        except Exception as error:  # a library's own exceptions: the row must say why
-            send(replies, Reply(error=f"{type(error).__name__}: {error}"))
+        except Exception as error:  # whatever a library raises: the row must say why
+            status, reason = causes.failure(error)
+            send(replies, Reply(error=f"{NOT_RUN}: {reason}" if status == "built" else reason))
             return 1
     return 0
 

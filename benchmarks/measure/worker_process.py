@@ -112,10 +112,9 @@ class WorkerProcess:
         return reply
 
     def _signal(self, name: str) -> None:
-        """Stop the worker or let it go on; only where it ends with this process, or it might stay behind, stopped."""
-        if sys.platform == "linux":
-            with suppress(ProcessLookupError):  # a dead one is noticed when it does not answer
-                os.kill(self._process.pid, getattr(signal, name))
+        """Stop the worker or let it go on; it ends with this process, so it cannot stay behind, stopped."""
+        with suppress(ProcessLookupError):  # a dead one is noticed when it does not answer
+            os.kill(self._process.pid, getattr(signal, name))
 
     def close(self) -> None:
         """End the worker: closing its input is enough for a healthy one."""

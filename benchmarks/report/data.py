@@ -6,6 +6,7 @@ import shlex
 from dataclasses import dataclass, field
 
 from benchmarks.measure.batch_sweep import BatchPoint
+from benchmarks.measure.conditions import Condition
 from benchmarks.measure.control_loop import ControlLoop
 from benchmarks.measure.protocol import Measurement, Protocol
 from benchmarks.report.decision import Limits
@@ -42,6 +43,7 @@ class Report:
         limits: What a variant must keep to be shipped.
         reference: The variant that the others are compared with.
         kernel: The raw samples of the reference kernel, which took its turns in the same rounds; None in version 0.2.0.
+        conditions: What about the machine moves latencies, as it was before the first round.
     """
 
     machine: Machine
@@ -62,6 +64,7 @@ class Report:
     limits: Limits = field(default_factory=Limits)
     reference: str = "eager-fp32"
     kernel: Measurement | None = None
+    conditions: tuple[Condition, ...] = ()
 
     @property
     def commands(self) -> list[str]:

@@ -3,9 +3,9 @@
 The rule. A variant is acceptable if all of this holds, in this order:
 
 1. It was built, and this machine can run it.
-2. It is verified on this machine, by pairs of episodes or by trials; or provisional, where
+2. It is verified on a machine of this kind, by pairs of episodes or by trials; or provisional, where
    ``Limits.allow_provisional`` says so, or where ``Limits.on_recordings`` does and it agrees with the reference on
-   recordings. The verdict of another machine does not count.
+   recordings. The verdict of another kind does not count.
 3. Its loss of reward is at most ``Limits.max_reward_drop``. Of a verified variant that is the bound of its loss; of a
    provisional one the loss that was seen, since a bound over a few episodes rules out little. The reference, which the
    others are compared with, loses nothing. Of trials, whose unit may be another one than the reward scale's, the

@@ -29,6 +29,8 @@ def to_markdown(report: Report, findings: Findings) -> str:
     lines += _list(table.divergence(row, report.reference) for row in report.rows if row.divergence)
     if report.sweep:
         lines += ["Batch sweep, with the median time of a step:", "", *_table(*table.sweep(report.sweep))]
+    if report.conditions:
+        lines += ["The machine, before the first round:", "", *_table(*table.conditions(report.conditions), left=4)]
     lines += _list(
         [
             *(f"Graph: {line}" for line in method.graph_lines(report)),

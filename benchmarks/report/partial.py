@@ -45,7 +45,8 @@ class Partial:
         except OSError as error:
             raise UsageError(f"{self.folder} {error.strerror}. Choose another --output.") from error
         if self.stream:
-            sys.stdout.write(line)
             sys.stdout.flush()
+            sys.stdout.buffer.write(line.encode())  # for programs: UTF-8, whatever the terminal has
+            sys.stdout.buffer.flush()
         now = time.monotonic()
         self._rest_until = now + (now - began) / MAX_SHARE

@@ -12,9 +12,9 @@ import numpy as np
 
 from benchmarks.measure.protocol import Candidate, Measurement, Protocol
 from benchmarks.stats.percentiles import MIN_SAMPLES, is_stable, percentile, speedups, upper_bound
-from export.bundle.manifest import Build, Provenance
+from export.bundle.manifest import NOT_RUN, Build, Provenance
 from export.bundle.reader import Bundle
-from export.bundle.records import Divergence, Gate, Latency, Record, Status, Verification
+from export.bundle.records import Divergence, Gate, Latency, Record, Status, Verification, unjudged
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,9 @@ class RowBuilder:
         if name in self.cannot_run and row.status == "built":
             return replace(row, reason=build.not_run(self.cannot_run[name]))
         if measurement is not None and measurement.error:
-            return replace(row, reason=f"not measured: {measurement.error}")
+            # Of a variant that no gate has seen, that is all that is known.
+            failed = row.status == "built" and not measurement.error.startswith(NOT_RUN)
+            return replace(row, status="failed" if failed else row.status, reason=f"not measured: {measurement.error}")
         return row
 
     def _other(self, candidate: Candidate, measurement: Measurement, latency: Latency | None) -> Row:
@@ -152,7 +154,7 @@ class RowBuilder:
 
 def verdict(build: Build, record: Record | None) -> Verification:
     """Return the verdict on a build: the recorded one, or what building it gave."""
-    return (record and record.verification) or Verification(build.status, reason=build.reason)
+    return (record and record.verification) or unjudged(build)
 
 
 def summarize(measurement: Measurement, baseline: Measurement | None, protocol: Protocol) -> Latency | None:

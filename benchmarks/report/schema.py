@@ -62,4 +62,4 @@ def text() -> str:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(text())
+    Path(sys.argv[1]).write_text(text(), encoding="utf-8")

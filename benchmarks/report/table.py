@@ -9,6 +9,7 @@ from benchmarks.report.rows import Row
 
 if TYPE_CHECKING:
     from benchmarks.measure.batch_sweep import BatchPoint
+    from benchmarks.measure.conditions import Condition
     from benchmarks.report.figures import IdleFigures, InterferenceFigures, LoopFigures
     from benchmarks.stats.bootstrap import Interval, RewardSummary
 
@@ -230,6 +231,12 @@ def disturbances(figures: Sequence[InterferenceFigures]) -> tuple[list[str], lis
     ]
     filled = [index for index in range(len(columns)) if any(row[index] != NOTHING for row in rows)]
     return [columns[index] for index in filled], [[row[index] for index in filled] for row in rows]
+
+
+def conditions(found: Sequence[Condition]) -> tuple[list[str], list[list[str]]]:
+    """Return the columns and rows of what about the machine moves latencies."""
+    rows = [[one.name, one.state, one.found, one.mend or NOTHING] for one in found]
+    return ["Condition", "State", "Found", "What mends it"], rows
 
 
 def _clock(span: tuple[float, float] | None) -> str:

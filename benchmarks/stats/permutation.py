@@ -17,11 +17,11 @@ import numpy as np
 from xfer.errors import UsageError
 
 RESAMPLES = 9999
-"""How often draws are dealt anew; if there are fewer ways to deal them, each is tried once."""
+"""How often draws are dealt anew, unless told."""
 
 
 def simultaneous(
-    old: np.ndarray, new: np.ndarray, alpha: float, resamples: int = 0
+    old: np.ndarray, new: np.ndarray, alpha: float, resamples: int = RESAMPLES
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return how much each variable changed, and by how much that may be wrong.
 
@@ -29,7 +29,7 @@ def simultaneous(
         old: float [variables, starts]; a start is one draw of all variables.
         new: float [variables, starts], likewise; the number of starts may differ.
         alpha: Error rate of all variables together.
-        resamples: How often draws are dealt anew; 0: ``RESAMPLES``.
+        resamples: How often draws are dealt anew; if there are fewer ways to deal them, each is tried once.
 
     Returns:
         Differences of means, half widths of their simultaneous intervals, adjusted p-values: float [variables] each.
@@ -39,7 +39,6 @@ def simultaneous(
     """
     from scipy.stats import permutation_test
 
-    resamples = resamples or RESAMPLES
     ways = math.comb(old.shape[1] + new.shape[1], new.shape[1])
     if min(old.shape[1], new.shape[1]) < 2 or 2 / ways > alpha:
         raise UsageError(

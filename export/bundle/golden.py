@@ -1,6 +1,7 @@
-"""Which recorded steps become golden: stretches from the beginnings and from late in several episodes.
+"""What the live policy did, as a bundle keeps it; and which recorded steps become golden.
 
-Late ones, since what goes wrong with a state goes wrong late.
+Golden are stretches from the beginnings and from late in several episodes. Late ones, since what goes wrong with a
+state goes wrong late.
 """
 
 from __future__ import annotations
@@ -8,20 +9,67 @@ from __future__ import annotations
 import gzip
 import math
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
-from xfer.spec import PolicySpec
-from xfer.trajectories import Trajectories
+from xfer.errors import BundleError, RunError
+from xfer.spec import PolicySpec, TensorSpec
+from xfer.trajectories import OBSERVATIONS, STARTS, Trajectories, load_trajectories
+from xfer.trajectories.reading import Tensor
 
 MOST_ROWS, LEAST_ROWS = 64, 12
 MOST_BYTES = 8_000_000
 """Largest compressed size, unless that would leave fewer than ``LEAST_ROWS``."""
+MOST_UNPACKED = 256_000_000
+"""Largest size in memory, likewise: who reads a bundle reads golden whole."""
+READABLE = 1 << 30
+"""Largest size in memory of what is read from a bundle; the C++ runtime has the same limit."""
 STRETCH = 6
 """Fewest steps of a stretch, in an episode that is long enough."""
 EPISODES = 3
 SAMPLED = 8
 """Rows that are compressed to guess what all take."""
+
+
+def read_reference(path: Path, spec: PolicySpec, *, observations: bool) -> Trajectories:
+    """Read what the live policy did.
+
+    Args:
+        path: The file.
+        spec: The policy's contract.
+        observations: Whether what it saw is in the file too.
+
+    Raises:
+        BundleError: If the file is damaged, or is not of this contract.
+    """
+    try:
+        found = load_trajectories(path, READABLE, most=READABLE, check=partial(_check, path, spec, observations))
+    except RunError as error:
+        raise BundleError(f"{path.name} does not fit the bundle: {error}") from error
+    if not found.resets[0]:
+        raise BundleError(f"{path}: the first of `resets` is false; an episode must begin there. Export again.")
+    return found
+
+
+def _check(path: Path, spec: PolicySpec, observations: bool, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that the contract does not name so."""
+    due = {"actions": spec.action.tensor, "scores": spec.scores}
+    if observations:
+        due |= {OBSERVATIONS + tensor.name: tensor for tensor in spec.observations}
+    if any(name.startswith(STARTS) for name in tensors):
+        due |= {STARTS + tensor.name: tensor for tensor in spec.states}
+    for name, wanted in due.items():
+        found = tensors.get(name)
+        if found is None or not _fits(found, wanted):
+            has = "missing" if found is None else f"{found}"
+            shape = ", ".join(map(str, ("T", *wanted.shape)))
+            raise BundleError(f"{path}: {name} is {has}; the spec says {wanted.dtype} [{shape}]. Export again.")
+
+
+def _fits(found: Tensor, wanted: TensorSpec) -> bool:
+    return found.dtype == np.dtype(wanted.dtype) and len(found.shape) > 0 and found.shape[1:] == wanted.shape
 
 
 def stretches(recorded: Trajectories, spec: PolicySpec) -> list[slice]:
@@ -53,7 +101,7 @@ def _rows(recorded: Trajectories, spec: PolicySpec) -> int:
     sample = np.unique(np.linspace(0, len(recorded) - 1, SAMPLED).astype(int))
     row = max(_compressed({name: array[t] for name, array in recorded.observations.items()}) for t in sample)
     states = EPISODES * sum(4 * math.prod(state.shape) for state in spec.states)
-    return max(LEAST_ROWS, min(MOST_ROWS, (MOST_BYTES - states) // row))
+    return max(LEAST_ROWS, min(MOST_ROWS, (MOST_BYTES - states) // row, MOST_UNPACKED // spec.bytes_per_step))
 
 
 def _compressed(observations: Mapping[str, np.ndarray]) -> int:

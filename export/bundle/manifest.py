@@ -6,7 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -21,6 +21,10 @@ SCHEMA = (1, 2)
 """Major and minor version of the manifest. Readers accept the same major version."""
 
 
+STATUSES = ("built", "failed", "unavailable")
+"""What became of a build."""
+NOT_RUN = "not run here"
+"""How a reason begins that is this machine's, and says nothing of the files."""
 NO_DIGEST = "0" * 64
 
 
@@ -41,7 +45,8 @@ class Build:
 
     Attributes:
         variant: TARGET-PRECISION.
-        status: ``built``; or ``failed`` or ``unavailable``, and then ``reason`` says why and there are no files.
+        status: ``built``; or ``failed`` or ``unavailable``, and then ``reason`` says why and there are no files. A
+            newer xfer may know others; of an opened bundle (``Bundle.builds``) it is one of these three.
         reason: Why there are no files.
         notes: What else to know of them, such as which GPUs an engine was built for.
         key: Content key: weights, spec, options, calibration, libraries and instruction set.
@@ -58,7 +63,7 @@ class Build:
     """
 
     variant: str
-    status: Literal["built", "failed", "unavailable"]
+    status: str
     reason: str = ""
     notes: str = ""
     key: str = ""
@@ -80,7 +85,7 @@ class Build:
 
     def not_run(self, why: str) -> str:
         """Return what to say of a build that cannot be run on this machine."""
-        return f"{self.notes}; not run here: {why}" if self.notes else f"not run here: {why}"
+        return f"{self.notes}; {NOT_RUN}: {why}" if self.notes else f"{NOT_RUN}: {why}"
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from export import targets
-from export.bundle.manifest import GOLDEN, HELD_OUT, MANIFEST, Build, FileFact, Spreads, read_manifest
+from export.bundle.golden import read_reference
+from export.bundle.manifest import GOLDEN, HELD_OUT, MANIFEST, STATUSES, Build, FileFact, Spreads, read_manifest
 from export.bundle.spreads import measure_spreads
-from export.targets import Place, Variant
+from export.libraries.causes import failure
+from export.targets import ExportOptions, Place, Variant
+from xfer import __version__
 from xfer.errors import BundleError, UnavailableError, check_choice
 from xfer.files import sha256
 from xfer.runner import Runner, Session
-from xfer.trajectories import Trajectories, load_trajectories
+from xfer.trajectories import Trajectories
 
 
 class Bundle:
@@ -41,17 +45,38 @@ class Bundle:
         self.path = Path(path)
         self.manifest = read_manifest(self.path / MANIFEST)
         self.spec = self.manifest.spec
-        self.builds = {build.variant: build for build in self.manifest.builds}
+        self.unknown = {build.variant: why for build in self.manifest.builds if (why := _unknown(build))}
+        """Why this version cannot use what a newer one has built, by variant."""
+        self.builds = {build.variant: self._known(build) for build in self.manifest.builds}
         self.reference = self.manifest.reference
         """The variant that all others are compared with, in how they act and in how fast they are."""
+
+    def _known(self, build: Build) -> Build:
+        """Return an entry as this version understands it; what only a newer one can use is unavailable here."""
+        why = self.unknown.get(build.variant)
+        return build if why is None else replace(build, status="unavailable", reason=why)
+
+    def check_known(self, asked: str) -> None:
+        """Refuse a variant, or the target of one, that only a newer xfer knows.
+
+        Raises:
+            UnavailableError: With what is unknown.
+        """
+        asked = asked.partition("@")[0]
+        for name, why in self.unknown.items():
+            target = name.partition("-")[0]
+            if asked == name or (asked == target and target not in targets.names()):
+                raise UnavailableError(f"{self.path} has {name}, which is {why}. Install a newer xfer.")
 
     def build(self, variant: str) -> Build:
         """Return the entry of the build that ``variant`` (with or without @PLACE) runs.
 
         Raises:
             UsageError: If the bundle has no such variant, with the closest that it has.
+            UnavailableError: If only a newer xfer knows it.
             BundleError: If building it failed.
         """
+        self.check_known(variant)
         name = variant.partition("@")[0]
         build = self.builds[check_choice("variant", name, self.builds)]
         if build.status != "built":
@@ -76,23 +101,23 @@ class Bundle:
         """Return the golden trajectories.
 
         Raises:
-            BundleError: If the file is missing or changed.
+            BundleError: If the file is missing or changed, or does not fit the spec.
         """
         path = self._inside(GOLDEN)
         self._check_file(path, self.manifest.golden)
-        return load_trajectories(path)
+        return read_reference(path, self.spec, observations=True)
 
     def held_out(self) -> Trajectories | None:
         """Return what the live policy did on its run's held-out observations, without these; of older bundles None.
 
         Raises:
-            BundleError: If the file is missing or changed.
+            BundleError: If the file is missing or changed, or does not fit the spec.
         """
         if self.manifest.held_out is None:
             return None
         path = self._inside(HELD_OUT)
         self._check_file(path, self.manifest.held_out.file)
-        return load_trajectories(path)
+        return read_reference(path, self.spec, observations=False)
 
     def spreads(self) -> Spreads:
         """Return the spreads of what the live policy gave; of older bundles those of golden.
@@ -122,7 +147,8 @@ class Bundle:
         if (reason := module.runnable(parsed.place)) is not None:
             raise UnavailableError(f"{variant} cannot run here: {reason}")
         folder = self.check(build)
-        with module.load(folder, self.spec, Place(parsed.place, threads, spin)) as session:
+        batch = build.max_batch or build.options.get("max_batch") or ExportOptions.max_batch
+        with module.load(folder, self.spec, Place(parsed.place, threads, spin, parsed.precision, batch)) as session:
             yield session
 
     @contextmanager
@@ -158,8 +184,17 @@ class Bundle:
 
 def why_not(bundle: Bundle, name: str) -> str | None:
     """Return why a variant cannot be measured here, or None if it can."""
-    variant = Variant.parse(name)
-    build = bundle.builds[variant.build]
+    build = bundle.builds[name.partition("@")[0]]
     if build.status != "built":
         return build.reason
-    return targets.load(variant.target).runnable(variant.place)
+    variant = Variant.parse(name)
+    try:
+        return targets.load(variant.target).runnable(variant.place)
+    except Exception as error:  # whatever a library that is installed, but broken, raises when it is imported
+        return failure(error).reason
+
+
+def _unknown(build: Build) -> str | None:
+    """Return why this version cannot use an entry of a newer one, or None."""
+    what = targets.unknown(build.variant) or ("" if build.status in STATUSES else f"status '{build.status}'")
+    return f"unknown to this version of xfer ({__version__}): {what}" if what else None

@@ -1,16 +1,19 @@
 """Records: what was verified and measured, on which machine. They lie beside the builds, and may change.
 
-The same int8 file can act differently on a processor without VNNI, so a figure counts only on the machine, and with
-the library versions, execution provider and device, that it was measured on. A bundle that is copied brings its records
-along; on another machine they are *inherited*, and ``xfer recommend`` ignores them.
+The same int8 file can act differently on a processor without VNNI, so a verdict counts only on machines of the kind
+that it was found on, and a latency only on the very machine, both with the library versions, execution provider and
+device that they were found with. A bundle that is copied brings its records along; on another machine they are
+*inherited*, and ``xfer recommend`` ignores them. Version 0.2.0 named machines of a kind alike: of its records verdicts
+alone count.
 """
 
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import msgspec
 
@@ -58,7 +61,8 @@ class Verification:
     """The verdict on one variant: see ``export/verification/``.
 
     Attributes:
-        status: ``verified``, ``provisional``, ``rejected``, or ``built`` if it could not be run here.
+        status: ``verified``, ``provisional``, ``rejected``; ``built`` if it could not be run here, ``failed`` if its
+            runtime gave up, ``unavailable`` if there are no files.
         rung: The highest gate that was reached.
         reason: Which gate and which figure, or what is missing.
         max_abs_diff: Largest difference of a score from golden, after centering.
@@ -237,32 +241,55 @@ def encoded(value: T, kind: type[T]) -> bytes:
 
 
 def load(bundle: Bundle, machine: Machine | None = None) -> dict[str, Record]:
-    """Return this machine's records by variant: those whose files and library versions are today's.
+    """Return what counts on this machine by variant, if files and library versions are today's: see ``_known``.
 
     Raises:
-        BundleError: If the file is damaged.
+        BundleError: If a file is damaged.
     """
-    machine = machine or this_machine()
-    records = _read(bundle, machine).records
+    records = _known(bundle, machine or this_machine())
     return {name: record for name, record in records.items() if _holds(bundle, record)}
 
 
 def of_this_machine(bundle: Bundle) -> dict[str, Record]:
-    """Return this machine's records by variant, also those whose files or library versions are no longer today's.
+    """Return the same, also of files or library versions that are no longer today's.
 
     Raises:
-        BundleError: If the file is damaged.
+        BundleError: If a file is damaged.
     """
-    return _read(bundle, this_machine()).records
+    return _known(bundle, this_machine())
 
 
 def inherited(bundle: Bundle) -> list[MachineRecords]:
-    """Return the records of other machines."""
-    found = []
-    for path in sorted((bundle.path / RECORDS).glob("*.json")):
-        if path.stem != this_machine().id:
-            found.append(_read_file(path))
-    return found
+    """Return the records of other machines; the verdicts of those of this kind count here too."""
+    return _others(bundle, this_machine())
+
+
+def _known(bundle: Bundle, machine: Machine) -> dict[str, Record]:
+    """Return a machine's own records, with the verdicts of all machines of its kind."""
+    known = dict(_read(bundle, machine).records)
+    for other in _others(bundle, machine):
+        if other.machine.kind == machine.kind:
+            for name, theirs in other.records.items():
+                if theirs.verification is not None:
+                    verdict = replace(theirs, latency=None, loop=None)
+                    known[name] = _joined(bundle, known[name], verdict) if name in known else verdict
+    return known
+
+
+def _joined(bundle: Bundle, ours: Record, theirs: Record) -> Record:
+    """Give a record the verdict of another machine of its kind, where that is on the same files and stronger."""
+
+    def subject(record: Record) -> tuple[object, ...]:
+        return record.files, record.libraries, record.reference
+
+    if ours.verification is None and subject(ours)[:2] == subject(theirs)[:2]:
+        return replace(ours, verification=theirs.verification, reference=theirs.reference)
+    if ours.verification is None or theirs.verification is None or subject(ours) != subject(theirs):
+        return theirs if _holds(bundle, theirs) and not _holds(bundle, ours) else ours
+    first, second = ours.verification, theirs.verification
+    if second.status == "rejected":  # as if it had been first, so that what looked as closely overturns it
+        first, second = second, first
+    return replace(ours, verification=stronger(first, second))
 
 
 def save(
@@ -300,7 +327,7 @@ def save(
         (bundle.path / RECORDS).mkdir(exist_ok=True)
         with FileLock(bundle.path / ".lock"):
             known = _read(bundle, machine)
-            old = known.records.get(variant)
+            old = _known(bundle, machine).get(variant)
             if old is not None and (old.files, old.libraries) == (fresh.files, fresh.libraries):
                 fresh = old
             record = fresh
@@ -322,10 +349,11 @@ def save(
 def stronger(before: Verification | None, new: Verification) -> Verification:
     """Return which of two verdicts on the same files is kept, with the actions gate that saw more.
 
-    A rejection replaces whatever was there, and gives way only to a verdict that looked at least as closely. Otherwise
+    A rejection replaces whatever was there, and gives way only to a verdict that looked at least as closely. So does a
+    failure, which may have been of the moment: it gives way to any. Otherwise
     a verified one is stronger than one that is not, then the higher gate, then more pairs; of equals, the new one.
     """
-    if before is None or new.status == "rejected" or _run_anew(before, new):
+    if before is None or new.status in ("rejected", "failed") or before.status == "failed" or _run_anew(before, new):
         return new
     if before.status == "rejected":
         return new if _overturns(new, before) else before
@@ -367,7 +395,19 @@ def _holds(bundle: Bundle, record: Record) -> bool:
     build = bundle.builds.get(record.variant.partition("@")[0])
     if build is None or build.status != "built" or files_digest(build) != record.files:
         return False
+    if targets.unknown(record.variant):  # a place of a newer xfer
+        return False
     return record.libraries == targets.load(Variant.parse(record.variant).target).libraries()
+
+
+def _others(bundle: Bundle, machine: Machine) -> list[MachineRecords]:
+    """Return the records of other machines, without what is damaged, or a newer xfer's: it is not needed here."""
+    found = []
+    for path in sorted((bundle.path / RECORDS).glob("*.json")):
+        if path.stem != machine.id:
+            with suppress(BundleError):
+                found.append(_read_file(path))
+    return found
 
 
 def _read(bundle: Bundle, machine: Machine) -> MachineRecords:
@@ -382,9 +422,14 @@ def _read_file(path: Path) -> MachineRecords:
         raise BundleError(f"{path} is damaged ({error}). Delete it, then verify and bench again.") from error
 
 
+def unjudged(build: Build) -> Verification:
+    """Return what is known of a build that no gate has seen: what became of building it."""
+    return Verification(cast(Status, build.status), reason=build.reason)
+
+
 def as_row(variant: str, build: Build, record: Record | None) -> dict[str, Any]:
     """Return one variant as the plain values; unknown figures are None."""
-    verification = (record and record.verification) or Verification(build.status, reason=build.reason)
+    verification = (record and record.verification) or unjudged(build)
     # replace() sets every field: msgspec leaves out those that an older record lacks
     row: dict[str, Any] = {"variant": variant, **msgspec.to_builtins(replace(verification))}
     return {**row, "size_bytes": build.size_bytes}

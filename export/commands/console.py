@@ -29,6 +29,9 @@ COLORS = {
     "rejected": "red",
     "failed": "red",
     "nothing": "red",
+    "good": "green",
+    "mend": "yellow",
+    "impossible": "red",
 }
 """Of the words that a line may begin with."""
 

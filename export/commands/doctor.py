@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from export import targets
 from export.bundle.machine import Machine, this_machine
 from export.commands.console import Advice, advice, command_lines, show, wrapped, wrapped_row
+from export.libraries.causes import failure
+from export.libraries.terminal import quiet
+from export.targets import Target, TriedOut
 from xfer.commands import Common
 
 
@@ -51,9 +54,26 @@ def look() -> list[State]:
     """Ask every target."""
     modules = {name: targets.load(name) for name in targets.names()}
     return [
-        State(name, module.available(), {place: module.runnable(place) for place in ("", *module.PLACES)})
+        State(name, _asked(module.available), {place: _run(module, place) for place in ("", *module.PLACES)})
         for name, module in modules.items()
     ]
+
+
+def _run(module: Target, place: str) -> str | None:
+    """Return why a target does not run there: that a library is installed does not mean that it works here."""
+    why_not = _asked(module.runnable, place)
+    if why_not is None and hasattr(module, "try_out"):
+        return _asked(cast(TriedOut, module).try_out, place)
+    return why_not
+
+
+def _asked(question: Callable[..., str | None], *place: str) -> str | None:
+    """Return a target's answer; a library that is installed, but broken, may raise anything when it is imported."""
+    try:
+        with quiet():
+            return question(*place)
+    except Exception as error:
+        return failure(error).reason
 
 
 def as_row(state: State) -> dict[str, Any]:

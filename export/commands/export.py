@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from export.build import DEFAULT_TARGETS, ExportResult, buildable, export
+from export.build import DEFAULT_TARGETS, MAX_MEMORY, ExportResult, buildable, export
 from export.bundle.manifest import Build
 from export.commands.console import (
     build_lines,
@@ -20,6 +20,7 @@ from export.commands.console import (
     repair_lines,
     repair_row,
     show,
+    wrapped,
 )
 from export.importers import ImportOptions
 from export.rebuild import rebuild
@@ -76,6 +77,9 @@ class Args(Common):
     repair: bool = False
     """Verify int8 variants (numbers and actions); where one is rejected, leave as few of its layers in float as it
     takes. What was repaired stays so, also without this option."""
+    max_memory: Annotated[float, tyro.conf.arg(metavar="GB")] = MAX_MEMORY
+    """How much of the recorded observations may be in memory at once. More stay in their file, and are read from there:
+    that takes longer."""
     importing: ImportOptions = field(default_factory=ImportOptions)
 
 
@@ -98,8 +102,10 @@ def main(args: Args) -> dict[str, Any]:
                 args.max_batch, args.compute_capabilities or ExportOptions().compute_capabilities, opset=args.opset
             ),
             repair=args.repair,
+            max_memory=args.max_memory,
             command=_command(),
             on_step=status.update,
+            on_note=lambda text: show(wrapped(text, hanging="  ")),
             on_build=lambda build, cached: show(build_lines(build, cached)),
             on_repair=lambda repaired: show(repair_lines(repaired)),
         )

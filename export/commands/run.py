@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from export.bundle.machine import this_machine
 from export.bundle.reader import Bundle
+from export.libraries.cores import default_threads
 from xfer import tasks
 from xfer.commands import Common
 from xfer.errors import UnavailableError, UsageError
@@ -38,7 +38,7 @@ class Args(Common):
     seed: int = 0
     """Seed of the first; the next ones count up."""
     threads: int = 0
-    """Threads inside an operation (default: all cores)."""
+    """Threads inside an operation. 0: one for each of the fastest physical cores of one node, at most 8."""
     video: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """Write the policy's images: .mp4 or .gif."""
     task: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
@@ -81,7 +81,7 @@ def main(args: Args) -> dict[str, Any]:
     from xfer.evaluate import episode_returns
 
     console = Console()
-    threads = args.threads or this_machine().cores
+    threads = args.threads or default_threads()
     returns = []
     with bundle.runner(args.variant, threads=threads, spin=True) as plain:
         runner = TimedRunner(plain, keep_frames=args.video is not None)

@@ -68,11 +68,12 @@ def pack(bundle: Bundle, name: str, output: Path | None = None, format: str = "x
             the bundle itself.
         BundleError: If the bundle is damaged, or the output is something else.
     """
+    bundle.check_known(name)
     module, variant = load(format), Variant.parse(name)
     if variant.place:
         raise UsageError(f"{variant} says where to run; leave out the @ to pack.")
     if module.TARGETS is not None and variant.target not in module.TARGETS:
-        can = [present for present in bundle.builds if Variant.parse(present).target in module.TARGETS]
+        can = [present for present in bundle.builds if present.partition("-")[0] in module.TARGETS]
         use = f": use {' or '.join(can)}" if can else ""
         raise UsageError(f"--format {format} packs {'/'.join(module.TARGETS)} variants, and {variant} is none{use}.")
     build = bundle.build(variant.build)

@@ -18,14 +18,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 import tyro
 
+from xfer.errors import UsageError
 from xfer.files import from_json, sha256
 from xfer.spec import PolicySpec
-from xfer.trajectories import Trajectories
+from xfer.trajectories import MEMORY, Trajectories
+from xfer.trajectories.reading import ROWS_AT_ONCE
 
 if TYPE_CHECKING:
     from xfer.models.policy import Exportable
 
 FACTS = "source.json"
+ROWS_IN_MEMORY = 4 * ROWS_AT_ONCE
+"""Calibration has a quarter of the memory."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class ImportOptions:
     """Where the policy acts: env:ENV_ID is a Gymnasium environment's own observations; any other task, your own
     module:function too."""
     importer: Annotated[Literal["sb3"] | None, tyro.conf.arg(name="from", metavar="{sb3}")] = None
-    """What wrote the file: sb3 is Stable-Baselines3's PPO, DQN or SAC."""
+    """What wrote the file: sb3 is Stable-Baselines3's PPO, A2C, DQN or SAC."""
     trust: bool = False
     """The file's author may run code here: it holds pickles."""
     vecnormalize: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
@@ -95,6 +99,7 @@ class ImportedPolicy:
         folder: Where its observations are kept, apart from the bundle: a run folder, or one that looks like it.
         reference: The variant that all others are compared with.
         renewed: Whether the observations were given or recorded just now, and may be others than before.
+        memory: Bytes of observations that may be in memory at once.
 
     Raises:
         RunError: By the properties, if their file is missing or damaged.
@@ -104,18 +109,47 @@ class ImportedPolicy:
     folder: Path
     reference: str = "eager-fp32"
     renewed: bool = False
+    memory: int = MEMORY
 
     @cached_property
     def calibration(self) -> Trajectories:
         """Observations that were recorded while the policy acted, for int8."""
-        return self._recorded("calibration")
+        return self._recorded("calibration", self.memory // 4)
 
     @cached_property
     def held_out(self) -> Trajectories:
         """Others, from other episodes, on which variants are judged."""
-        return self._recorded("held-out")
+        return self._recorded("held-out", self.memory // 2)  # the rest is for a repair's
 
-    def _recorded(self, name: str) -> Trajectories:
+    def _recorded(self, name: str, memory: int) -> Trajectories:
         from xfer.training.run_folder import RunFolder  # which needs torch
 
-        return RunFolder(self.folder).observations(name)
+        return RunFolder(self.folder).observations(name, memory)
+
+
+def check_memory(spec: PolicySpec, memory: int) -> None:
+    """See whether the rows that are in memory at once fit into it.
+
+    Raises:
+        UsageError: If they do not.
+    """
+    least = ROWS_IN_MEMORY * spec.bytes_per_step
+    if memory < least:
+        raise UsageError(
+            f"--max-memory {memory / 1e9:g} is too little: {ROWS_IN_MEMORY} observations are in memory at once, of"
+            f" {in_words(spec.bytes_per_step)} each. Give {least / 1e9 + 0.005:.2f} (GB) or more."
+        )
+
+
+def in_words(size: float) -> str:
+    """Return a number of bytes in words.
+
+    Example:
+        >>> in_words(6_945_177_600)
+        '6.9 GB'
+    """
+    for unit in ("bytes", "kB", "MB"):
+        if size < 999.5:
+            return f"{size:.0f} {unit}" if unit == "bytes" or size >= 99.5 else f"{size:.2g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB" if size >= 99.5 else f"{size:.2g} GB"

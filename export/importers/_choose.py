@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from export.importers import ImportedPolicy, ImportOptions
+from export.importers import ImportedPolicy, ImportOptions, check_memory
 from export.importers._deployable import Deployable
 from xfer.errors import UsageError
+from xfer.trajectories import MEMORY
 
 ELSEWHERE = ("observations", "task")
 """Options of every policy that was trained elsewhere."""
@@ -15,7 +18,11 @@ ONLY_SB3 = ("trust", "vecnormalize", "frame_stack", "control_hz")
 
 
 def import_policy(
-    source: str | Path | Deployable, options: ImportOptions, output: Path | None = None
+    source: str | Path | Deployable,
+    options: ImportOptions,
+    output: Path | None = None,
+    memory: int = MEMORY,
+    on_note: Callable[[str], None] = lambda text: None,
 ) -> tuple[ImportedPolicy, Path]:
     """Import a policy with its recorded observations.
 
@@ -24,6 +31,8 @@ def import_policy(
             ``Deployable`` itself.
         options: How to import it.
         output: The bundle's folder; by default it has the source's name.
+        memory: Bytes of observations that may be in memory at once.
+        on_note: Called with what recording them will take, before it begins.
 
     Returns:
         The policy, and the bundle's folder.
@@ -32,21 +41,21 @@ def import_policy(
         UsageError: If an option does not fit the source, or the source is refused.
         XferError: If it cannot be read.
     """
+    with_observations = partial(_with_observations, options=options, memory=memory, on_note=on_note)
     if options.importer is None:
         _refuse(options, ONLY_SB3, "needs --from sb3")
     if isinstance(source, Deployable):
-        from export.importers._deployed import check
-
         if output is None:
             raise UsageError("A Deployable has no name of its own: say where its bundle goes (output).")
-        check(source.deploy(), source.spec)
-        return _with_observations(source, type(source.module).__name__, output, options), output
+        return with_observations(source, type(source.module).__name__, output), output
     path, name = Path(source), str(source)
     if path.is_dir() or (options.importer is None and ":" not in name and not path.exists()):
         _refuse(options, ("importer", *ELSEWHERE), f"does not fit {name}, the folder of an `xfer train`")
         from export.importers import run
 
-        return run.load(path), output or path.with_name(path.name + ".bundle")
+        imported = replace(run.load(path), memory=memory)
+        check_memory(imported.policy.spec, memory)
+        return imported, output or path.with_name(path.name + ".bundle")
     if options.importer == "sb3":
         from export.importers import sb3
 
@@ -59,21 +68,32 @@ def import_policy(
             control_hz=options.control_hz,
         )
         output = output or path.with_suffix(".bundle")
-        return _with_observations(policy, name, output, options), output
+        return with_observations(policy, name, output), output
     if path.exists():
         raise UsageError(f"{name} is a file: say what wrote it, as in --from sb3.")
     from export.importers import module
 
     output = output or Path(name.partition(":")[2] + ".bundle")
-    return _with_observations(module.load(name), name, output, options), output
+    return with_observations(module.load(name), name, output), output
 
 
-def _with_observations(policy: Deployable, name: str, output: Path, options: ImportOptions) -> ImportedPolicy:
+def _with_observations(
+    policy: Deployable,
+    name: str,
+    output: Path,
+    options: ImportOptions,
+    memory: int,
+    on_note: Callable[[str], None],
+) -> ImportedPolicy:
     from export.importers import _recordings
+    from export.importers._deployed import check
 
+    policy.live()
+    check(policy.deploy(), policy.spec)
     if options.task:
         policy = replace(policy, spec=replace(policy.spec, task=options.task))
-    return _recordings.gather(policy, name, output.with_suffix(".run"), options.observations)
+    check_memory(policy.spec, memory)
+    return _recordings.gather(policy, name, output.with_suffix(".run"), options.observations, memory, on_note)
 
 
 def _refuse(options: ImportOptions, names: tuple[str, ...], why: str) -> None:

@@ -2,90 +2,109 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import re
+from typing import Any
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from export.importers._copied import copied, not_copied
+from export.importers._layers import batch_norms
+from export.libraries.causes import reason
 from export.libraries.pytorch import example_inputs, trace
-from xfer.errors import UsageError
+from xfer.errors import UsageError, XferError
 from xfer.models.policy import Exportable
 from xfer.spec import PolicySpec
-
-PYTORCHS_OWN = frozenset(vars(nn.Module()))
-"""Attributes of every module."""
 
 
 class DeployedModule(nn.Module):
     """A copy of somebody's module in one precision, with inputs and outputs of the spec's types.
 
+    Submodules that cannot be copied are shared with the original, and nothing of them is changed.
+
     Args:
         module: The module.
         spec: Its contract.
         dtype: What it computes in.
+
+    Raises:
+        UsageError: If a weight has no value, or a submodule that must be cast cannot be copied.
     """
 
     def __init__(self, module: nn.Module, spec: PolicySpec, dtype: torch.dtype) -> None:
         super().__init__()
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            if is_lazy(tensor) or tensor.is_meta:
+                raise UsageError(f"The module's weight `{name}` has no value yet. Load its weights.")
         self.module, self.spec = copied(module), spec
         self.dtype = None if dtype == torch.float32 else dtype
         self.casts_itself = hasattr(module, "cast")
         if self.dtype is not None:
+            if (shared := not_copied(module, self.module)) is not None:
+                name, why = f"`{shared[0]}`" if shared[0] else f"a {type(module).__name__}", shared[1]
+                raise UsageError(f"{name} cannot be copied ({why}), and what is not copied is not cast.")
             self.module.cast(dtype) if self.casts_itself else self.module.to(dtype)  # type: ignore[operator]
-        self.eval().requires_grad_(False)
+        own = {id(parameter) for parameter in module.parameters()}
+        self.eval()
+        for parameter in self.module.parameters():
+            if id(parameter) not in own:
+                parameter.requires_grad_(False)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return the action, its scores and the next states."""
+        """Return the action, its scores and the next states.
+
+        Raises:
+            UsageError: If the module returns no tuple of tensors.
+        """
         if self.dtype is None:
-            return tuple(self.module(*inputs))
+            return self._tensors(self.module(*inputs))
         if not self.casts_itself:
             inputs = tuple(x.to(self.dtype) if x.is_floating_point() else x for x in inputs)
-        return tuple(x.float() if x.is_floating_point() else x for x in self.module(*inputs))
+        return tuple(x.float() if x.is_floating_point() else x for x in self._tensors(self.module(*inputs)))
 
-
-def copied(module: nn.Module) -> nn.Module:
-    """Return a copy of a module; attributes that cannot be copied, such as a lock, are shared."""
-    shared: dict[int, object] = {}
-    for part in module.modules():
-        if not isinstance(part, torch.jit.ScriptModule):
-            for name, value in vars(part).items():
-                if name not in PYTORCHS_OWN and not _can_be_copied(value):
-                    shared[id(value)] = value
-    with torch.no_grad():  # else the weights of TorchScript are copied as something that is computed
-        return copy.deepcopy(module, shared)
-
-
-def _can_be_copied(value: object) -> bool:
-    try:
-        copy.deepcopy(value)
-    except Exception:  # whatever somebody's class raises
-        return False
-    return True
+    def _tensors(self, made: Any) -> tuple[Tensor, ...]:
+        parts = [*made] if isinstance(made, tuple | list) else [made]
+        if not isinstance(made, tuple | list) or not all(isinstance(part, Tensor) for part in parts):
+            given = ", ".join(type(part).__name__ for part in parts)
+            given = f"({given})" if isinstance(made, tuple | list) else f"a {given}"
+            raise UsageError(
+                f"The module's forward returns {given}. It must return a tuple of tensors:"
+                f" ({', '.join(self.spec.output_names)})."
+            )
+        return tuple(parts)
 
 
 def check(module: nn.Module, spec: PolicySpec) -> None:
-    """Run a deployed module once, on zeros in a batch of 2, and see whether it fulfills its contract.
+    """Run copies of a deployed module on zeros, in batches of 2 and of 1, and see whether it fulfills its contract.
 
     Raises:
         UsageError: If not, with what differs.
     """
-    try:
-        with torch.inference_mode():
-            outputs = module(*example_inputs(spec, batch=2))
-    except Exception as error:  # whatever somebody's module raises
-        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        raise UsageError(f"The module fails on zeros of its spec's shapes ({reason}).") from error
     wanted = [spec.action.tensor, spec.scores, *spec.states]
-    found = [f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}" for x in outputs]
-    due = [f"{tensor.dtype} {[2, *tensor.shape]}" for tensor in wanted]
-    if found != due:
-        raise UsageError(
-            f"The module gives {', '.join(found)} for a batch of 2; its spec says {', '.join(due)}"
-            f" ({', '.join(spec.output_names)})."
-        )
+    for batch in (2, 1):
+        try:
+            with torch.inference_mode():
+                outputs = copied(module)(*example_inputs(spec, batch))
+        except XferError:
+            raise
+        except (Exception, SystemExit) as error:  # whatever somebody's module raises
+            called = f"forward({', '.join(tensor.name for tensor in spec.inputs)})"
+            said = f"The module fails on zeros of its spec's shapes, called as {called} ({reason(error)})."
+            if batch == 1:
+                said = f"The module takes a batch of 2, and fails on one of 1 ({reason(error)})."
+                if layers := batch_norms(getattr(module, "module", module)):
+                    said += f" Its answer depends on its batch: {layers}."
+            raise UsageError(said) from error
+        found = [f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}" for x in outputs]
+        due = [f"{tensor.dtype} {[batch, *tensor.shape]}" for tensor in wanted]
+        if found != due:
+            raise UsageError(
+                f"The module gives {', '.join(found)} for a batch of {batch}; its spec says {', '.join(due)}"
+                f" ({', '.join(spec.output_names)})."
+            )
 
 
 def digest(policy: Exportable) -> str:
@@ -94,17 +113,22 @@ def digest(policy: Exportable) -> str:
     Both, since the code is not ours: with other code the same weights are another policy.
 
     Raises:
-        UsageError: If PyTorch cannot trace the module.
+        UsageError: If PyTorch cannot trace the module, or a weight cannot be read.
     """
     try:
         graph = trace(policy.deploy(), policy.spec).inlined_graph
-    except Exception as error:  # whatever somebody's module raises
-        reason = " ".join(str(error).split())[:300]
-        raise UsageError(f"PyTorch cannot trace the module ({type(error).__name__}: {reason}).") from error
+    except XferError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever somebody's module raises
+        raise UsageError(f"PyTorch cannot trace the module ({reason(error)}).") from error
     nodes = [node for node in graph.findAllNodes("prim::Constant") if node.hasAttribute("value")]
     constants = [node.t("value") for node in nodes if node.kindOf("value") == "t"]
-    known = {name: value.detach().contiguous().clone() for name, value in policy.state_dict().items()}
-    known |= {f"constant {i}": value.contiguous().clone() for i, value in enumerate(constants)}
+    known = {name: value for name, value in policy.state_dict().items() if isinstance(value, Tensor)}
+    known |= {f"constant {i}": value for i, value in enumerate(constants)}
+    try:
+        saved = save({name: value.detach().contiguous().clone() for name, value in known.items()})
+    except Exception as error:  # whatever a tensor of an unusual kind raises
+        raise UsageError(f"The module's weights cannot be read ({reason(error)}).") from error
     # Without the names of classes, which PyTorch numbers as it meets them.
     operations = re.sub(r"__torch__\.\S+", "", graph.str(False))
-    return hashlib.sha256(operations.encode() + save(known)).hexdigest()
+    return hashlib.sha256(operations.encode() + saved).hexdigest()

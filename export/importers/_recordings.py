@@ -9,33 +9,45 @@ They come from a file, or from the environment that the spec names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from export.importers import FACTS, Facts, ImportedPolicy, read_facts
+from export.importers import FACTS, Facts, ImportedPolicy, in_words, read_facts
+from export.importers._acting import Acting, refuse_what_is_not_finite
 from export.importers._deployable import Deployable
 from export.importers._deployed import digest
 from xfer import tasks
 from xfer.errors import RunError, UnavailableError, UsageError
-from xfer.evaluate import CALIBRATION_SEED, HELD_OUT_SEED, episode_returns, native, record
+from xfer.evaluate import CALIBRATION_SEED, HELD_OUT_SEED, episode_returns, native, record_to
 from xfer.files import to_json, write_atomically
-from xfer.models.torch_session import TorchSession
-from xfer.runner import Runner
 from xfer.spec import PolicySpec, RewardScale
 from xfer.tasks import Task
 from xfer.training.run_folder import RunFolder
-from xfer.trajectories import Trajectories, load_trajectories
+from xfer.trajectories import MEMORY, OBSERVATIONS, Trajectories, load_trajectories
+from xfer.trajectories.reading import Tensor
 
 MIN_OBSERVATIONS = 64
 """Fewest observations in a file: half of them are held out."""
+RECORDED = {"calibration": (CALIBRATION_SEED, 256, 64), "held-out": (HELD_OUT_SEED, 1000, 250)}
+"""First seed, how many observations, at most how many of one episode: value ranges need several episodes, regret needs
+long ones."""
 SCALE_EPISODES = 10
 """Episodes of random actions, and of the policy, that the reward scale is measured in."""
 
 
-def gather(policy: Deployable, source: str, folder: Path, file: Path | None) -> ImportedPolicy:
+def gather(
+    policy: Deployable,
+    source: str,
+    folder: Path,
+    file: Path | None,
+    memory: int = MEMORY,
+    on_note: Callable[[str], None] = lambda text: None,
+) -> ImportedPolicy:
     """Return the policy with its recorded observations; those that ``folder`` keeps of this very policy are used again.
 
     Args:
@@ -43,6 +55,8 @@ def gather(policy: Deployable, source: str, folder: Path, file: Path | None) -> 
         source: What it was imported from.
         folder: Where its observations are kept from now on.
         file: Recorded observations, or None for the environment.
+        memory: Bytes of observations that may be in memory at once.
+        on_note: Called with what recording them will take, before it begins.
 
     Raises:
         UsageError: If there is neither file nor environment, or one of them does not fit the spec.
@@ -53,31 +67,40 @@ def gather(policy: Deployable, source: str, folder: Path, file: Path | None) -> 
     if known is not None and (known.weights, _unscaled(known.spec)) != (weights, _unscaled(policy.spec)):
         known = None
     task, why = environment(policy.spec)
-    recorded: dict[str, Trajectories] = {}
-    if file is not None:
-        given = _checked(load_trajectories(file), policy.spec, str(file))
-        recorded["calibration"], recorded["held-out"] = split(given, str(file))
-    elif task is not None and known is None:
-        # Value ranges need several episodes, regret needs long ones.
-        actor = _runner(policy)
-        recorded["calibration"] = record(task, actor, CALIBRATION_SEED, 256, 64)
-        recorded["held-out"] = record(task, actor, HELD_OUT_SEED, 1000, 250)
-    elif known is None:
+    if file is None and known is None and task is None:
         raise UsageError(f"{source}: {why}. Give observations recorded while the policy acted: --observations FILE.")
+    with _writing_to(folder):
+        (folder / "observations").mkdir(parents=True, exist_ok=True)
+    if file is not None:
+        given = load_trajectories(file, memory // 2, check=partial(_check, policy.spec, str(file)))
+        given = _of_spec(given, policy.spec)
+        refuse_what_is_not_finite(policy, given, str(file))
+        parts = split(given, str(file))
+        with _writing_to(folder):
+            for name, part in zip(RECORDED, parts, strict=True):
+                part.save(run.observations_file(name))
+    elif task is not None and known is None:
+        on_note(_estimate(policy.spec, memory))
+        for name, (seed, length, stretch) in RECORDED.items():
+            record_to(run.observations_file(name), task, Acting(policy), seed, length, stretch)
     reward = policy.spec.reward
     if reward is None and known is not None:
         reward = known.spec.reward
     elif reward is None and task is not None:
         reward = task.reward or measured(task, policy)
     spec = replace(policy.spec, reward=reward)
-    try:
-        (folder / "observations").mkdir(parents=True, exist_ok=True)
-        for name, observations in recorded.items():
-            observations.save(run.observations_file(name))
+    with _writing_to(folder):
         write_atomically(folder / FACTS, to_json(Facts(source, weights, spec)))
+    renewed = file is not None or known is None
+    return ImportedPolicy(replace(policy, spec=spec), folder, renewed=renewed, memory=memory)
+
+
+@contextmanager
+def _writing_to(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise RunError(f"{folder} cannot be written to: {error.strerror}.") from error
-    return ImportedPolicy(replace(policy, spec=spec), folder, renewed=bool(recorded))
 
 
 def environment(spec: PolicySpec) -> tuple[Task | None, str]:
@@ -130,7 +153,7 @@ def split(recorded: Trajectories, name: str) -> tuple[Trajectories, Trajectories
 def measured(task: Task, policy: Deployable) -> RewardScale | None:
     """Return the mean returns of random actions and of the policy itself, or None if the policy is no better."""
     seeds = range(CALIBRATION_SEED, CALIBRATION_SEED + SCALE_EPISODES)
-    reference = float(np.mean([value for _, value in episode_returns(task, _runner(policy), seeds)]))
+    reference = float(np.mean([value for _, value in episode_returns(task, Acting(policy), seeds)]))
     random = float(np.mean(list(_random_returns(task, seeds))))
     return RewardScale(random, reference) if reference > random else None
 
@@ -150,31 +173,47 @@ def _random_returns(task: Task, seeds: range) -> Iterator[float]:
         env.close()
 
 
-def _runner(policy: Deployable) -> Runner:
-    return Runner(TorchSession(policy.deploy(), policy.spec), policy.spec)
-
-
 def _unscaled(spec: PolicySpec) -> PolicySpec:
     return replace(spec, reward=None)
 
 
-def _checked(recorded: Trajectories, spec: PolicySpec, name: str) -> Trajectories:
-    """Return the observations that the spec names, and the actions if there are any, if they are of its types."""
-    found = {key: (str(array.dtype), array.shape[1:]) for key, array in recorded.observations.items()}
+def _estimate(spec: PolicySpec, memory: int) -> str:
+    """Say how much will be recorded."""
+    count = sum(length for _, length, _ in RECORDED.values())
+    said = (
+        f"recording {count:,} observations of {in_words(spec.bytes_per_step)}: {in_words(count * spec.bytes_per_step)}"
+    )
+    if count * spec.bytes_per_step > memory:
+        said += f", on disk, compressed; at most {in_words(memory)} of it in memory (--max-memory)"
+    return said
+
+
+def _check(spec: PolicySpec, name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse a file that lacks an observation of the spec, or has other actions."""
+    found = {
+        key.removeprefix(OBSERVATIONS): (str(tensor.dtype), tensor.shape[1:])
+        for key, tensor in tensors.items()
+        if key.startswith(OBSERVATIONS)
+    }
     due = {o.name: (o.dtype, o.shape) for o in spec.observations}
-    lengths = {len(recorded), *(len(array) for array in recorded.observations.values())}
+    lengths = {tensor.shape[:1] for key, tensor in tensors.items() if key.startswith(OBSERVATIONS) or key == "resets"}
     if any(found.get(key) != wanted for key, wanted in due.items()) or len(lengths) > 1:
         raise UsageError(f"{name} holds {_listed(found)}; the policy sees {_listed(due)}, one row a step.")
-    actions, action = recorded.actions, spec.action.tensor
+    actions, action = tensors.get("actions"), spec.action.tensor
     if actions is not None:
         kind = {"discrete": np.integer, "continuous": np.floating}[spec.action.kind]
-        if actions.shape != (len(recorded), *action.shape) or not np.issubdtype(actions.dtype, kind):
+        wanted = (*lengths.pop(), *action.shape)
+        if actions.shape != wanted or not np.issubdtype(actions.dtype, kind):
             raise UsageError(
-                f"{name} holds actions: {actions.dtype} {list(actions.shape)}; the policy gives {action.dtype}"
-                f" {[len(recorded), *action.shape]}. Give those, or leave `actions` out of the file."
+                f"{name} holds actions: {actions}; the policy gives {action.dtype} {list(wanted)}. Give those, or"
+                " leave `actions` out of the file."
             )
-        actions = actions.astype(action.dtype)
-    return Trajectories({key: recorded.observations[key] for key in due}, recorded.resets.astype(bool), actions)
+
+
+def _of_spec(recorded: Trajectories, spec: PolicySpec) -> Trajectories:
+    """Return the observations that the spec names, and the actions if there are any."""
+    actions = None if recorded.actions is None else recorded.actions.astype(spec.action.tensor.dtype)
+    return Trajectories({o.name: recorded.observations[o.name] for o in spec.observations}, recorded.resets, actions)
 
 
 def _listed(tensors: dict[str, tuple[str, tuple[int, ...]]]) -> str:

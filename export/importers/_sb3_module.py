@@ -133,7 +133,7 @@ class SB3Module(nn.Module):
         self.extractor, self.latent, self.head, self.score_kind = parts(policy)
         spaces = spaces_of(policy.observation_space)
         self.images = {name for name, space in spaces.items() if policy.normalize_images and is_image_space(space)}
-        self.is_dict, self.squash = spaces.keys() != {ONLY}, policy.squash_output
+        self.is_dict, self.squash = hasattr(policy.observation_space, "spaces"), policy.squash_output
         self.register_buffer("low", torch.tensor(action.low))
         self.register_buffer("high", torch.tensor(action.high))
         self.dtype = torch.float32
@@ -146,13 +146,18 @@ class SB3Module(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the action, its scores and the next histories."""
+        seen, after = self.sense(*inputs)
+        return (*self.decide(seen), *after)
+
+    def sense(self, *inputs: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Return what SB3's own ``predict`` takes, float32 [B, ...] by name, and the next histories."""
         histories = list(inputs[len(self.names) :])
-        seen, after = {}, []
+        seen, after = {}, list[Tensor]()
         for name, raw in zip(self.names, inputs, strict=False):
             sense = self.senses[name]
             seen[name], later = sense(raw, histories.pop(0) if sense.state is not None else None)
             after += [] if later is None else [later]
-        return (*self.decide(seen), *after)
+        return seen, after
 
     def decide(self, seen: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return action and scores of what SB3's own ``predict`` takes, float32 [B, ...] by name."""
@@ -168,24 +173,40 @@ class SB3Module(nn.Module):
         return torch.minimum(torch.maximum(scores, low), high), scores
 
 
+class Latent(nn.Module):
+    """What somebody put into the place of SB3's ``MlpExtractor``."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the actor's latent features, as SB3 asks for them."""
+        latent: Tensor = self.network.forward_actor(features)
+        return latent
+
+
 def parts(policy: Any) -> tuple[nn.Module, nn.Module, nn.Module, ScoreKind]:
     """Return what a policy acts with: extractor, latent network and head, and what its scores are.
 
     Raises:
-        UsageError: If it is none of PPO's, DQN's or SAC's.
+        UsageError: If it is none of PPO's, A2C's, DQN's or SAC's.
     """
     from stable_baselines3.common.policies import ActorCriticPolicy
+    from stable_baselines3.common.torch_layers import MlpExtractor
     from stable_baselines3.dqn.policies import DQNPolicy
     from stable_baselines3.sac.policies import SACPolicy
 
     if isinstance(policy, ActorCriticPolicy):
         kind: ScoreKind = "logits" if hasattr(policy.action_space, "n") else "mean"
-        return policy.pi_features_extractor, policy.mlp_extractor.policy_net, policy.action_net, kind
+        network = policy.mlp_extractor
+        latent = network.policy_net if type(network) is MlpExtractor else Latent(network)
+        return policy.pi_features_extractor, latent, policy.action_net, kind
     if isinstance(policy, DQNPolicy):
         return policy.q_net.features_extractor, nn.Identity(), policy.q_net.q_net, "values"
     if isinstance(policy, SACPolicy):
         return policy.actor.features_extractor, policy.actor.latent_pi, policy.actor.mu, "mean"
-    raise UsageError(f"{type(policy).__name__} is not of PPO, DQN or SAC. {INSTEAD}")
+    raise UsageError(f"{type(policy).__name__} is not of PPO, A2C, DQN or SAC. {INSTEAD}")
 
 
 def spaces_of(space: gymnasium.Space[Any]) -> dict[str, Any]:

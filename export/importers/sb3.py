@@ -1,4 +1,4 @@
-"""A file that Stable-Baselines3 saved: PPO, DQN or SAC (https://stable-baselines3.readthedocs.io).
+"""A file that Stable-Baselines3 saved: PPO, A2C, DQN or SAC (https://stable-baselines3.readthedocs.io).
 
 SB3's file does not say how many frames VecFrameStack stacked, and VecNormalize is a file of its own.
 """
@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import math
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from export.importers._deployable import Deployable
 from export.importers._sb3_module import INSTEAD, SB3Module, Sense, Statistics, spaces_of
-from xfer import tasks
-from xfer.errors import UnavailableError, UsageError, WeightsError
+from export.importers._sb3_original import Original, refuse_others, refuse_own_ways, saved_class
+from export.libraries.causes import reason
+from xfer import tasks, user_code
+from xfer.errors import UnavailableError, UsageError, WeightsError, XferError
 from xfer.spec import PolicySpec, TensorSpec
 from xfer.tasks._gymnasium import USUAL_HZ, action_spec
 from xfer.tasks.env import ONLY
@@ -34,6 +36,8 @@ NOT_NEEDED: dict[str, Any] = {
     "_last_original_obs": None,
 }
 """What only training needs. SB3 then does not unpickle it, which across versions of Python often fails."""
+NEEDED = ("policy_class", "policy_kwargs", "observation_space", "action_space")
+"""What a policy is built from. SB3 only warns where it cannot unpickle it."""
 
 
 def load(
@@ -56,7 +60,8 @@ def load(
         control_hz: Rate at which it acts, in Hz; by default the task's.
 
     Raises:
-        UsageError: If it is not trusted, not of PPO, DQN or SAC, or does not fit the other arguments.
+        UsageError: If it is not trusted, not of PPO, A2C, DQN or SAC, acts in a way of its own, or does not fit the
+            other arguments.
         WeightsError: If SB3 cannot load it.
         UnavailableError: If SB3 or the task's simulator is not installed.
     """
@@ -71,6 +76,7 @@ def load(
     if frame_stack < 1:
         raise UsageError(f"--frame-stack {frame_stack} must be at least 1.")
     model = _read(path)
+    refuse_own_ways(path, model.policy)
     acts_in = tasks.load(task) if task else None
     action = action_spec(str(path), model.action_space)
     given = {o.name: o for o in acts_in.observations} if acts_in is not None else {}
@@ -78,6 +84,11 @@ def load(
     if given and given.keys() != spaces.keys():
         raise UsageError(f"Task {task} gives {', '.join(given)}; {path} sees {', '.join(spaces)}.")
     statistics = _statistics(vecnormalize) if vecnormalize else {}
+    if unknown := statistics.keys() - spaces.keys():
+        raise UsageError(
+            f"{vecnormalize} normalizes {', '.join(sorted(unknown))}; {path} sees {', '.join(spaces)}. Is this file of"
+            " another model?"
+        )
     observations, senses = [], {}
     for name, space in spaces.items():
         raw, transpose, first = _raw(name, space, frame_stack, given.get(name))
@@ -87,10 +98,12 @@ def load(
         module = SB3Module(senses, model.policy, action).eval()
     except AttributeError as error:
         raise UsageError(f"{path}: its network is not built as SB3's are ({error}). {INSTEAD}") from error
-    _check(module, model, path)
+    original = Original(module, model, path)
+    original.refuse_another()
     rate = control_hz or (acts_in.control_hz if acts_in is not None else USUAL_HZ)
     states = tuple(sense.state for sense in senses.values() if sense.state is not None)
-    return Deployable(module, PolicySpec(task, rate, tuple(observations), states, action, module.score_kind))
+    spec = PolicySpec(task, rate, tuple(observations), states, action, module.score_kind)
+    return Deployable(module, spec, original)
 
 
 def _read(path: Path) -> Any:
@@ -103,15 +116,32 @@ def _read(path: Path) -> Any:
         from stable_baselines3.sac.policies import SACPolicy
     except ImportError as error:
         raise UnavailableError(f"--from sb3 needs Stable-Baselines3: {INSTALL}") from error
+    refuse_others(path, [saved_class(path)])
+    user_code.look_here()  # where their own networks are
     try:
-        data, _, _ = load_from_zip_file(path, device="cpu", custom_objects=NOT_NEEDED)
-        policy_class = data["policy_class"] if data else object
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            data, _, _ = load_from_zip_file(path, device="cpu", custom_objects=NOT_NEEDED)
+        assert data is not None
+        if lost := [name for name in NEEDED if name not in data]:
+            said = [str(one.message) for one in caught if f"object {lost[0]}." in str(one.message)]
+            why = " ".join(said[0].rpartition("Exception: ")[2].split()) if said else "it is not there"
+            raise WeightsError(f"{path}: its {lost[0]} cannot be read ({why}).")
+        policy_class = data["policy_class"]
+        refuse_others(path, [(cls.__module__, cls.__name__) for cls in policy_class.__mro__])
         for algorithm, policies in ((PPO, ActorCriticPolicy), (DQN, DQNPolicy), (SAC, SACPolicy)):
             if issubclass(policy_class, policies):
-                return algorithm.load(path, device="cpu", custom_objects=NOT_NEEDED)
-    except Exception as error:  # whatever a pickle raises
-        raise WeightsError(f"{path}: Stable-Baselines3 cannot load it: {type(error).__name__}: {error}") from error
-    raise UsageError(f"{path} holds a {policy_class.__name__}, not a policy of PPO, DQN or SAC. {INSTEAD}")
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    return algorithm.load(path, device="cpu", custom_objects=NOT_NEEDED)
+    except XferError:
+        raise
+    except ModuleNotFoundError as error:
+        refuse_others(path, [(error.name or "", f"class of {error.name}")])
+        raise UnavailableError(f"{path} needs {error.name}, which is neither in this folder nor installed.") from error
+    except (Exception, SystemExit) as error:  # whatever a pickle raises
+        raise WeightsError(f"{path}: Stable-Baselines3 cannot load it: {reason(error)}") from error
+    raise UsageError(f"{path} holds a {policy_class.__name__}, not a policy of PPO, A2C, DQN or SAC. {INSTEAD}")
 
 
 def _raw(name: str, space: Any, stack: int, given: TensorSpec | None) -> tuple[TensorSpec, bool, bool]:
@@ -153,8 +183,8 @@ def _statistics(path: Path) -> dict[str, Statistics]:
     try:
         with path.open("rb") as file:
             found = pickle.load(file)
-    except Exception as error:  # whatever a pickle raises
-        raise WeightsError(f"{path} cannot be unpickled: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever a pickle raises
+        raise WeightsError(f"{path} cannot be unpickled: {reason(error)}") from error
     if not isinstance(found, VecNormalize):
         raise UsageError(f"{path} holds a {type(found).__name__}, not a VecNormalize.")
     if not found.norm_obs:
@@ -166,20 +196,3 @@ def _statistics(path: Path) -> dict[str, Statistics]:
         )
         for name, one in running.items()
     }
-
-
-def _check(module: SB3Module, model: Any, path: Path) -> None:
-    """Compare actions with those of SB3's own ``predict`` on samples of its observation space.
-
-    Raises:
-        UsageError: If they differ: the policy's class computes them in a way of its own.
-    """
-    model.observation_space.seed(0)
-    samples = [model.observation_space.sample() for _ in range(16)]
-    is_dict = isinstance(samples[0], dict)
-    seen = {name: np.stack([one[name] if is_dict else one for one in samples]) for name in module.names}
-    wanted, _ = model.predict(seen if is_dict else seen[ONLY], deterministic=True)
-    with torch.inference_mode():
-        action, _ = module.decide({name: torch.from_numpy(array).float() for name, array in seen.items()})
-    if not np.allclose(action.numpy(), wanted, rtol=1e-4, atol=1e-5):
-        raise UsageError(f"{path}: its policy class chooses actions in a way of its own. {INSTEAD}")

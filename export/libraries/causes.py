@@ -1,4 +1,7 @@
-"""Why a build failed, as one line: libraries say so in pages, with the cause somewhere inside them."""
+"""What an exception means: why a build failed, or why a variant did not run, as one line with a status.
+
+Libraries say so in pages, with the cause somewhere inside them, and every failure of a GPU is a RuntimeError of theirs.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ import sysconfig
 import traceback
 from itertools import dropwhile, takewhile
 from pathlib import Path
+from typing import Literal, NamedTuple
 
-from xfer.errors import XferError
+from xfer.errors import BundleError, ExecutionError, UnavailableError, XferError
 
 LONGEST = 400
 """Characters of a cause; what is longer was written for the library's own developers."""
@@ -19,6 +23,98 @@ _LIBRARIES = tuple(
     [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     + [str(_OURS / package) for package in ("xfer", "export", "benchmarks")]
 )
+
+_DEVICE: tuple[tuple[str, type[XferError], str], ...] = (
+    (
+        r"driver on your system is too old|driver version is insufficient|InsufficientDriver|SYSTEM_DRIVER_MISMATCH"
+        r"|unsupported toolchain|UNSUPPORTED_PTX_VERSION|UnsupportedPtxVersion|CUDA (failure|error) (35|222|803)\b",
+        UnavailableError,
+        "NVIDIA's driver is too old for this library, update it",
+    ),
+    (
+        r"no CUDA-capable device|cudaErrorNoDevice|CUDA_ERROR_NO_DEVICE|Found no NVIDIA driver|not compiled with CUDA"
+        r"|invalid device ordinal|CUDA (failure|error) (100|101)\b",
+        UnavailableError,
+        "there is no NVIDIA GPU that it can use",
+    ),
+    (
+        r"no kernel image|NoKernelImageForDevice|NO_BINARY_FOR_GPU|CUDA (failure|error) 209\b",
+        UnavailableError,
+        "this library has no code for the GPU at hand",
+    ),
+    (
+        r"out of memory|OutOfMemory|MemoryAllocation|OUT_OF_MEMORY|STATUS_ALLOC_FAILED|bad_alloc|can't allocate memory"
+        r"|[Ff]ailed to allocate memory|CUDA (failure|error) 2\b",
+        ExecutionError,
+        "out of memory",
+    ),
+    (
+        r"\bCUDA (error|failure)\b|\bcudaError|\bCUDA_ERROR|\bCUBLAS_STATUS|\bCUDNN_STATUS|illegal memory access",
+        ExecutionError,
+        "the GPU failed",
+    ),
+)
+"""What runtimes write of a device and its memory: a pattern, what that is, and how it is said. The first counts."""
+
+
+class Failure(NamedTuple):
+    """What an exception says of the variant that was loaded or was acting.
+
+    Attributes:
+        status: ``built`` if this machine cannot run it, ``failed`` if its runtime gave up, ``rejected`` if its files or
+            what it computes are not what they should be.
+        reason: One line.
+    """
+
+    status: Literal["built", "failed", "rejected"]
+    reason: str
+
+
+def failure(error: BaseException) -> Failure:
+    """Return what went wrong with a variant, and which status that is: every gate and every measurement asks here.
+
+    Example:
+        >>> failure(RuntimeError("CUDA error: out of memory"))
+        Failure(status='failed', reason='out of memory: RuntimeError: CUDA error: out of memory')
+    """
+    ours = device_error(error) or error
+    if isinstance(ours, UnavailableError):
+        return Failure("built", reason(ours))
+    gave_up = isinstance(ours, ExecutionError) or not isinstance(ours, XferError)
+    return Failure("failed" if gave_up else "rejected", reason(ours))
+
+
+def device_error(error: BaseException) -> XferError | None:
+    """Return what a library's exception says of the device or of memory, or None if it is of something else.
+
+    Returns:
+        An ``UnavailableError`` without a GPU, or with one that the library or its driver cannot use; an
+        ``ExecutionError`` if memory ran out or a kernel failed.
+    """
+    if isinstance(error, XferError):
+        return None
+    why = reason(error)
+    if isinstance(error, MemoryError):
+        return ExecutionError(f"out of memory: {why}")
+    return device_message(f"{type(error).__name__}: {error} {why}", why)
+
+
+def device_message(text: str, shown: str = "") -> XferError | None:
+    """Return what a message says of the device or of memory, as ``device_error`` does.
+
+    Args:
+        text: All of it.
+        shown: What is shown of it; by default all.
+    """
+    for pattern, kind, what in _DEVICE:
+        if re.search(pattern, text):
+            return kind(f"{what}: {shown or text}")
+    return None
+
+
+def not_loaded(error: Exception, otherwise: str) -> XferError:
+    """Return why a library does not load a file: the device or memory, or else the file, as ``otherwise`` says."""
+    return device_error(error) or BundleError(otherwise)
 
 
 def reason(error: BaseException) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from xfer.errors import UnavailableError
+from export.libraries.causes import device_message
+from xfer.errors import ExecutionError, UnavailableError, XferError
 
 _MAJOR, _MINOR = 75, 76
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of the CUDA driver API."""
@@ -29,7 +30,11 @@ def compute_capability() -> str:
         ) from error
     device, major, minor = (ctypes.c_int() for _ in range(3))
     if failed := driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
-        raise UnavailableError(f"NVIDIA's driver finds no GPU that it can use (CUDA error {failed})")
+        name = ctypes.c_char_p()
+        driver.cuGetErrorName(failed, ctypes.byref(name))
+        why = cuda_error(f"{failed} ({(name.value or b'unknown').decode()})")
+        # Whatever it is, a GPU that does not begin is none.
+        raise UnavailableError(f"NVIDIA's driver does not begin: {why}")
     driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device)
     driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device)
     return f"{major.value}{minor.value}"
@@ -56,12 +61,18 @@ def checked(answer: tuple[Any, ...]) -> Any:
     """Return the result of a function of cuda-bindings, without its error code.
 
     Raises:
-        UnavailableError: If it failed.
+        UnavailableError: If there is no GPU, or none that this driver and library can use.
+        ExecutionError: If memory ran out, or something failed on the GPU.
     """
     error, *values = answer
     if error:
-        raise UnavailableError(f"CUDA: {error.name}")
+        raise cuda_error(error.name)
     return values[0] if values else None
+
+
+def cuda_error(what: str) -> XferError:
+    """Return what an error code of CUDA means: ``causes`` knows them by name and by number."""
+    return device_message(f"CUDA error {what}") or ExecutionError(f"CUDA error {what}")
 
 
 class Buffer:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.libraries import installed_versions
-from xfer.errors import BundleError
+from export.libraries.causes import device_error, failure, not_loaded, reason
 from xfer.spec import PolicySpec
 
 if TYPE_CHECKING:
@@ -36,10 +36,32 @@ def no_compiler() -> str | None:
 
 
 def on_cuda() -> str | None:
-    """None if PyTorch sees a CUDA GPU, else a sentence that says it does not."""
+    """None if PyTorch sees a CUDA GPU, else why it does not: there is none, or its driver is too old."""
     import torch
 
-    return None if torch.cuda.is_available() else "PyTorch sees no CUDA GPU"
+    if torch.version.cuda is None:
+        return "this PyTorch was built without CUDA: pip install torch, as https://pytorch.org says"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of a driver that is too old, and says that there is no GPU
+        if torch.cuda.is_available():
+            return None
+        try:
+            torch.cuda.init()
+        except Exception as error:  # RuntimeError, AssertionError
+            return f"PyTorch sees no CUDA GPU: {(device_error(error) or reason(error))}"
+    return "PyTorch sees no CUDA GPU"
+
+
+def try_out(place: str) -> str | None:
+    """None if PyTorch adds two numbers there just now, else why not."""
+    import torch
+
+    device = "cuda" if place == "cuda" else "cpu"
+    try:
+        done = (torch.ones(1, device=device) + 1).item() == 2
+    except Exception as error:  # whatever PyTorch raises
+        return failure(error).reason
+    return None if done else f"PyTorch on {device} adds 1 and 1 wrongly"
 
 
 def libraries() -> dict[str, str]:
@@ -111,7 +133,7 @@ def load_trace(path: Path, device: str = "cpu") -> Any:
         try:
             return torch.jit.load(str(path), map_location=device).eval()
         except RuntimeError as error:
-            raise BundleError(f"{path}: PyTorch cannot read it: {error}") from error
+            raise not_loaded(error, f"{path}: PyTorch cannot read it: {error}") from error
 
 
 def save_eager(policy: Exportable, folder: Path, doubts: list[tuple[str, int]] | None = None) -> None:

@@ -103,11 +103,15 @@ class Place:
         name: The name behind the @ of a variant, or empty for the target's default.
         threads: Threads inside an operation.
         spin: Whether idle threads spin between two calls (faster, but takes time from other processes).
+        precision: The variant's, for a provider that compiles the graph when it is loaded.
+        max_batch: The largest batch that such a provider compiles for.
     """
 
     name: str = ""
     threads: int = 1
     spin: bool = False
+    precision: str = "fp32"
+    max_batch: int = 8
 
 
 class Target(Protocol):
@@ -138,6 +142,13 @@ class Target(Protocol):
             UnavailableError: If this machine cannot run it at that place; never a silent fallback.
             BundleError: If the library refuses the files.
         """
+
+
+class TriedOut(Target, Protocol):
+    """A target that can find out, within seconds, whether its library really runs at a place; ``xfer doctor`` asks."""
+
+    def try_out(self, place: str) -> str | None:
+        """None if one operation ran there just now, else why not, as ``runnable`` says it."""
 
 
 class FromGraph(Target, Protocol):
@@ -188,6 +199,23 @@ class Variant:
 
     def __str__(self) -> str:
         return f"{self.build}@{self.place}" if self.place else self.build
+
+
+def unknown(variant: str) -> str:
+    """Return what this version does not know of a variant that a newer one may have named, or an empty string.
+
+    Example:
+        >>> unknown("tpu-fp32"), unknown("onnx-fp32")
+        ("target 'tpu'", '')
+    """
+    build, _, place = variant.partition("@")
+    target, _, precision = build.partition("-")
+    if target not in names():
+        return f"target '{target}'"
+    module = load(target)
+    if precision not in module.PRECISIONS:
+        return f"precision '{precision}' of target {target}"
+    return f"place '{place}' of target {target}" if place and place not in module.PLACES else ""
 
 
 def names() -> list[str]:

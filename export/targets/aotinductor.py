@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.libraries import pytorch
+from export.libraries.causes import not_loaded
 from export.libraries.pytorch import libraries, quiet_compiler
 from export.libraries.terminal import quiet
 from export.targets import Exported, ExportRequest, Place
-from xfer.errors import BundleError, UnavailableError, UsageError
+from xfer.errors import UnavailableError, UsageError
 from xfer.files import from_json, to_json
 from xfer.runner import Session
 from xfer.spec import PolicySpec
@@ -95,7 +96,11 @@ def needs() -> Needs:
 def _flags() -> tuple[str, ...]:
     """Return the processor's flags, as Linux names them; nothing on other systems."""
     cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"^(?:flags|Features)\s*: (.*)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
+    found = (
+        re.search(r"^(?:flags|Features)\s*: (.*)$", cpuinfo.read_text(encoding="utf-8"), re.MULTILINE)
+        if cpuinfo.exists()
+        else None
+    )
     return tuple(sorted({*found[1].split()})) if found else ()
 
 
@@ -158,7 +163,7 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
         try:
             module = aoti_load_package(str(folder / FILE))
         except RuntimeError as error:
-            raise BundleError(f"{folder / FILE}: PyTorch cannot load it: {error}") from error
+            raise not_loaded(error, f"{folder / FILE}: PyTorch cannot load it: {error}") from error
 
     @functools.wraps(module, updated=())
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:

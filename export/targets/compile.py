@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from export.libraries import pytorch
-from export.libraries.pytorch import libraries, on_cuda, quiet_compiler
+from export.libraries.pytorch import libraries, on_cuda, quiet_compiler, try_out
 from export.targets import Exported, ExportRequest, Place
 from xfer.errors import UnavailableError, UsageError
 from xfer.runner import Session
@@ -20,7 +20,7 @@ PLACES = ("cuda",)
 PRECISION = "precision.txt"
 """What the module is cast to when it is loaded; fp32 without this file."""
 
-__all__ = ["PLACES", "PRECISIONS", "available", "export", "libraries", "load", "runnable"]
+__all__ = ["PLACES", "PRECISIONS", "available", "export", "libraries", "load", "runnable", "try_out"]
 
 
 def available() -> str | None:
@@ -43,7 +43,7 @@ def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
         raise UsageError("torch.compile needs the policy's own Python, and a bundle holds no Python of somebody else's")
     save_policy(request.policy, folder)
     if precision != "fp32":
-        (folder / PRECISION).write_text(precision)
+        (folder / PRECISION).write_text(precision, encoding="utf-8")
     return Exported()
 
 
@@ -62,7 +62,7 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
     device = place.name or "cpu"
     # Without freezing, what Inductor makes for a CPU is slower than eager.
     options: dict[str, Any] = {"freezing": True}
-    precision = (folder / PRECISION).read_text() if (folder / PRECISION).exists() else "fp32"
+    precision = (folder / PRECISION).read_text(encoding="utf-8") if (folder / PRECISION).exists() else "fp32"
     module = torch.compile(load_policy(folder).deploy(precision).to(device), dynamic=False, options=options)
     session = TorchSession(module, spec, device)
     with warnings.catch_warnings():

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.libraries import installed_versions, pytorch
-from export.libraries.causes import reason
+from export.libraries.causes import not_loaded, reason
 from export.libraries.terminal import quiet
 from export.targets import Exported, ExportRequest, Place
-from xfer.errors import BundleError, UnavailableError, UsageError, XferError, check_choice
+from xfer.errors import UnavailableError, UsageError, XferError, check_choice
 from xfer.runner import Runner, Session
 from xfer.spec import PolicySpec
 
@@ -208,7 +208,7 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
             largest = method.metadata.input_tensor_meta(0).sizes()[0]
         except (RuntimeError, KeyError) as error:
             complaint = (said().splitlines() or [str(error)])[-1]
-            raise BundleError(f"{folder / FILE}: ExecuTorch cannot load it: {complaint}") from error
+            raise not_loaded(error, f"{folder / FILE}: ExecuTorch cannot load it: {complaint}") from error
 
     @functools.wraps(method.execute, updated=())
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:

@@ -6,7 +6,10 @@ Three wheels own the module ``onnxruntime``, so only one of them can be installe
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -14,12 +17,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from export.libraries import installed_versions
+import numpy as np
+
+from export.libraries import cuda, installed_versions, user_cache
+from export.libraries.causes import device_error, failure
 from export.libraries.onnxruntime import onnxruntime
 from export.targets import Exported, ExportRequest, Place
 from xfer.errors import BundleError, UnavailableError
 from xfer.runner import Arrays, Session, Step
-from xfer.spec import PolicySpec
+from xfer.spec import ActionSpec, PolicySpec, TensorSpec
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -43,6 +49,11 @@ PROVIDERS = {
 PLACES = tuple(filter(None, PROVIDERS))
 WHEELS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")
 FILE = "policy.onnx"
+ONE_NODE = (
+    b'\x08\x08:C\n\x10\n\x01x\n\x01x\x12\x01y"\x03Add:\x00\x12\x03oneZ\x14\n\x01x\x12\x0f\n\r\x08\x01\x12\t\n\x03\x12\x01N'
+    b"\n\x02\x08\x01b\x14\n\x01y\x12\x0f\n\r\x08\x01\x12\t\n\x03\x12\x01N\n\x02\x08\x01B\x04\n\x00\x10\x12"
+)
+"""A graph without torch or onnx: y = x + x, float32 [N, 1], of opset 18 and IR version 8."""
 
 
 def available() -> str | None:
@@ -57,11 +68,29 @@ def runnable(place: str) -> str | None:
     provider = PROVIDERS[place]
     if not importlib.util.find_spec("onnxruntime"):
         return f"onnxruntime is not installed: pip install 'xfer-policy[{provider.extra}]'"
-    if provider.name not in onnxruntime().get_available_providers():
+    lacking = []
+    if provider.name not in onnxruntime().get_available_providers():  # that is, those that were compiled in
         present = " ".join(installed_versions(*WHEELS)) or "onnxruntime"
         why = f"this wheel of onnxruntime has no {provider.name}"
-        return f"{why}: pip uninstall {present} && pip install 'xfer-policy[{provider.extra}]'"
-    return None
+        lacking.append(f"{why}: pip uninstall {present} && pip install 'xfer-policy[{provider.extra}]'")
+    if place in ("cuda", "tensorrt"):
+        try:
+            cuda.compute_capability()
+        except UnavailableError as error:
+            lacking.append(str(error))
+    return "; ".join(lacking) or None
+
+
+def try_out(place: str) -> str | None:
+    """None if a graph of one node ran there just now, else why not."""
+    one = TensorSpec("x", "float32", (1,))
+    spec = PolicySpec("", 1.0, (one,), (), ActionSpec("continuous", ("y",)), "mean")
+    try:
+        session = _open(ONE_NODE, spec, Place(place))
+        (found,) = session.run(["y"], {"x": np.ones((1, 1), np.float32)})
+    except Exception as error:  # whatever ONNX Runtime raises
+        return failure(error).reason
+    return None if found.tolist() == [[2.0]] else f"{PROVIDERS[place].name} adds 1 and 1 wrongly"
 
 
 def libraries() -> dict[str, str]:
@@ -119,6 +148,18 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
     """Open the graph with the execution provider of the place, and check that it is the one that runs all of it."""
     if (reason := runnable(place.name)) is not None:
         raise UnavailableError(f"onnx: {reason}")
+    # Given as bytes, the graph cannot make the library read other files.
+    yield OnnxSession(_open((folder / FILE).read_bytes(), spec, place, folder / FILE), spec)
+
+
+def _open(graph: bytes, spec: PolicySpec, place: Place, path: Path = Path(FILE)) -> InferenceSession:
+    """Open a graph with the execution provider of the place, which has to run all of it.
+
+    Raises:
+        UnavailableError: If the provider does not, there is no such device, or this ONNX Runtime is too old.
+        ExecutionError: If memory ran out, or something failed on the GPU.
+        BundleError: If it is no valid graph.
+    """
     library = onnxruntime()
     options = library.SessionOptions()
     options.intra_op_num_threads = place.threads
@@ -128,18 +169,32 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     options.log_severity_level = 3
     provider = PROVIDERS[place.name].name
-    # Given as bytes, the graph cannot make the library read other files.
-    graph = (folder / FILE).read_bytes()
+    if place.name == "tensorrt":
+        os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")  # fp32 means fp32; the provider has no option for that
+
+    def session(profile: bool) -> InferenceSession:
+        chain = _chain(place, spec, graph, profile)
+        return library.InferenceSession(graph, options, providers=chain, enable_fallback=0)
+
     try:
-        session = library.InferenceSession(graph, options, providers=_chain(place), enable_fallback=0)
+        try:
+            opened = session(profile=True)
+        except Exception as error:
+            # It runs only a part of the graph, whose inputs are inner values: it finds out their shapes as they come.
+            if "no associated shape profiles" not in str(error):
+                raise
+            opened = session(profile=False)
     except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
+        if why := too_old(str(error), library.__version__):
+            raise UnavailableError(f"{path}: ONNX Runtime cannot load it: {why}") from error
+        if (failed := device_error(error)) is not None:
+            raise type(failed)(f"onnx: {provider}: {failed}") from error
         if place.name:
-            raise UnavailableError(f"onnx: {provider} cannot run all of {folder / FILE}: {error}") from error
-        why = too_old(str(error), library.__version__) or str(error)
-        raise BundleError(f"{folder / FILE}: ONNX Runtime cannot load it: {why}") from error
-    if session.get_providers()[0] != provider:
-        raise UnavailableError(f"onnx: {provider} was asked for, but {session.get_providers()[0]} runs.")
-    yield OnnxSession(session, spec)
+            raise UnavailableError(f"onnx: {provider} cannot run all of {path}: {error}") from error
+        raise BundleError(f"{path}: ONNX Runtime cannot load it: {error}") from error
+    if opened.get_providers()[0] != provider:
+        raise UnavailableError(f"onnx: {provider} was asked for, but {opened.get_providers()[0]} runs.")
+    return opened
 
 
 def too_old(message: str, version: str) -> str:
@@ -148,17 +203,50 @@ def too_old(message: str, version: str) -> str:
     Source: https://onnxruntime.ai/docs/reference/compatibility.html
     """
     known = {
-        r"Unsupported model IR version: (\d+)": {10: "1.18", 11: "1.22"},
-        r"Opset (\d+) is under development": {19: "1.15", 20: "1.17", 21: "1.18", 22: "1.21", 23: "1.22"},
+        "IR version": (r"Unsupported model IR version: (\d+)", {10: "1.18", 11: "1.22"}),
+        "opset": (
+            r"Opset (\d+) is under development",
+            {19: "1.15", 20: "1.17", 21: "1.18", 22: "1.21", 23: "1.22"},
+        ),
     }
-    for pattern, needed in known.items():
+    for what, (pattern, needed) in known.items():
         if found := re.search(pattern, message):
-            newer = needed.get(int(found[1]), "a newer one")
+            newer = needed.get(int(found[1]), f"one that knows {what} {found[1]}")
             return f"this is {version}, and it needs {newer}; or export with a lower --opset"
     return ""
 
 
-def _chain(place: Place) -> list[tuple[str, dict[str, str]]]:
+def tensorrt_options(place: Place, spec: PolicySpec, graph: bytes, profile: bool) -> dict[str, str]:
+    """Return the TensorRT provider's options: what it computes in, for which batches, and where it keeps its engines.
+
+    Args:
+        place: Says precision and largest batch.
+        spec: Says the shapes.
+        graph: The file.
+        profile: Whether to build one engine for all batches now, instead of one for what comes when it comes.
+
+    Source: https://onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvider.html
+    """
+    options = {
+        name: str(int(place.precision == p)) for name, p in (("trt_fp16_enable", "fp16"), ("trt_int8_enable", "int8"))
+    }
+    if profile:
+        for name, batch in (("min", 1), ("opt", 1), ("max", place.max_batch)):
+            shapes = (f"{tensor.name}:{'x'.join(map(str, (batch, *tensor.shape)))}" for tensor in spec.inputs)
+            options[f"trt_profile_{name}_shapes"] = ",".join(shapes)
+    # The provider takes an engine from there without asking what it was built from, and by which versions.
+    built_from = [libraries(), hashlib.sha256(graph).hexdigest(), options]
+    key = hashlib.sha256(json.dumps(built_from, sort_keys=True).encode()).hexdigest()[:16]
+    try:
+        folder = user_cache() / "onnxruntime-tensorrt" / key
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # no home, or one that cannot be written to: then it is built at each start
+        return {**options, "trt_engine_cache_enable": "0"}
+    kept = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder)}
+    return {**options, **kept, "trt_timing_cache_enable": "1", "trt_timing_cache_path": str(folder)}
+
+
+def _chain(place: Place, spec: PolicySpec, graph: bytes, profile: bool) -> list[tuple[str, dict[str, str]]]:
     """Return execution providers with their options, in the order in which they are offered a node.
 
     fp32 means fp32, so what would use another precision for it is turned off.
@@ -166,7 +254,7 @@ def _chain(place: Place) -> list[tuple[str, dict[str, str]]]:
     cuda = (PROVIDERS["cuda"].name, {"use_tf32": "0"})
     if place.name == "tensorrt":
         # TensorRT's parser takes a uint8 input only if it is cast first; before that, it is cropped. CUDA does that.
-        return [(PROVIDERS["tensorrt"].name, {}), cuda]
+        return [(PROVIDERS["tensorrt"].name, tensorrt_options(place, spec, graph, profile)), cuda]
     if place.name == "openvino":
         options = {"device_type": "CPU", "num_of_threads": str(place.threads), "precision": "FP32"}
         return [(PROVIDERS["openvino"].name, options)]

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from export.libraries import installed_versions
+from export.libraries.causes import not_loaded
 from export.targets import Exported, ExportRequest, Place
-from xfer.errors import BundleError, UnavailableError
+from xfer.errors import UnavailableError
 from xfer.runner import Arrays, Session, Step, in_order
 from xfer.spec import PolicySpec
 
@@ -140,5 +141,5 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
         session = OpenVinoSession(core, core.read_model(folder / FILE), spec, config)
         session.request(1)
     except RuntimeError as error:
-        raise BundleError(f"{folder / FILE}: OpenVINO cannot load it: {error}") from error
+        raise not_loaded(error, f"{folder / FILE}: OpenVINO cannot load it: {error}") from error
     yield session

@@ -18,7 +18,7 @@ from typing import Any
 
 from export.libraries import cuda, installed_versions
 from export.targets import Exported, ExportOptions, ExportRequest, Place
-from xfer.errors import BundleError, UnavailableError, UsageError, check_choice
+from xfer.errors import BundleError, ExecutionError, UnavailableError, UsageError, check_choice
 from xfer.files import write_atomically
 from xfer.runner import Arrays, Session, Step
 from xfer.spec import PolicySpec
@@ -151,7 +151,7 @@ def build_engine(
     if engine is None:
         raise BundleError(f"{name} could not build the engine: {'; '.join(complaints[-3:])}")
     (folder / ENGINE).write_bytes(engine)
-    (folder / LIBRARY).write_text(name)
+    (folder / LIBRARY).write_text(name, encoding="utf-8")
     if timing_cache is not None and name == "tensorrt":
         write_timing_cache(config, timing_cache)
     return Exported(options.max_batch, capabilities, f"{name} engine for compute capability {', '.join(capabilities)}")
@@ -204,7 +204,7 @@ class TensorRTSession:
         self._runtime, self._spec = cuda.runtime(), spec
         self._context = engine.create_execution_context()
         if self._context is None:
-            raise UnavailableError("TensorRT could not prepare the engine for this GPU: is its memory full?")
+            raise ExecutionError("TensorRT could not prepare the engine: the GPU's memory may be full.")
         self._stream = int(cuda.checked(self._runtime.cudaStreamCreate()))
         self._inputs: dict[str, cuda.Buffer] = {}
         self._outputs: dict[str, cuda.Buffer] = {}
@@ -220,7 +220,7 @@ class TensorRTSession:
             buffer.host[...] = arrays[name]
             buffer.upload(self._stream)
         if not self._context.execute_async_v3(self._stream):
-            raise BundleError("TensorRT could not run the engine.")
+            raise ExecutionError("TensorRT could not run the engine: a kernel failed on the GPU.")
         for buffer in self._outputs.values():
             buffer.download(self._stream)
         cuda.checked(self._runtime.cudaStreamSynchronize(self._stream))
@@ -280,7 +280,7 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
     """Deserialize the engine; on TensorRT for RTX this finishes it for the GPU at hand."""
     if (reason := runnable(place.name)) is not None:
         raise UnavailableError(f"tensorrt: {reason}")
-    built_by = (folder / LIBRARY).read_text() if (folder / LIBRARY).exists() else library_name()
+    built_by = (folder / LIBRARY).read_text(encoding="utf-8") if (folder / LIBRARY).exists() else library_name()
     name = check_choice("library of TensorRT", built_by or "", LIBRARIES)
     if not importlib.util.find_spec(name):
         raise UnavailableError(
@@ -292,9 +292,10 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
     runtime = trt.Runtime(_logger(trt, complaints))
     engine = runtime.deserialize_cuda_engine((folder / ENGINE).read_bytes())
     if engine is None:
-        raise BundleError(
-            f"{folder / ENGINE}: {name} cannot load it ({'; '.join(complaints[-3:])}). If it was built for another GPU"
-            " or version, `xfer export --targets tensorrt --into BUNDLE` builds one here."
+        # It is the file that was exported, as its SHA-256 said: so the fault is that this machine is another one.
+        raise UnavailableError(
+            f"tensorrt: {name} {trt.__version__} cannot load this engine on this GPU ({'; '.join(complaints[-3:])}); it"
+            " was built for another GPU or version: xfer export --targets tensorrt --into BUNDLE builds one here"
         )
     check_engine(trt, engine, spec)
     session = TensorRTSession(engine, spec)

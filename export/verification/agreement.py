@@ -29,6 +29,7 @@ from export.bundle.manifest import Spreads
 from export.bundle.reader import Bundle
 from export.bundle.records import Verification
 from export.verification.non_inferiority import MARGIN, Verdict, judge_jointly
+from export.verification.parity import unfinished
 from export.verification.tolerances import action_difference, regret
 from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
@@ -53,14 +54,16 @@ def run_gate(bundle: Bundle, found: dict[str, Verification], held_out: Trajector
     held_out = held_out.take(distinct_episodes(held_out))
     reference = held_out if held_out.actions is not None else _replayed(bundle, bundle.reference, held_out)
     spreads, episodes = bundle.spreads(), held_out.episodes()
-    losses = {
-        name: episode_losses(step_losses(reference, _replayed(bundle, name, held_out), bundle.spec, spreads), episodes)
-        for name in names
-    }
-    verdicts = judge_recordings(losses)
-    result = dict(found)
+    result, losses = dict(found), {}
     for name in names:
-        result[name] = conclude(found[name], verdicts[name], len(losses[name]))
+        try:
+            steps = step_losses(reference, _replayed(bundle, name, held_out), bundle.spec, spreads)
+        except Exception as error:  # whatever a runtime raises: the others go on
+            result[name] = unfinished(bundle.build(name), error, "recordings")
+        else:
+            losses[name] = episode_losses(steps, episodes)
+    for name, verdict in judge_recordings(losses).items():
+        result[name] = conclude(found[name], verdict, len(losses[name]))
     if bundle.reference in found and found[bundle.reference].status == "provisional":
         result[bundle.reference] = replace(
             found[bundle.reference],

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from export import targets
-from export.bundle.reader import Bundle
-from export.targets import Variant
+from export.bundle.reader import Bundle, why_not
 from xfer import tasks
 from xfer.errors import UnavailableError, UsageError
 from xfer.spec import PolicySpec
@@ -13,9 +11,11 @@ from xfer.spec import PolicySpec
 def no_reference(bundle: Bundle) -> str | None:
     """Return why the bundle's reference cannot act here, or None if it can."""
     build = bundle.builds.get(bundle.reference)
-    if build is None or build.status != "built":
+    if build is None:
         return f"the bundle has no {bundle.reference} to compare with"
-    return targets.load(Variant.parse(bundle.reference).target).runnable("")
+    if build.status != "built":
+        return f"the bundle has no {bundle.reference} to compare with ({build.reason})"
+    return why_not(bundle, bundle.reference)
 
 
 def no_environment(spec: PolicySpec) -> str | None:

@@ -1,6 +1,6 @@
-"""The ledger of pairs: what the reward gate ran on this machine, of every variant that ever entered it in a bundle.
+"""The ledger of pairs: what the reward gate ran on this kind of machine, of every variant that ever entered it.
 
-It is one file for each machine, in ``records/pairs/``, from which nothing is deleted. An interrupted gate continues, a
+It is one file for each kind, in ``records/pairs/``, from which nothing is deleted. An interrupted gate continues, a
 later one adds to the pairs that there are, and a verdict is joint for all that entered, also for those that were
 rejected or whose files were replaced since.
 
@@ -74,7 +74,7 @@ class _CachedPairs:
 
 
 class Ledger:
-    """All entries of a bundle on this machine.
+    """All entries of a bundle on machines of this kind.
 
     Args:
         bundle: The bundle.
@@ -83,9 +83,8 @@ class Ledger:
 
     def __init__(self, bundle: Bundle, *, keep: bool = True) -> None:
         self._bundle, self._keep = bundle, keep
-        name = f"{this_machine().id}.json"
-        self.path = bundle.path / records.RECORDS / "pairs" / name
-        self._unfinished = bundle.path / records.RECORDS / "unfinished" / name
+        self.path = bundle.path / records.RECORDS / "pairs" / f"{this_machine().kind}.json"
+        self._unfinished = bundle.path / records.RECORDS / "unfinished" / f"{this_machine().id_v020}.json"
 
     def entries(self) -> dict[str, Entry]:
         """Return every entry by its key, in the order in which they came.

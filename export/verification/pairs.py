@@ -31,11 +31,12 @@ import numpy as np
 from export.bundle.manifest import Spreads
 from export.bundle.reader import Bundle
 from export.bundle.records import Divergence
+from export.libraries import causes
 from export.verification.tolerances import action_difference, regret
 from xfer import tasks
-from xfer.errors import XferError
-from xfer.evaluate import Fork, independent_episodes, paired_episode
-from xfer.runner import Arrays, Runner
+from xfer.errors import ExecutionError, ObservationError, XferError
+from xfer.evaluate import Fork, Pair, independent_episodes, paired_episode
+from xfer.runner import Action, Arrays, Runner
 from xfer.spec import PolicySpec
 
 AHEAD = 2
@@ -45,7 +46,7 @@ SAME_ACTION = 1e-6
 """Largest difference of an element of a continuous action that is no other action, as a share of its scale."""
 
 MAX_DEATHS = 3
-"""How often dead processes are replaced before that is called an error."""
+"""How often dead processes are replaced before pairs are run one by one, to find out whose fault that is."""
 
 CONTEXT: BaseContext = multiprocessing.get_context("spawn")
 """How processes are started. Not forked from this one: neither torch nor a CUDA context survives that."""
@@ -63,6 +64,8 @@ class Outcome:
         error: Why the variant did not finish its episode, or empty.
         differs: How the environment, replayed from the same seed with the same actions, gave another episode; or empty.
             If it did, the two episodes are independent.
+        status: Which status the error gives the variant: see ``causes.failure``. Older records have none, since only
+            ``rejected`` was known.
     """
 
     seed: int
@@ -71,6 +74,7 @@ class Outcome:
     divergence: Divergence | None
     error: str = ""
     differs: str = ""
+    status: str = ""
 
 
 class PairProcesses:
@@ -102,12 +106,21 @@ class PairProcesses:
             variants: Returns the variants that still need pairs, when a pair is handed out.
 
         Raises:
-            XferError: If a pair fails, or processes keep dying.
+            XferError: If the reference or the environment fails, or processes keep dying that no variant ends.
         """
         pending: dict[int, Future[dict[str, Outcome]]] = {}
-        deaths = 0
+        deaths, careful = 0, 0
         for i, seed in enumerate(seeds):
             while True:
+                if careful:
+                    known = pending.pop(seed, None)
+                    outcomes = known.result() if known else self._one_by_one(seed, variants(), deaths)
+                    careful -= 1
+                    if any(outcome.error for outcome in outcomes.values()):
+                        deaths = careful = 0
+                    elif not careful:
+                        raise self._dying(deaths)
+                    break
                 try:
                     for ahead in seeds[i : i + AHEAD * self.count]:
                         if ahead not in pending:
@@ -115,17 +128,46 @@ class PairProcesses:
                             pending[ahead] = self._pool.submit(_run_pair, *work)
                     outcomes = pending.pop(seed).result()
                     break
-                except BrokenProcessPool as error:
+                except BrokenProcessPool:
                     deaths += 1
-                    if deaths > MAX_DEATHS:
-                        raise XferError(
-                            f"Processes that run pairs of episodes died {deaths} times, perhaps because memory ran out."
-                            f" Use fewer --workers than {self.count}, or fewer --variants at once."
-                        ) from error
-                    self._end()
-                    self._pool = self._start()
+                    self._begin_anew()
                     pending = {s: future for s, future in pending.items() if _succeeded(future)}
+                    # Whichever pair it was, it is among those that were handed out.
+                    careful = AHEAD * self.count if deaths > MAX_DEATHS else 0
             yield outcomes
+
+    def _one_by_one(self, seed: int, variants: tuple[str, ...], deaths: int) -> dict[str, Outcome]:
+        """Run a pair with each variant alone: one whose process dies has failed, and the others go on.
+
+        Raises:
+            XferError: If a process dies without any of them, or the pair fails.
+        """
+
+        def run(*names: str) -> dict[str, Outcome]:
+            return self._pool.submit(_run_pair, self.path, names, self.spreads, seed, self.differs).result()
+
+        try:
+            run()
+        except BrokenProcessPool as error:
+            raise self._dying(deaths + 1) from error
+        outcomes: dict[str, Outcome] = {}
+        for name in variants:
+            try:
+                outcomes |= run(name)
+            except BrokenProcessPool:
+                self._begin_anew()
+                outcomes[name] = _not_run(seed, ExecutionError("its process died, perhaps because memory ran out"))
+        return outcomes
+
+    def _dying(self, deaths: int) -> XferError:
+        return XferError(
+            f"Processes that run pairs of episodes died {deaths} times, perhaps because memory ran out."
+            f" Use fewer --workers than {self.count}, or fewer --variants at once."
+        )
+
+    def _begin_anew(self) -> None:
+        self._end()
+        self._pool = self._start()
 
     def _start(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(self.count, CONTEXT, initializer=_begin_process)
@@ -168,9 +210,50 @@ _open_variants = ExitStack()
 """Closed when the process ends."""
 
 
+class _Reference(Runner):
+    """The reference's runner: what its runtime raises is not the environment's fault, and says so."""
+
+    name = ""
+
+    def act(self, observations: Arrays) -> Action:
+        """Act.
+
+        Raises:
+            ObservationError: If the environment gives what no policy could act on.
+            ExecutionError: If it cannot act.
+        """
+        try:
+            return super().act(observations)
+        except ObservationError:
+            raise
+        except Exception as error:
+            why = causes.failure(error).reason
+            raise ExecutionError(
+                f"{self.name}, which the others are compared with, failed in an episode: {why}"
+            ) from None
+
+
 @cache
-def _reference(path: Path) -> str:
-    return Bundle(path).reference
+def _reference_runner(path: Path) -> _Reference:
+    name = Bundle(path).reference
+    plain = _runner(path, name)
+    reference = _Reference(plain.session, plain.spec)
+    reference.name = name
+    return reference
+
+
+def _not_run(seed: int, error: Exception) -> Outcome:
+    """Return the outcome of a variant that had no episode; the reference's return is not known, and does not count."""
+    status, reason = causes.failure(error)
+    return Outcome(seed, 0.0, 0.0, None, reason, status=status)
+
+
+def _failure(pair: Pair) -> tuple[str, str]:
+    """Return the status and the reason of a variant that did not finish its episode, or two empty strings."""
+    if pair.cause is None:
+        return "", pair.error
+    status, reason = causes.failure(pair.cause)
+    return status, f"{pair.error.partition(':')[0]}: {reason}"
 
 
 @cache
@@ -182,26 +265,30 @@ def _runner(path: Path, variant: str) -> Runner:
 def _run_pair(
     path: Path, variants: tuple[str, ...], spreads: Spreads, seed: int, differs: str = ""
 ) -> dict[str, Outcome]:
-    """Run in a worker process: the reference and the variants from one seed."""
+    """Run in a worker process: the reference and the variants from one seed.
+
+    Raises:
+        XferError: If the reference or the environment fails. What a variant raises is its own outcome.
+    """
     try:
-        reference = _runner(path, _reference(path))
+        reference = _reference_runner(path)
         task = tasks.load_recorded(reference.spec.task)
-        runners = {name: _runner(path, name) for name in variants}
+        runners: dict[str, Runner] = {}
+        outcomes: dict[str, Outcome] = {}
+        for name in variants:
+            try:
+                runners[name] = _runner(path, name)
+            except Exception as error:  # whatever a runtime raises when it loads its files
+                outcomes[name] = _not_run(seed, error)
         if differs:
             pairs = independent_episodes(task, reference, runners, seed, differs)
         else:
             pairs = paired_episode(task, reference, runners, seed, fork_tolerance(reference.spec, spreads))
-        return {
-            name: Outcome(
-                seed,
-                pair.reference,
-                pair.variant,
-                None if pair.fork is None else _divergence(seed, pair.fork, spreads, reference.spec),
-                pair.error,
-                pair.differs,
-            )
-            for name, pair in pairs.items()
-        }
+        for name, pair in pairs.items():
+            divergence = None if pair.fork is None else _divergence(seed, pair.fork, spreads, reference.spec)
+            failed = _failure(pair)
+            outcomes[name] = Outcome(seed, pair.reference, pair.variant, divergence, failed[1], pair.differs, failed[0])
+        return {name: outcomes[name] for name in variants}
     except XferError:
         raise
     except Exception as error:  # of whatever class an environment or a runtime raises, perhaps one that cannot be sent

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from export import targets
-from export.bundle.manifest import Spreads
-from export.bundle.reader import Bundle
-from export.bundle.records import Verification
+from export.bundle.manifest import Build, Spreads
+from export.bundle.reader import Bundle, why_not
+from export.bundle.records import Gate, Verification, unjudged
 from export.bundle.spreads import masked, measure_spreads
+from export.libraries import causes
 from export.targets import Variant
 from export.verification.tolerances import action_difference, compare_scores, regret, ties
-from xfer.errors import UnavailableError
+from xfer.errors import XferError
 from xfer.runner import Runner, Session
 from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
@@ -37,11 +37,15 @@ WORST = 5
 
 @dataclass(frozen=True)
 class Numbers:
-    """The first gate's figures for the score that uses up most of its tolerance, and the failure if there is one."""
+    """The first gate's figures for the score that uses up most of its tolerance, and the failure if there is one.
+
+    ``depends_on_batch`` says that there is none where golden is played in a batch of 1.
+    """
 
     max_abs_diff: float
     tolerance: float | None
     failure: str = ""
+    depends_on_batch: bool = False
 
 
 def numbers(
@@ -66,11 +70,13 @@ def numbers(
         ScoresError: If it gives what is no action.
     """
     spreads = spreads or measure_spreads([golden], spec)
-    found = []
+    found: list[Numbers] = []
     for batch in (1, 3) if max_batch is None or max_batch >= 3 else (1,):
+        alone_fits = batch > 1 and not any(one.failure for one in found)
         for row, played in enumerate(play(session, spec, golden, batch)):
             where = f"golden step {{step}} (batch {batch}, row {row})"
-            found.append(compare(golden, played, spec, spreads, precision, where))
+            one = compare(golden, played, spec, spreads, precision, where)
+            found.append(replace(one, depends_on_batch=alone_fits and bool(one.failure)))
     return next((one for one in found if one.failure), max(found, key=_used_up))
 
 
@@ -226,30 +232,39 @@ def first_gates(
     found: dict[str, Verification] = {}
     for name in variants:
         build = bundle.builds[name.partition("@")[0]]
-        parsed = Variant.parse(name)
         if build.status != "built":
-            found[name] = Verification(build.status, reason=build.reason)
+            found[name] = unjudged(build)
             continue
-        if (reason := targets.load(parsed.target).runnable(parsed.place)) is not None:
+        if (reason := why_not(bundle, name)) is not None:
             found[name] = Verification("built", reason=build.not_run(reason))
             continue
         try:
             on_start(name)
             with bundle.session(name) as session:
-                found[name] = run_gates(bundle, session, parsed, golden, reference, judged)
-        except UnavailableError as error:
-            found[name] = Verification("built", reason=build.not_run(str(error)))
-        except Exception as error:  # whatever a runtime raises on files that it cannot read or run
-            found[name] = Verification("rejected", rung="numbers", reason=f"numbers: {' '.join(str(error).split())}")
+                found[name] = run_gates(bundle, session, Variant.parse(name), golden, reference, judged)
+        except Exception as error:  # whatever a runtime raises: the others go on
+            found[name] = unfinished(build, error, "numbers")
     return found
+
+
+def unfinished(build: Build, error: BaseException, gate: Gate) -> Verification:
+    """Return the verdict on a variant that an exception has ended in a gate; ``causes.failure`` says which status."""
+    status, reason = causes.failure(error)
+    if status == "built":
+        return Verification("built", reason=build.not_run(reason))
+    return Verification(status, rung=gate, reason=f"{gate}: {reason}")
 
 
 def _reference(bundle: Bundle, judged: Trajectories) -> Trajectories:
     """Return the reference's actions on the judged observations: recorded with them, as in golden, or made now."""
     if judged.actions is not None:
         return judged
-    with bundle.runner(bundle.reference) as runner:
-        return judged.replay(runner)
+    try:
+        with bundle.runner(bundle.reference) as runner:
+            return judged.replay(runner)
+    except Exception as error:  # whatever its runtime raises
+        why = causes.failure(error).reason
+        raise XferError(f"{bundle.reference}, which the others are compared with, does not act here: {why}") from error
 
 
 def run_gates(
@@ -282,6 +297,8 @@ def run_gates(
         blame = ""
         if variant.build == bundle.reference:
             blame = ". Golden is not from this policy's weights: golden, or the weights, were exchanged"
+            if first.depends_on_batch:
+                blame = ". Alone it gives what golden holds: its answer depends on the other rows of its batch"
         return replace(so_far, status="rejected", reason=first.failure + blame)
     assert replayed is not None
     second = actions(reference, replayed, spec, variant.precision, spreads)

@@ -89,9 +89,9 @@ def run_gate(
     if reference in found and found[reference].status == "provisional":
         # Variants whose verdict was clear early have fewer pairs, the first ones of the same seeds.
         longest = max(
-            (pairs.entry(name) for name in sorted(names)), key=lambda entry: len(entry.outcomes), default=None
+            (pairs.entry(name) for name in sorted(names)), key=lambda entry: len(_sound(entry.outcomes)), default=None
         )
-        outcomes = longest.outcomes if longest else ()
+        outcomes = _sound(longest.outcomes) if longest else []
         result[reference] = replace(
             found[reference],
             status="verified",
@@ -232,8 +232,11 @@ def conclude(so_far: Verification, entry: Entry, verdict: Verdict | None, scale:
     pairs = entry.outcomes
     so_far = replace(so_far, rung="reward", pairs=len(pairs), seed_base=entry.seed_base)
     if _failed(pairs) or verdict is None:
-        reason = f"reward: in the episode of seed {pairs[-1].seed}: {pairs[-1].error}"
-        return replace(so_far, status="rejected", reason=reason)
+        last = pairs[-1]
+        if last.status == "built":
+            return replace(so_far, status="built", rung="", reason=f"not run here: {last.error}")
+        reason = f"reward: in the episode of seed {last.seed}: {last.error}"
+        return replace(so_far, status="failed" if last.status == "failed" else "rejected", reason=reason)
     divergences = [pair.divergence for pair in pairs if pair.divergence is not None]
     return replace(
         so_far,

@@ -29,7 +29,7 @@ from export.bundle.reader import Bundle
 from export.bundle.records import Verification
 from export.targets import Variant
 from export.verification.non_inferiority import MARGIN, MAX_PAIRS, Verdict, judge_jointly, pairs_to_decide
-from xfer.errors import UsageError, check_choice
+from xfer.errors import UnavailableError, UsageError, check_choice
 
 RETURN, SUCCESS = "return", "success"
 """Columns that say how a trial went: a number, or 0 or 1."""
@@ -301,9 +301,10 @@ def _check_variant(where: str, name: str, bundle: Bundle) -> None:
     if name == bundle.reference:
         return
     try:
+        bundle.check_known(name)
         check_choice("variant", name.partition("@")[0], {*bundle.builds, bundle.reference})
         Variant.parse(name)
-    except UsageError as error:
+    except (UsageError, UnavailableError) as error:
         raise UsageError(f"{where}: {error}") from error
     if name.partition("@")[0] not in bundle.builds:
         raise UsageError(f"{where}: the trials of the reference are called {bundle.reference}.")

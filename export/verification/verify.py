@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.bundle import records
-from export.bundle.machine import this_machine
 from export.bundle.reader import Bundle
 from export.bundle.records import Verification
+from export.libraries.cores import processes
 from export.targets import Variant
 from export.verification import agreement
-from export.verification.availability import no_reward_gate
+from export.verification.availability import no_reference, no_reward_gate
 from export.verification.held_out import held_out_observations
 from export.verification.parity import first_gates
 from export.verification.trials import TrialReturns
@@ -69,6 +69,7 @@ def verify(
 
     Raises:
         UsageError: If a variant does not exist, or a number is negative.
+        UnavailableError: If a variant is named that only a newer xfer knows.
         RunError: If ``run`` is not the run that the bundle was made from.
         BundleError: If the bundle is damaged, or a record cannot be written.
         XferError: If a pair of episodes fails.
@@ -84,8 +85,11 @@ def verify(
     tasks.trust(task)
     if held_out is None:
         held_out, why = held_out_observations(bundle, run)
-        if why:
-            on_note(f"The actions gate looks at golden alone: {why}.")
+    else:
+        why = "" if held_out.actions is not None else no_reference(bundle) or ""
+    if why:
+        held_out = None
+        on_note(f"The actions gate looks at golden alone: {why}.")
     found = first_gates(bundle, names, held_out, on_variant)
     missing = None if trials else "--pairs 0" if pairs == 0 else no_reward_gate(bundle)
     if trials is not None:
@@ -100,9 +104,7 @@ def verify(
         from export.verification import reward  # which needs gymnasium, as the first two gates do not
         from export.verification.ledger import Ledger
 
-        found = reward.run_gate(
-            bundle, found, pairs, workers or this_machine().cores, on_pairs, Ledger(bundle, keep=keep)
-        )
+        found = reward.run_gate(bundle, found, pairs, workers or processes(), on_pairs, Ledger(bundle, keep=keep))
     return _kept(bundle, found, on_note) if keep else found
 
 
@@ -129,8 +131,12 @@ def check_counts(pairs: int, workers: int) -> None:
 
 def _names(bundle: Bundle, variants: str | Sequence[str]) -> list[str]:
     listed = variants.split(",") if isinstance(variants, str) else variants
-    names = [name.strip() for name in listed if name.strip()] or list(bundle.builds)
+    listed = [name.strip() for name in listed if name.strip()]
+    names = listed or list(bundle.builds)
     for name in names:
+        if name in bundle.unknown and not listed:  # among all: it has a row that says so
+            continue
+        bundle.check_known(name)
         Variant.parse(name)
         check_choice("variant", name.partition("@")[0], bundle.builds)
     return names

@@ -11,10 +11,11 @@ from export import Bundle
 from tests import chance_task
 from xfer import tasks
 from xfer.errors import ObservationError, XferError
-from xfer.evaluate import Pair, episode_returns, independent_episodes, paired_episode, record, same_action
+from xfer.evaluate import Pair, episode_returns, independent_episodes, paired_episode, record, record_to, same_action
 from xfer.models.policy import make_spec
 from xfer.runner import Runner, Step
 from xfer.spec import PolicySpec
+from xfer.trajectories import load_trajectories
 
 
 @pytest.fixture
@@ -389,3 +390,58 @@ def test_an_environment_that_gives_the_wrong_observation_is_no_variants_failure(
 def test_what_is_recorded_of_an_environment_that_draws_into_one_array_is_not_its_last_frame_alone():
     recorded = record(chance_task.seeded(), Runner(Sees(), chance_spec(chance_task.seeded())), 0, 20, 12)
     assert len(np.unique(recorded.observations["joints"], axis=0)) == 20
+
+
+class Closes(chance_task.Chance):
+    """Counts those that are open; can fail, and can end at once."""
+
+    opened = 0
+
+    def __init__(self, fails: bool = False, at_once: bool = False) -> None:
+        super().__init__()
+        self.fails, self.at_once = fails, at_once
+        type(self).opened += 1
+
+    def step(self, action):
+        observations, reward, over, *rest = super().step(action)
+        if self.fails and self.t > 3:
+            raise ValueError("out of battery")
+        self.over = over or self.at_once
+        return observations, reward, self.over, *rest
+
+    def close(self):
+        type(self).opened -= 1
+
+
+def closing_task(**kinds):
+    return replace(chance_task.seeded(), make=partial(Closes, **kinds))
+
+
+@pytest.mark.parametrize("where", ["memory", "file"])
+def test_an_environment_is_closed_whatever_happens(tmp_path, where):
+    task = closing_task(fails=True)
+    with pytest.raises(ValueError, match="out of battery"):
+        acted(task, where, tmp_path / "seen")
+    assert Closes.opened == 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("where", ["memory", "file"])
+def test_episodes_that_end_at_once_are_recorded_as_such(tmp_path, where):
+    recorded = acted(closing_task(at_once=True), where, tmp_path / "seen")
+    assert recorded.resets.tolist() == [True] * 20
+    assert len(np.unique(recorded.observations["joints"], axis=0)) == 20
+    assert Closes.opened == 0
+
+
+def test_what_is_recorded_to_a_file_is_what_is_recorded(tmp_path):
+    task = chance_task.seeded()
+    assert acted(task, "file", tmp_path / "seen").digest() == acted(task, "memory", tmp_path / "seen").digest()
+
+
+def acted(task, where, path):
+    actor = Runner(Sees(), chance_spec(task))
+    if where == "memory":
+        return record(task, actor, 0, 20, 12)
+    record_to(path, task, actor, 0, 20, 12)
+    return load_trajectories(path)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from xfer.evaluate import CALIBRATION_SEED, EVALUATION_SEED, HELD_OUT_SEED, episode_returns, record
+from xfer.evaluate import CALIBRATION_SEED, EVALUATION_SEED, HELD_OUT_SEED, episode_returns, record_to
 from xfer.models.checkpoint import load_weights, save_policy
 from xfer.models.policy import Policy
 from xfer.models.torch_session import runner
@@ -143,7 +143,7 @@ def finish(folder: RunFolder, policy: Policy, task: Task, device: str, eval_epis
     # Value ranges want several episodes; regret wants ones that go far.
     for name, (first, length, stretch) in RECORDED.items():
         bar.begin(f"recording {name} observations", None)
-        record(task, runner(policy, device), first, length, stretch).save(folder.observations_file(name))
+        record_to(folder.observations_file(name), task, runner(policy, device), first, length, stretch)
     save_policy(policy, folder.path)
     seconds = sum(r.seconds for r in rounds) + time.perf_counter() - start
     folder.finish(RunResult(rounds[-1].frames, seconds, tuple(returns)))

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -34,7 +35,8 @@ from xfer.models.checkpoint import load_policy, weights_bytes
 from xfer.models.policy import Policy
 from xfer.training.imitation import Frames
 from xfer.training.run_config import RunConfig, load_config
-from xfer.trajectories import Trajectories, load_trajectories
+from xfer.trajectories import MEMORY, Trajectories, load_trajectories
+from xfer.trajectories.reading import TensorFile
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -210,11 +212,13 @@ class RunFolder:
             RunError: If the file is missing or damaged.
         """
         path = self._round_file(index, name)
+        advice = "Delete the run and train again."
+        if path.suffix == ".gz":
+            return {key: torch.from_numpy(array) for key, array in TensorFile(path, advice).read().items()}
         try:
-            data = path.read_bytes()
-            return load(gzip.decompress(data) if path.suffix == ".gz" else data)
-        except (OSError, EOFError, SafetensorError) as error:
-            raise RunError(f"{path} is missing or damaged ({error}). Delete the run and train again.") from error
+            return load(path.read_bytes())
+        except (OSError, SafetensorError) as error:
+            raise RunError(f"{path} is missing or damaged ({error}). {advice}") from error
 
     def weights_file(self, index: int) -> Path:
         """Where the weights after round ``index`` are."""
@@ -235,13 +239,17 @@ class RunFolder:
         """Where the observations called ``calibration`` or ``held-out`` are."""
         return self.path / "observations" / f"{name}.safetensors.gz"
 
-    def observations(self, name: str) -> Trajectories:
+    def observations(self, name: str, memory: int = MEMORY) -> Trajectories:
         """Return recorded observations of the trained policy.
+
+        Args:
+            name: ``calibration`` or ``held-out``.
+            memory: Bytes of them that may be in memory at once.
 
         Raises:
             RunError: If the file is missing or damaged.
         """
-        return load_trajectories(self.observations_file(name))
+        return load_trajectories(self.observations_file(name), memory)
 
     def policy(self) -> Policy:
         """Return the trained policy.

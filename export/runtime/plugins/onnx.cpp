@@ -84,6 +84,9 @@ class Session {
     runtime_.check(api.SetIntraOpNumThreads(raw, request.threads));
     runtime_.check(api.AddSessionConfigEntry(raw, "session.intra_op.allow_spinning", request.spin != 0 ? "1" : "0"));
     runtime_.check(api.SetSessionLogSeverityLevel(raw, ORT_LOGGING_LEVEL_ERROR));
+    // Else nodes that the provider does not know would run on the CPU without a word.
+    const bool placed = request.place != nullptr && *request.place != '\0';
+    if (placed) runtime_.check(api.AddSessionConfigEntry(raw, "session.disable_cpu_ep_fallback", "1"));
     add_provider(raw, request.place);
 
     const xfer_plugin_file &graph = file_named(request, FILE_NAME);

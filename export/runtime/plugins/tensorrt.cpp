@@ -1,5 +1,6 @@
 // TensorRT engines. A runner's states stay on the GPU between two steps, observations and results pass through pinned
 // memory, and a step is a CUDA graph: two of them, since two sets of states take turns.
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <string>
@@ -65,16 +66,30 @@ class Stream {
   cudaStream_t stream_ = nullptr;
 };
 
+// What to load: the library that is asked for, else the one that built the engine, since only that one can load it.
+std::string library_of(const xfer_plugin_request &request) {
+  if (request.library != nullptr && *request.library != '\0') return request.library;
+  if (std::getenv("XFER_TENSORRT_LIBRARY") != nullptr) return "";
+  for (std::size_t i = 0; i < request.file_count; ++i) {
+    const xfer_plugin_file &file = request.files[i];
+    if (std::string(file.name) != "library.txt") continue;
+    const std::string built_by(static_cast<const char *>(file.data), file.size);
+    return built_by == "tensorrt" ? "libnvinfer.so.11" : "libtensorrt_rtx.so.1";
+  }
+  return "";
+}
+
 class Session {
  public:
-  explicit Session(const xfer_plugin_request &request) : tensorrt_(tensorrt(request.library)) {
+  explicit Session(const xfer_plugin_request &request) : tensorrt_(tensorrt(library_of(request).c_str())) {
     if (*request.place != '\0') {
       throw Refusal(XFER_USAGE, std::string("Unknown place '") + request.place + "': TensorRT runs on the GPU.");
     }
     const xfer_plugin_file &file = file_named(request, "policy.engine");
     engine_.reset(tensorrt_.runtime->deserializeCudaEngine(file.data, file.size));
-    if (!engine_) {
-      throw Refusal(XFER_BUNDLE, tensorrt_.name + " cannot load policy.engine: " + TensorRt::complaint());
+    if (!engine_) {  // the file is whole: the core has compared its SHA-256
+      throw Refusal(XFER_UNAVAILABLE, tensorrt_.name + " cannot load policy.engine, which was built for another GPU or"
+                                      " version: " + TensorRt::complaint());
     }
     add(inputs_, request.inputs, request.input_count);
     add(outputs_, request.outputs, request.output_count);

@@ -14,6 +14,7 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <sstream>
+#include <tuple>
 #include <utility>
 
 #include "arguments.hpp"
@@ -53,6 +54,33 @@ std::vector<int> usable_cores() {
   for (int core = 0; core < CPU_SETSIZE; ++core) {
     if (CPU_ISSET(core, &set)) cores.push_back(core);
   }
+  return cores;
+}
+
+// The number that a file of the kernel's begins with; -1 where there is none.
+long number_in(const std::string &path) {
+  std::ifstream file(path);
+  long number = 0;
+  return file >> number ? number : -1;
+}
+
+// Of the usable cores the best ones, as export/libraries/cores.py ranks them, but for NUMA nodes: the first logical CPU
+// of a physical core before its siblings, then the fastest, then the last.
+std::vector<int> best_cores(std::size_t count) {
+  using Rank = std::tuple<bool, long, long, int>;
+  std::vector<Rank> ranked;
+  for (const int core : usable_cores()) {
+    const std::string folder = "/sys/devices/system/cpu/cpu" + std::to_string(core);
+    const long first = number_in(folder + "/topology/thread_siblings_list");
+    ranked.emplace_back(first >= 0 && first != core, -number_in(folder + "/cpu_capacity"),
+                        -number_in(folder + "/cpufreq/cpuinfo_max_freq"), -core);
+  }
+  std::sort(ranked.begin(), ranked.end());
+  std::vector<int> cores;
+  for (const Rank &rank : ranked) {
+    if (cores.size() < count) cores.push_back(-std::get<3>(rank));
+  }
+  std::sort(cores.begin(), cores.end());
   return cores;
 }
 
@@ -146,8 +174,7 @@ int measure(const Arguments &arguments, int argc, char **argv) {
   const auto threads = static_cast<std::size_t>(arguments.number("--threads", 1, 1));
   const auto batch = static_cast<std::size_t>(arguments.number("--batch", 1, 1));
   const bool fresh = arguments.has("--fresh");
-  std::vector<int> cores = usable_cores();
-  if (!fresh && cores.size() > threads) cores.erase(cores.begin(), cores.end() - static_cast<std::ptrdiff_t>(threads));
+  const std::vector<int> cores = fresh ? usable_cores() : best_cores(threads);
   bind_to(cores);
   xfer::Policy policy = arguments.open();
   if (fresh) return be_fresh(policy, batch);

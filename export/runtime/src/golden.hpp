@@ -1,4 +1,4 @@
-// Golden trajectories: gzipped safetensors, as xfer/trajectories.py writes them.
+// Golden trajectories: gzipped safetensors, as xfer/trajectories/writing.py writes them.
 #pragma once
 
 #include <cstddef>

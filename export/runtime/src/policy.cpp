@@ -100,15 +100,30 @@ void Policy::run(std::size_t batch, const void *const *inputs, void *const *outp
   xfer_plugin_error error{XFER_FAILED, ""};
   const xfer_code code = plugin_->step(session_.get(), batch, inputs, outputs, &error);
   if (code != XFER_OK) throw Error(code, error.text);
-  check_finite(static_cast<const float *>(outputs[1]), batch);
+  check_finite(static_cast<const float *>(outputs[1]), batch, inputs);
 }
 
-void Policy::check_finite(const float *scores, std::size_t batch) const {
-  const std::size_t count = batch * outputs_[1].row_bytes / sizeof(float);
-  if (!std::all_of(scores, scores + count, [](float score) { return std::isfinite(score); })) {
-    throw Error(XFER_NOT_FINITE,
-                "The policy's scores are not finite: its weights or this variant's arithmetic are broken.");
+void Policy::check_finite(const float *scores, std::size_t batch, const void *const *inputs) const {
+  const auto bad = [batch](const xfer_tensor &tensor, const float *data) {  // index of the first, or -1
+    const std::size_t count = batch * tensor.row_bytes / sizeof(float);
+    const float *found = std::find_if(data, data + count, [](float value) { return !std::isfinite(value); });
+    return found == data + count ? std::ptrdiff_t{-1} : found - data;
+  };
+  const std::ptrdiff_t score = bad(outputs_[1], scores);
+  if (score < 0) return;
+  for (std::size_t i = 0; i < observation_count(); ++i) {
+    if (inputs_[i].dtype != XFER_FLOAT32) continue;
+    const auto *data = static_cast<const float *>(inputs[i]);
+    const std::ptrdiff_t at = bad(inputs_[i], data);
+    if (at < 0) continue;
+    throw Error(XFER_OBSERVATION, std::string("Observation '") + inputs_[i].name + "' holds " +
+                                      std::to_string(data[at]) + ", of which the policy makes no action.");
   }
+  const bool masks = outputs_[0].dtype == XFER_INT64 && std::isinf(scores[score]) && scores[score] < 0;
+  throw Error(XFER_NOT_FINITE,
+              std::string("The policy's scores are not finite: one is ") + std::to_string(scores[score]) +
+                  (masks ? ". Is that a mask? Let it be a finite number: -1e8, or -6e4 where fp16 computes it."
+                         : ". The fault is in the policy's weights, or in what this variant computes with them."));
 }
 
 void Policy::step(std::size_t batch, const xfer_input *observations, const xfer_input *states, xfer_output action,
@@ -203,7 +218,7 @@ void Runner::act(const xfer_input *observations, xfer_output action, xfer_output
     const xfer_code code =
         policy_->plugin().runner_act(own_.get(), inputs_.data(), action_.data(), scores_.data(), &error);
     if (code != XFER_OK) throw Error(code, error.text);
-    policy_->check_finite(scores_.data(), batch_);
+    policy_->check_finite(scores_.data(), batch_, inputs_.data());
     policy_->plugin().runner_keep(own_.get());
   } else {
     for (std::size_t i = 0; i < policy_->state_count(); ++i) {

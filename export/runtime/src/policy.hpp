@@ -52,8 +52,8 @@ class Policy {
   const xfer_plugin &plugin() const { return *plugin_; }
   void *session() const { return session_.get(); }
 
-  // Throws XFER_NOT_FINITE.
-  void check_finite(const float *scores, std::size_t batch) const;
+  // Throws XFER_NOT_FINITE, or XFER_OBSERVATION where an observation is not finite either.
+  void check_finite(const float *scores, std::size_t batch, const void *const *inputs) const;
 
   // Run once on buffers of the right size, in the order of inputs() and outputs(). Throws XFER_NOT_FINITE.
   void run(std::size_t batch, const void *const *inputs, void *const *outputs);

@@ -2,6 +2,7 @@
 #include <xfer/policy.hpp>
 
 #include <cstring>
+#include <limits>
 #include <thread>
 
 #include "tiny_bundle.hpp"
@@ -96,6 +97,10 @@ void test_scores_that_are_not_finite_leave_buffers_and_states_as_they_were() {
   CHECK(act(good) == XFER_OK && scores[0] == 0);
   CHECK(act(bad) == XFER_NOT_FINITE);
   CHECK(act(good) == XFER_OK && scores[0] == 1);  // the failed step did not count
+  const float none = std::numeric_limits<float>::quiet_NaN();
+  const xfer_input broken[2] = {{good, 4}, {&none, 4}};
+  CHECK_REFUSED(XFER_OBSERVATION, "Observation 'speed' holds nan, of which",
+                xfer_runner_act(runner, broken, {&action, 8}, {scores, 8}));
   xfer_runner_close(runner);
 }
 

@@ -151,7 +151,7 @@ def exchanged(path: Path) -> None:
 
 def edited(path: Path) -> None:
     """Halve the control rate by hand."""
-    text = (path / MANIFEST).read_text()
+    text = (path / MANIFEST).read_text(encoding="utf-8")
     halved = re.sub(r'("control_hz": )([0-9.]+)', lambda found: f"{found[1]}{float(found[2]) / 2}", text)
     write_atomically(path / MANIFEST, halved.encode())
 

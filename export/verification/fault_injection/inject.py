@@ -22,7 +22,7 @@ from export.bundle.reader import Bundle
 from export.bundle.records import Verification
 from export.libraries import pytorch
 from export.targets import Variant
-from export.verification.availability import no_reward_gate
+from export.verification.availability import no_reference, no_reward_gate
 from export.verification.held_out import held_out_observations
 from export.verification.verify import check_counts, verify
 from xfer.errors import RunError, UnavailableError, UsageError, XferError
@@ -74,8 +74,9 @@ class FaultInjection:
 
     @property
     def rejected(self) -> list[str]:
-        """Untouched variants that were rejected."""
-        return [name for name, verification in self.untouched.items() if verification.status == "rejected"]
+        """Untouched variants that a gate let not pass."""
+        verdicts = self.untouched.items()
+        return [name for name, v in verdicts if v.status == "rejected" or (v.status == "failed" and v.rung)]
 
     @property
     def passed(self) -> bool:
@@ -127,6 +128,8 @@ def inject_faults(
         faults = FAULTS
     pairs = min(pairs, MAX_PAIRS)
     if held_out.actions is None:
+        if missing := no_reference(bundle):
+            raise UnavailableError(f"Fault injection needs the reference: {missing}.")
         on_step("the reference's actions")
         with bundle.runner(bundle.reference) as runner:
             held_out = held_out.replay(runner)
@@ -186,7 +189,7 @@ def catch(path: Path, variant: str, verdicts: Verdicts) -> tuple[str, str]:
     except XferError as error:
         return "loading", str(error).replace(f"{path}/", "")
     found = verdicts(bundle, [variant])[variant]
-    gate = found.rung if found.status == "rejected" else ""
+    gate = found.rung if found.status in ("rejected", "failed") else ""
     return gate, found.reason.removeprefix(f"{gate}: ")
 
 

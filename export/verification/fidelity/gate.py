@@ -9,7 +9,8 @@ inputs and its weights is refused, with the true cause:
 3. something in the module changes: it remembers (``remembered.py``);
 4. the same input gives two answers, or a row depends on the others of its batch;
 5. the deployed eager form, loaded from its file, acts differently at some step;
-6. a recording holds actions of somebody's own runtime, and they are others;
+6. a recording holds actions of somebody's own runtime, or the library that trained the policy acts, and the actions are
+   others;
 7. in the policy's environment, live and deployed form do not run the same episodes.
 
 Of xfer's own networks, whose eager form is their code, only 2 and 3 are looked at.
@@ -32,8 +33,10 @@ from export.bundle.golden import stretches
 from export.bundle.manifest import Spreads
 from export.bundle.spreads import measure_spreads
 from export.bundle.writer import References
+from export.importers._copied import copied
 from export.importers._deployable import Deployable
-from export.importers._deployed import copied
+from export.importers._layers import mixes_rows, not_finite
+from export.libraries.causes import reason
 from export.libraries.pytorch import load_eager, save_eager
 from export.targets import ExportRequest
 from export.verification.fidelity.answers import SHARE, difference
@@ -41,7 +44,7 @@ from export.verification.fidelity.live import LiveSession, Moment, Recordings, a
 from export.verification.fidelity.python_values import python_values, shown
 from export.verification.fidelity.remembered import changed, fingerprint
 from xfer import tasks
-from xfer.errors import UnavailableError, UsageError
+from xfer.errors import ScoresError, UnavailableError, UsageError, XferError
 from xfer.models.torch_session import TorchSession
 from xfer.runner import Runner, Session
 from xfer.spec import PolicySpec
@@ -83,6 +86,7 @@ def act_live(request: ExportRequest, held_out: Trajectories, on_step: Callable[[
         _refuse_memory_of_the_first_call(untouched, spec, acted)
         _refuse_another_trace(acted, spec, recordings)
         _refuse_others_actions(acted, spec, recordings)
+        _refuse_another_original(policy.original, acted, spec, recordings)
         if (task := _environment(spec)) is not None:
             on_step(f"acting in {task.name} beside its deployed form")
             _refuse_other_episodes(task, LiveSession(live, spec), deployed, spec, acted.spreads)
@@ -131,9 +135,12 @@ def _act(
 ) -> _Acted:
     """Let the live module act, and refuse it if it draws random numbers, remembers, or gives two answers."""
     generators = _generators()
-    next(alone(session, spec, recordings))  # what is made once, at the first call, is not remembered
-    before = fingerprint(live)
-    acted = replace(_play(session, spec, recordings, deployed), doubts=doubts)
+    try:
+        next(alone(session, spec, recordings))  # what is made once, at the first call, is not remembered
+        before = fingerprint(live)
+        acted = replace(_play(session, spec, recordings, deployed), doubts=doubts)
+    except ScoresError as error:
+        raise ScoresError(f"{error} {not_finite(live, session.inputs)}".strip()) from error
     if _generators() != generators:
         raise refused("it draws random numbers. Let it take the mode or the mean of what it draws from.")
     _refuse_changes(before, live)
@@ -203,7 +210,8 @@ def _refuse_changes(before: Mapping[str, bytes], live: nn.Module) -> None:
     """Refuse a module that is not what it was."""
     if name := changed(before, fingerprint(live)):
         raise refused(
-            f"it remembers between calls: attribute `{name}` changed. Hand it on as a state (PolicySpec.states)."
+            f"it remembers between calls: attribute `{name}` changed. Hand it on as a state (PolicySpec.states), or do"
+            " not keep it."
         )
 
 
@@ -229,7 +237,13 @@ def _refuse_second_answers(
                 " become a state (PolicySpec.states)."
             )
     _refuse_another_trace(acted, spec, recordings)
-    raise refused(f"its answer depends on the other rows of its batch, as at {where} ({said}).")
+    recorded = recordings[name].observations
+    rows = [t, len(recordings[name]) // 2, 0]
+    inputs = [torch.from_numpy(np.array(recorded[tensor.name][rows])) for tensor in spec.observations]
+    inputs += [torch.from_numpy(state.zeros(len(rows))) for state in spec.states]
+    layer = mixes_rows(session.module, inputs)
+    by = f" The first layer that mixes them is {layer}." if layer else ""
+    raise refused(f"its answer depends on the other rows of its batch, as at {where} ({said}).{by}")
 
 
 def _refuse_python_values(
@@ -291,6 +305,24 @@ def _refuse_others_actions(acted: _Acted, spec: PolicySpec, recordings: Recordin
             raise refused(
                 f"the recorded actions are not the module's at {place(recordings, name, found[0])}: {found[1]}."
                 " Find out why; if they are another policy's, leave `actions` out of the file."
+            )
+
+
+def _refuse_another_original(original: Session | None, acted: _Acted, spec: PolicySpec, recordings: Recordings) -> None:
+    """Refuse a module that acts otherwise than the library that trained it."""
+    if original is None:
+        return
+    try:
+        found = in_batches(original, spec, recordings)
+    except XferError:
+        raise
+    except Exception as error:  # whatever somebody's library raises
+        raise refused(f"the library that trained it fails on a recorded observation ({reason(error)}).") from error
+    for name, wanted in found.items():
+        if (apart := difference(acted.live[name], wanted, spec, acted.spreads)) is not None:
+            raise refused(
+                f"the library that trained it acts differently at {place(recordings, name, apart[0])}: {apart[1]}."
+                " Export it as module:function, with all that it computes."
             )
 
 

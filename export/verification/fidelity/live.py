@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from xfer.errors import FidelityError
+from export.libraries.causes import reason
+from xfer.errors import FidelityError, ObservationError, ScoresError
 from xfer.runner import Arrays, Runner, Session, Step
 from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
@@ -34,10 +35,14 @@ class LiveSession:
     Args:
         module: The module, in eval mode.
         spec: Its contract.
+
+    Attributes:
+        inputs: What the module was last called with.
     """
 
     def __init__(self, module: nn.Module, spec: PolicySpec) -> None:
-        self._module, self._spec = module, spec
+        self.module, self._spec = module, spec
+        self.inputs: list[Tensor] = []
 
     def step(self, observations: Arrays, states: Arrays) -> Step:
         """Run the module once, on copies of its inputs.
@@ -49,12 +54,12 @@ class LiveSession:
             tensor.name: torch.from_numpy(np.array(observations[tensor.name])) for tensor in self._spec.observations
         }
         kept = [torch.from_numpy(np.array(states[tensor.name])) for tensor in self._spec.states]
+        self.inputs = [*given.values(), *kept]
         try:
             with torch.no_grad():
-                action, scores, *after = (out.cpu().numpy() for out in self._module(*given.values(), *kept))
-        except Exception as error:  # whatever somebody's module raises
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            raise refused(f"it fails on a recorded observation ({reason}).") from error
+                action, scores, *after = (out.cpu().numpy() for out in self.module(*self.inputs))
+        except (Exception, SystemExit) as error:  # whatever somebody's module raises
+            raise refused(f"it fails on a recorded observation ({reason(error)}).") from error
         for name, tensor in given.items():
             if not np.array_equal(
                 tensor.numpy().view(np.uint8), np.ascontiguousarray(observations[name]).view(np.uint8)
@@ -106,7 +111,10 @@ def alone(session: Session, spec: PolicySpec, recordings: Recordings) -> Iterato
         for t, (begins, observations) in enumerate(recorded.steps()):
             if begins:
                 runner.reset(states=recorded.starting(np.array([t])))
-            runner.act(observations)
+            try:
+                runner.act(observations)
+            except (ObservationError, ScoresError) as error:
+                raise type(error)(f"At {place(recordings, name, t)}: {error}") from error
             yield Moment(name, t, last.observations, last.states, last.made)
 
 

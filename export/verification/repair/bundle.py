@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,7 +20,7 @@ from export.verification.parity import first_gates
 from export.verification.repair.search import Repair, repair
 from xfer import tasks
 from xfer.runner import Runner
-from xfer.trajectories import Trajectories
+from xfer.trajectories import MEMORY, Trajectories, load_trajectories
 
 REPAIR_SEED = 5_000_000
 """Seeds from here on give the observations that a repair is chosen by; clear of all others in ``xfer.evaluate``."""
@@ -55,6 +56,7 @@ def repair_bundle(
     rebuild: Callable[[Variant, tuple[str, ...]], object],
     on_step: Callable[[str], None] = lambda text: None,
     on_repair: Callable[[Repaired], None] = lambda repaired: None,
+    memory: int = MEMORY,
 ) -> list[Repaired]:
     """Verify a bundle's int8 variants (numbers and actions), and repair those that are rejected.
 
@@ -69,6 +71,7 @@ def repair_bundle(
         rebuild: Builds a variant into the bundle anew, with these layers in float.
         on_step: Called with the name of each step.
         on_repair: Called for each int8 variant.
+        memory: Bytes that recorded observations to choose layers by may take in memory.
 
     Returns:
         One entry for each int8 variant that was built.
@@ -83,12 +86,15 @@ def repair_bundle(
     def chosen_by() -> Trajectories:
         if no_environment(request.spec) is not None:
             return judged()
-        from xfer.evaluate import record  # which needs gymnasium
+        from xfer.evaluate import record_to  # which needs gymnasium
 
         on_step("recording episodes to choose layers by")
         task = tasks.load_recorded(request.spec.task)
         actor = Runner(TorchSession(request.policy.deploy(), request.spec), request.spec)
-        return record(task, actor, REPAIR_SEED, len(held_out), STRETCH).replay(actor)
+        with tempfile.TemporaryDirectory(dir=path, prefix=".building-") as folder:
+            file = Path(folder) / "repair.safetensors.gz"
+            record_to(file, task, actor, REPAIR_SEED, len(held_out), STRETCH)
+            return load_trajectories(file, memory).replay(actor)  # it stays open as long as it is read
 
     def verify(name: str) -> Verification:
         on_step(f"verifying {name}: numbers and actions")

@@ -1,3 +1,4 @@
+import json
 import shutil
 from dataclasses import replace
 
@@ -106,6 +107,71 @@ def test_records_of_another_machine_are_not_believed(bundle, capsys):
     assert "another machine only" in " ".join(capsys.readouterr().out.split())
 
 
+def _moved(bundle, **changes):
+    """Make this machine's records those of another; return the two."""
+    here = this_machine()
+    path = bundle.path / "records" / f"{here.id}.json"
+    known = from_json(path.read_bytes(), MachineRecords)
+    there = replace(here, **changes)
+    assert there.id != here.id
+    (path.parent / f"{there.id}.json").write_bytes(to_json(replace(known, machine=there)))
+    path.unlink()
+    return here, there
+
+
+@pytest.mark.parametrize(
+    "another", [{"host": "another"}, {"board": "another"}, {"power_mode": "nvpmodel 2"}, {"memory_bytes": 2**40}]
+)
+def test_another_machine_of_this_kind_is_believed_how_a_variant_acts_and_not_how_fast(bundle, another):
+    _save(bundle, "onnx-int8")
+    _moved(bundle, **another)
+    found = records.load(bundle)["onnx-int8"]
+    assert (found.verification, found.latency) == (VERIFIED, None)
+    assert [one.machine.kind for one in records.inherited(bundle)] == [this_machine().kind]
+    with pytest.raises(XferError, match="not measured on this machine: run xfer bench"):
+        recommend.main(_args(bundle))
+    _save(bundle, "onnx-int8", None, p50_ms=2.5)
+    assert recommend.main(_args(bundle))["p50_ms"] == 2.5
+    assert records.load(bundle)["onnx-int8"].verification == VERIFIED
+
+
+def test_how_many_cores_a_process_may_use_hides_no_record(bundle, monkeypatch):
+    _save(bundle, "onnx-int8")
+    monkeypatch.setattr(records, "this_machine", lambda: replace(this_machine(), cores=1))
+    assert recommend.main(_args(bundle))["variant"] == "onnx-int8"
+
+
+def test_of_records_of_version_020_verdicts_count_and_latencies_do_not(bundle):
+    _save(bundle, "onnx-int8")
+    _, older = _moved(bundle, board="", power_mode="", host=None)
+    path = bundle.path / "records" / f"{older.id}.json"
+    plain = json.loads(path.read_bytes())
+    for name in ("board", "power_mode", "host"):  # which that version did not write
+        plain["machine"].pop(name, None)
+    path.write_text(json.dumps(plain))
+    found = records.load(bundle)["onnx-int8"]
+    assert (found.verification, found.latency) == (VERIFIED, None)
+
+
+def test_the_stronger_of_two_verdicts_on_a_kind_counts(bundle):
+    rejected = replace(VERIFIED, status="rejected", pairs=200)
+    _save(bundle, "onnx-int8", rejected)
+    _moved(bundle, host="another")
+    fewer = replace(VERIFIED, status="provisional", pairs=20)
+    assert records.save(bundle, "onnx-int8", verification=fewer) == rejected
+    more = replace(VERIFIED, pairs=400)
+    assert records.save(bundle, "onnx-int8", verification=more) == more
+    assert records.load(bundle)["onnx-int8"].verification == more
+
+
+def test_a_verdict_of_this_kind_on_other_files_counts_for_nothing(bundle):
+    _save(bundle, "onnx-int8")
+    _, there = _moved(bundle, host="another")
+    path = bundle.path / "records" / f"{there.id}.json"
+    path.write_bytes(path.read_bytes().replace(records.load(bundle)["onnx-int8"].files.encode(), b"0" * 64))
+    assert records.load(bundle) == {}
+
+
 def test_a_bundle_without_records_says_what_to_run(bundle):
     with pytest.raises(XferError, match="run `xfer verify` and `xfer bench`"):
         recommend.main(_args(bundle))
@@ -115,3 +181,10 @@ def test_a_bundle_without_records_says_what_to_run(bundle):
 def test_numbers_that_mean_nothing_are_refused(bundle, wrong):
     with pytest.raises(UsageError):
         recommend.main(_args(bundle, **wrong))
+
+
+def test_where_every_variant_failed_that_is_said(bundle):
+    for name in bundle.builds:
+        records.save(bundle, name, verification=Verification("failed", "numbers", "numbers: out of memory"))
+    with pytest.raises(XferError, match=r"No variant keeps the limits\. .*: failed: numbers: out of memory"):
+        recommend.main(_args(bundle))

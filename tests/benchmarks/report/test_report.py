@@ -1,4 +1,5 @@
 import io
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from benchmarks.measure.conditions import Condition
 from benchmarks.measure.control_loop import ControlLoop
 from benchmarks.report import data, markdown, method, table, terminal, write
 from benchmarks.report.conclusion import conclude
@@ -83,6 +85,17 @@ def test_markdown_leaves_out_what_was_not_measured(sample):
     for words in ("Control loop", "Returns", "Batch sweep", "first chose"):
         assert words in to_markdown(sample)
         assert words not in text
+
+
+def test_the_report_keeps_what_was_found_of_the_machine(sample, tmp_path):
+    mend = "echo performance | sudo tee /sys/*/scaling_governor"
+    kept = replace(sample, conditions=(Condition("governor", "mend", "powersave", mend),))
+    paths = write.write(kept, conclude(kept), tmp_path)
+    assert json.loads(Path(paths["json"]).read_text())["conditions"][0]["mend"] == mend
+    assert "| governor | mend | powersave | echo performance \\| sudo tee" in Path(paths["md"]).read_text()
+    assert mend in Path(paths["html"]).read_text()
+    for text in (to_markdown(sample), Path(write.write(sample, conclude(sample), tmp_path)["html"]).read_text()):
+        assert "before the first round" not in text
 
 
 @pytest.mark.parametrize("width", [80, 200])

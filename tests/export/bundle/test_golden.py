@@ -1,9 +1,12 @@
-"""Which recorded steps become golden."""
+"""Which recorded steps become golden, and what is no golden."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from export.bundle.golden import LEAST_ROWS, MOST_BYTES, MOST_ROWS, stretches
+from export.bundle.golden import LEAST_ROWS, MOST_BYTES, MOST_ROWS, MOST_UNPACKED, read_reference, stretches
+from xfer.errors import BundleError
 from xfer.spec import ActionSpec, PolicySpec, TensorSpec
 from xfer.trajectories import Trajectories
 
@@ -53,3 +56,62 @@ def test_large_frames_leave_fewer_rows_but_at_least_twelve(tmp_path):
     large.take(parts).save(tmp_path / "golden.safetensors.gz")
     assert (tmp_path / "golden.safetensors.gz").stat().st_size < 1.01 * MOST_BYTES
     assert rows(stretches(*recorded([60] * 2, 2_000_000))) == LEAST_ROWS
+
+
+def test_frames_that_compress_well_are_no_more_than_fit_into_memory():
+    flat, spec = recorded([60] * 2)
+    size = MOST_UNPACKED // 20
+    flat = replace(flat, observations={"frame": np.broadcast_to(np.uint8(7), (120, size))})
+    large = replace(spec, observations=(TensorSpec("frame", "uint8", (size,)),))
+    assert LEAST_ROWS <= rows(stretches(flat, large)) <= 20
+
+
+SPEC = replace(recorded([4])[1], states=(TensorSpec("memory", "float32", (3,)),))
+
+
+def live(**changes) -> Trajectories:
+    """What a policy with a memory did in two stretches."""
+    observations = {"frame": np.zeros((4, 2), np.uint8)}
+    scores, starts = np.zeros((4, 2), np.float32), {"memory": np.zeros((2, 3), np.float32)}
+    done = Trajectories(observations, np.array([True, False, True, False]), np.zeros(4, np.int64), scores, starts)
+    return replace(done, **changes)
+
+
+@pytest.mark.parametrize("starts", [live().starts, {}])
+def test_golden_of_the_spec_is_read_and_of_version_0_2_0_too(tmp_path, starts):
+    live(starts=starts).save(tmp_path / "golden")
+    assert read_reference(tmp_path / "golden", SPEC, observations=True).starts.keys() == starts.keys()
+
+
+def test_held_out_comes_without_observations(tmp_path):
+    live(observations={}, starts={}).save(tmp_path / "held-out")
+    assert len(read_reference(tmp_path / "held-out", SPEC, observations=False)) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"observations": {}}, r"observations.frame is missing; the spec says uint8 \[T, 2\]"),
+        ({"observations": {"frame": np.zeros((4, 3), np.uint8)}}, r"observations.frame is uint8 \[4, 3\]; the spec"),
+        ({"observations": {"frame": np.zeros((4, 2), np.float32)}}, "observations.frame is float32"),
+        ({"observations": {"frame": np.zeros((3, 2), np.uint8)}}, "there must be one row a step"),
+        ({"actions": None}, "actions is missing"),
+        ({"actions": np.zeros((4, 1), np.int64)}, r"actions is int64 \[4, 1\]; the spec says int64 \[T\]"),
+        ({"actions": np.zeros(4, np.float32)}, "actions is float32"),
+        ({"scores": None}, "scores is missing"),
+        ({"scores": np.zeros((4, 3), np.float32)}, r"scores is float32 \[4, 3\]; the spec says float32 \[T, 2\]"),
+        ({"scores": np.zeros((4, 2))}, "scores is float64"),
+        ({"starts": {"memory": np.zeros((2, 4), np.float32)}}, r"starts.memory is float32 \[2, 4\]"),
+        ({"starts": {"memory": np.zeros((3, 3), np.float32)}}, "starts.memory has 3 rows, and 2 stretches begin"),
+        ({"starts": {"other": np.zeros((2, 3), np.float32)}}, "starts.memory is missing"),
+        ({"resets": np.array([True, False, True])}, "there must be one row a step"),
+        ({"resets": np.array([1, 0, 1, 0])}, "`resets` is int64"),
+        ({"resets": np.array([False, True, True, False])}, "the first of `resets` is false"),
+    ],
+)
+def test_what_is_not_of_the_spec_is_refused_in_one_line(tmp_path, changes, message):
+    live(**changes).save(tmp_path / "golden")
+    with pytest.raises(BundleError, match=message) as refused:
+        read_reference(tmp_path / "golden", SPEC, observations=True)
+    assert "\n" not in str(refused.value)
+    assert str(tmp_path / "golden") in str(refused.value)

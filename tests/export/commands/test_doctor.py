@@ -48,3 +48,20 @@ def test_without_a_driver_it_names_the_driver_and_not_the_library_that_is_there(
     assert "NVIDIA" in row["run"][""]
     assert "install" in row["run"][""]
     assert "TensorRT is not installed" not in row["run"][""]
+
+
+def test_a_library_that_is_installed_and_does_not_work_is_no_yes(monkeypatch):
+    from export.commands.doctor import look
+
+    def broken(place=""):
+        raise OSError("libcudart.so.13: cannot open shared object file")
+
+    eager, onnx, torchscript = (targets.load(name) for name in ("eager", "onnx", "torchscript"))
+    monkeypatch.setattr(eager, "runnable", broken)
+    monkeypatch.setattr(torchscript, "available", broken)
+    monkeypatch.setattr(onnx, "runnable", lambda place: None)
+    monkeypatch.setattr(onnx, "try_out", lambda place: "it does not add" if place == "cuda" else None)
+    states = {state.target: state for state in look()}
+    for said in (states["eager"].run[""], states["torchscript"].export):
+        assert said.startswith("OSError: libcudart.so.13: cannot open shared object file")
+    assert (states["onnx"].run[""], states["onnx"].run["cuda"]) == (None, "it does not add")

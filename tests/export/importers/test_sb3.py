@@ -17,10 +17,7 @@ import tests.export.importers.sb3_environments as environments
 from export import Bundle
 from export.commands import export, verify
 from export.importers import ImportOptions, sb3
-from export.importers._sb3_module import SB3Module, Sense
 from xfer.errors import UsageError, WeightsError
-from xfer.spec import TensorSpec
-from xfer.tasks._gymnasium import action_spec
 
 HERE = environments.__name__
 OBSERVATIONS = 500
@@ -233,14 +230,3 @@ def test_half_precision_leaves_normalization_exact(folder):
     assert half.dtype == torch.float32
     assert not torch.equal(full, half)
     torch.testing.assert_close(full, half, atol=2e-3, rtol=0)
-
-
-def test_a_policy_class_with_a_forward_pass_of_its_own_is_refused(folder, monkeypatch):
-    own = trained("mlp", folder)
-    action = action_spec("x", own.model.action_space)
-    sense = Sense(TensorSpec("observation", "float32", (4,)), (4,), False, False, None)
-    module = SB3Module({"observation": sense}, own.model.policy, action)
-    sb3._check(module, own.model, own.file)
-    monkeypatch.setattr(own.model.policy, "_predict", lambda seen, deterministic: (seen[:, 0] > 0).long())
-    with pytest.raises(UsageError, match="in a way of its own"):
-        sb3._check(module, own.model, own.file)

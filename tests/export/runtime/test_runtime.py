@@ -257,3 +257,21 @@ def test_xfer_verify_rejects_a_policy_that_is_another(build, bundles, onnxruntim
     assert "numbers: score differs by 0.1 at golden step" in said_of("other.bundle", off)
     # The stretch from late in an episode does not start from zeros.
     assert "at golden step 8," in said_of("reset.bundle", replace(golden, starts={}))
+
+
+def test_a_graph_that_the_library_is_too_old_for_names_both_versions(library, bundles, onnxruntime_library, tmp_path):
+    import onnx
+    import onnxruntime
+
+    from tests.export.verification.test_parity import rehash
+
+    path = Path(shutil.copytree(bundles / "two.bundle", tmp_path / "newer.bundle"))
+    file = path / Bundle(path).build("onnx-fp32").folder / "policy.onnx"
+    graph = onnx.load(file)
+    graph.ir_version = 99
+    onnx.save(graph, file)
+    rehash(path)
+    said = "it needs one that knows IR version 99; or export with a lower --opset"
+    both = rf"cannot load the graph: this is {onnxruntime.__version__}, and {said}"
+    with pytest.raises(CError, match=rf"unavailable: onnx-fp32: ONNX Runtime {both}"):
+        library.open(path, "onnx-fp32", library=onnxruntime_library)

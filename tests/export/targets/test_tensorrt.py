@@ -9,7 +9,7 @@ import pytest
 from export import targets
 from export.libraries import cuda
 from export.targets import ExportOptions, Place
-from xfer.errors import BundleError, UnavailableError, UsageError
+from xfer.errors import BundleError, ExecutionError, UnavailableError, UsageError
 from xfer.spec import ActionSpec, PolicySpec, TensorSpec
 
 tensorrt = targets.load("tensorrt")
@@ -146,3 +146,35 @@ def test_an_engine_of_the_other_library_is_not_given_to_this_one(tmp_path, monke
     message = "tensorrt built this engine, and is not installed. .* build one with tensorrt_rtx: xfer export"
     with pytest.raises(UnavailableError, match=message), tensorrt.load(tmp_path, SPEC, Place()):
         pass
+
+
+def test_an_engine_of_another_gpu_or_version_is_not_run_here_and_not_rejected(tmp_path, monkeypatch):
+    said = "The engine plan file is generated on an incompatible device, expecting compute 8.9 got compute 8.6"
+
+    class Runtime:
+        def __init__(self, logger):
+            self.logger = logger
+
+        def deserialize_cuda_engine(self, data):
+            self.logger.log(trt.ILogger.Severity.ERROR, said)
+
+    monkeypatch.setattr(tensorrt, "runnable", lambda place: None)
+    monkeypatch.setattr(trt, "Runtime", Runtime)
+    (tmp_path / tensorrt.LIBRARY).write_text("tensorrt_rtx")
+    (tmp_path / tensorrt.ENGINE).write_bytes(b"an engine")
+    with pytest.raises(UnavailableError, match=r"incompatible device.*built for another GPU or version.*--into BUNDLE"):
+        tensorrt.load(tmp_path, SPEC, Place()).__enter__()
+
+
+@pytest.mark.usefixtures("host_only")
+def test_a_gpu_whose_memory_is_full_or_whose_kernel_fails_is_no_fault_of_the_files():
+    full = Engine()
+    full.create_execution_context = lambda: None
+    with pytest.raises(ExecutionError, match="memory may be full"):
+        tensorrt.TensorRTSession(full, SPEC)
+    failing = Engine()
+    context = failing.create_execution_context()
+    context.execute_async_v3 = lambda stream: False
+    failing.create_execution_context = lambda: context
+    with pytest.raises(ExecutionError, match="a kernel failed on the GPU"):
+        tensorrt.TensorRTSession(failing, SPEC).step(*zeros(1))

@@ -428,7 +428,7 @@ def test_a_module_that_fails_on_what_was_recorded_is_refused_with_the_reason(exp
                 raise ValueError("too high")
             return x
 
-    assert "fails on a recorded observation (ValueError: too high)" in refusal(exported, Fails())
+    assert "fails on a recorded observation (ValueError: too high (test_fidelity.py:" in refusal(exported, Fails())
 
 
 def test_what_only_the_recordings_show_is_refused_with_its_step(exported):

@@ -139,7 +139,7 @@ def test_pairs_that_were_no_verdict_yet_in_version_020_continue_with_their_seeds
     identity = Ledger(bundle).enter([SAME])[SAME].identity
     seeds = range(evaluate.PAIR_SEED, evaluate.PAIR_SEED + 2)
     pairs = [{"seed": seed, "reference": 1.0, "variant": 0.5, "divergence": None, "error": ""} for seed in seeds]
-    unfinished = bundle.path / records.RECORDS / "unfinished" / f"{this_machine().id}.json"
+    unfinished = bundle.path / records.RECORDS / "unfinished" / f"{this_machine().id_v020}.json"
     unfinished.parent.mkdir(parents=True)
     unfinished.write_bytes(to_json({SAME: {"identity": identity, "outcomes": pairs}}))
     ledger = Ledger(bundle)

@@ -161,6 +161,26 @@ def test_golden_of_another_policy_fails_eager_and_is_blamed(bundle_path, golden)
     assert "Golden is not from this policy" in found.reason
 
 
+def test_a_reference_that_depends_on_its_batch_is_not_blamed_on_golden(shared_bundle, golden):
+    """As bundles of before the fidelity gate may hold."""
+    bundle = Bundle(shared_bundle)
+
+    class Mixes:
+        def __init__(self, session):
+            self.session = session
+
+        def step(self, observations, states):
+            made = self.session.step(observations, states)
+            return made._replace(scores=made.scores + np.arange(len(made.scores))[:, None] * [1.0, -1.0])
+
+    with bundle.session("eager-fp32") as session:
+        variant = parity.Variant.parse("eager-fp32")
+        found = parity.run_gates(bundle, Mixes(session), variant, bundle.golden(), bundle.golden(), bundle.golden())
+    assert found.status == "rejected"
+    assert "(batch 3, row 1). Alone it gives what golden holds: its answer depends on the other rows" in found.reason
+    assert "exchanged" not in found.reason
+
+
 def test_scores_that_are_not_finite_are_rejected(bundle_path, policy, met):
     module = policy.deploy()
     module.policy.head[-1].bias.data[0] = float("nan")

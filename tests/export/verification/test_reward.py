@@ -238,9 +238,17 @@ def test_processes_that_keep_dying_are_one_clear_error(bundle, monkeypatch):
     assert multiprocessing.active_children() == []
 
 
-def test_a_variant_whose_files_were_damaged_is_one_clear_error(bundle, tmp_path):
+def test_a_variant_whose_files_were_damaged_meanwhile_is_rejected_with_what_is_wrong(bundle, tmp_path):
     copy = Bundle(shutil.copytree(bundle.path, tmp_path / "copy.bundle"))
     (copy.path / copy.builds[SAME].folder / "policy.pt").write_bytes(b"")
+    found = gate(copy, [SAME], 10, 1)[SAME]
+    assert (found.status, "truncated or exchanged" in found.reason) == ("rejected", True)
+    assert multiprocessing.active_children() == []
+
+
+def test_a_reference_whose_files_were_damaged_is_one_clear_error(bundle, tmp_path):
+    copy = Bundle(shutil.copytree(bundle.path, tmp_path / "copy.bundle"))
+    (copy.path / copy.builds["eager-fp32"].folder / "policy.safetensors").write_bytes(b"")
     with pytest.raises(BundleError, match="truncated or exchanged"):
         gate(copy, [SAME], 10, 1)
     assert multiprocessing.active_children() == []
