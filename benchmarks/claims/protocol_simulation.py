@@ -172,7 +172,7 @@ def _comparisons(slower: float, runs: int, rng: np.random.Generator) -> dict[str
         found += verdicts[names[0]] == "slower" if slower else set(verdicts.values()) != {"no difference"}
     promised, least = f"at most {MAX_ERROR:.0%} found", SLOWDOWNS[slower]
     if slower:
-        promised = f"at least {least:.0%} found" if least else "nothing"
+        promised = f"at least {least:.0%} found" if least else "only reported"
     share = found / runs
     return {
         "case": f"a variant {slower:.0%} slower" if slower else "an unchanged policy",

@@ -72,9 +72,7 @@ def upper_bound(turns: Sequence[Sequence[float]], share: float, confidence: floa
     return found
 
 
-def _refuted(
-    samples: np.ndarray, owners: np.ndarray, times: np.ndarray, mean: float, confidence: float
-) -> np.ndarray:
+def _refuted(samples: np.ndarray, owners: np.ndarray, times: np.ndarray, mean: float, confidence: float) -> np.ndarray:
     """Return for each time whether a mean share of calls above it of ``mean`` or more is refuted: bool [times].
 
     Args:
