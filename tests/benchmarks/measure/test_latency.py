@@ -1,4 +1,3 @@
-import itertools
 import shutil
 from dataclasses import replace
 from itertools import groupby
@@ -147,7 +146,7 @@ def test_each_pass_has_an_order_of_its_own_that_the_seed_repeats(monkeypatch):
         monkeypatch.setattr(latency._Run, "end_round", lambda run: None)
         candidates = [Candidate(name, Path(), "onnx-fp32") for name in "ABCD"]
         measure(candidates, replace(SHORT, seed=seed, passes=8))
-        return ["".join(part) for part in itertools.batched(taken, 4)]
+        return ["".join(taken[begin : begin + 4]) for begin in range(0, len(taken), 4)]
 
     found = orders(0)
     assert all(sorted(one) == list("ABCD") for one in found)
