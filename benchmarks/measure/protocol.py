@@ -23,7 +23,7 @@ LEAD_IN_S = 0.015
 """A processor's clock needs 10 ms and more to rise again after a pause."""
 
 MIN_TURNS, MIN_TURNS_STRICT = 500, 5000
-"""So many turns give a bound above p99, and above p99.9; 483 and 4,845 are the least."""
+"""So many turns give a bound above p99, and above p99.9; 483 and 4,846 are the least."""
 
 
 @dataclass(frozen=True)

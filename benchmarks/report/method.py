@@ -58,7 +58,7 @@ def explanation(report: Report) -> str:
         " A speed-up is the median over rounds of the ratio of medians within one round, with the smallest and"
         f" largest. A percentile below its sample floor is n/a (p99: {MIN_SAMPLES[0.99]:,} calls, p99.9:"
         f" {MIN_SAMPLES[0.999]:,}), and so is a bound above it with too few turns, which are the independent units"
-        f" (p99: 483, p99.9: 4,845). Unstable: the speed-ups of the run's {min(WINDOWS, protocol.rounds)} stretches of"
+        f" (p99: 483, p99.9: 4,846). Unstable: the speed-ups of the run's {min(WINDOWS, protocol.rounds)} stretches of"
         " consecutive rounds (the medians, where there is no baseline, and of the baseline itself) differ by more than"
         f" {share(TOLERANCE)}; drifting: the baseline's medians do. Disturbed: in some round other processes took"
         f" more than {share(MAX_OTHERS)} of the cores' time, or the hypervisor more than {share(MAX_STEAL)}. Nothing is"

@@ -91,7 +91,7 @@ def test_the_bound_inverts_the_reward_gate_s():
     assert upper_bound(turns, 0.8) == found
 
 
-@pytest.mark.parametrize(("share", "turns"), [(0.5, 7), (0.9, 46), (0.95, 95), (0.99, 483), (0.999, 4845)])
+@pytest.mark.parametrize(("share", "turns"), [(0.5, 7), (0.9, 46), (0.95, 95), (0.99, 483), (0.999, 4846)])
 def test_with_too_few_turns_there_is_no_bound(share, turns):
     times = np.linspace(1.0, 2.0, turns * 100).reshape(100, turns).T
     flat = np.ones((turns, 100))
