@@ -15,8 +15,8 @@ import numpy as np
 
 from benchmarks.bench import check_libraries
 from benchmarks.claims import Options, Outcome
-from benchmarks.commands import compare
 from benchmarks.measure.protocol import Protocol, full, strict
+from benchmarks.stats.changes import TOLERANCE, Times, estimate, verdict_on
 from benchmarks.stats.percentiles import CONFIDENCE, upper_bound
 
 RUNS, MIN_COVERAGE = 1000, 0.98
@@ -31,7 +31,6 @@ VARIANTS = 4
 STARTS_DEVIATION, ROUNDS_DEVIATION = 0.025, 0.02
 """Standard deviations of a speed-up: between starts of the two processes, and between rounds of one start."""
 
-TOLERANCE = compare.Args.tolerance
 SLOWDOWNS = {0.0: None, 0.05: None, 0.08: 0.9}
 """By how much one variant became slower, and the share of comparisons that have to find it, where one is promised."""
 
@@ -167,8 +166,8 @@ def _comparisons(slower: float, runs: int, rng: np.random.Generator) -> dict[str
     found = 0
     for _ in range(runs):
         old, new = _bench(form, names, 0.0, rng), _bench(form, names, slower, rng)
-        estimates = compare.estimate(old, new, names, "eager", "eager", ALPHA, RESAMPLES)
-        verdicts = {name: compare.verdict_on(one, TOLERANCE if slower else 0.0) for name, one in estimates.items()}
+        estimates = estimate(old, new, names, "eager", "eager", ALPHA, RESAMPLES)
+        verdicts = {name: verdict_on(one, TOLERANCE if slower else 0.0) for name, one in estimates.items()}
         found += verdicts[names[0]] == "slower" if slower else set(verdicts.values()) != {"no difference"}
     promised, least = f"at most {MAX_ERROR:.0%} found", SLOWDOWNS[slower]
     if slower:
@@ -184,7 +183,7 @@ def _comparisons(slower: float, runs: int, rng: np.random.Generator) -> dict[str
     }
 
 
-def _bench(form: Protocol, names: Sequence[str], slower: float, rng: np.random.Generator) -> compare.Times:
+def _bench(form: Protocol, names: Sequence[str], slower: float, rng: np.random.Generator) -> Times:
     """Return logarithms of medians by row, start and round; the first name's are slower by a share."""
     # Half of a ratio's variance comes from each of its two processes.
     starts, rounds = (deviation / math.sqrt(2) for deviation in (STARTS_DEVIATION, ROUNDS_DEVIATION))

@@ -11,19 +11,17 @@ timed (``benchmarks/measure/kernel.py``) takes its place; where they have none i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
-import numpy as np
 import tyro
 
 from benchmarks.measure.kernel import NAME
 from benchmarks.stats import starts
-from benchmarks.stats.permutation import RESAMPLES, simultaneous
+from benchmarks.stats.changes import TOLERANCE, Estimate, Times, estimate, verdict_on
 from xfer.commands import Common
 from xfer.errors import CheckFailed, UsageError
 from xfer.files import from_json
@@ -32,9 +30,6 @@ if TYPE_CHECKING:
     from benchmarks.measure.protocol import Measurement
     from benchmarks.report.data import Report
     from benchmarks.report.rows import Row
-
-Times = dict[str, list[np.ndarray]]
-"""Logarithms of medians by row, start and round."""
 
 RANKS = {"verified": 3, "provisional": 2, "built": 1}
 """A status that loses rank is a regression; all others rank 0."""
@@ -57,26 +52,8 @@ class Args(Common):
     """The report.json in question."""
     alpha: float = 0.05
     """Error rate of the whole comparison: how often benches of the same policy may seem to differ."""
-    tolerance: float = 0.02
+    tolerance: float = TOLERANCE
     """Smallest change that matters, as a share of the time."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """How much the time of one variant changed.
-
-    Attributes:
-        change: As a share: 0.1 is 10 % slower.
-        interval: Its bounds; those of all variants hold together with confidence 1 - alpha.
-        p_value: Share of the dealings of starts in which any variant seems to change as much as this one.
-        against: What ran in the same rounds and is the measure: ``eager``, which stands for the reference, whichever it
-            is; or ``kernel``, where that changed itself.
-    """
-
-    change: float
-    interval: tuple[float, float]
-    p_value: float
-    against: Literal["eager", "kernel"]
 
 
 @dataclass(frozen=True)
@@ -239,48 +216,6 @@ def _changed(old: Report, new: Report) -> str:
         return f"{name} is run by other libraries"
     graphs = [(p.backbone, p.tap, p.head, p.macs) for p in (old.provenances[0], new.provenances[0])]
     return f"{name} is another graph" if graphs[0] != graphs[1] else ""
-
-
-def estimate(
-    old: Times,
-    new: Times,
-    names: Sequence[str],
-    measure: str,
-    against: Literal["eager", "kernel"],
-    alpha: float,
-    resamples: int = RESAMPLES,
-) -> dict[str, Estimate]:
-    """Estimate how much the time of each variant changed against what ran in the same rounds.
-
-    Args:
-        old: Logarithms of medians by row, start and round.
-        new: Likewise.
-        names: The variants in question.
-        measure: The row that they are measured by.
-        against: What to call that.
-        alpha: Error rate of all of them together.
-        resamples: How often starts are dealt anew.
-
-    Raises:
-        UsageError: If there are too few starts to tell anything at ``alpha``.
-    """
-    if not names:
-        return {}
-    ratios = [[starts.log_ratios(times[name], times[measure]) for name in names] for times in (old, new)]
-    before, after = (np.array([one[: min(map(len, side))] for one in side]) for side in ratios)
-    found = {}
-    for name, middle, half, p_value in zip(names, *simultaneous(before, after, alpha, resamples), strict=True):
-        interval = math.expm1(middle - half), math.expm1(middle + half)
-        found[name] = Estimate(math.expm1(middle), interval, float(p_value), against)
-    return found
-
-
-def verdict_on(estimate: Estimate, tolerance: float) -> str:
-    """Name a change by where its whole interval lies; 1 / (1 + tolerance) is as far from 1 as 1 + tolerance."""
-    low, high = estimate.interval
-    if low > tolerance:
-        return "slower"
-    return "faster" if high < 1 / (1 + tolerance) - 1 else "no difference"
 
 
 def _rows(report: Report) -> dict[str, Row]:
