@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from benchmarks.measure import whole_backbone
 from benchmarks.measure.protocol import Candidate, Measurement, Protocol
 from benchmarks.stats.percentiles import MIN_SAMPLES, is_stable, percentile, speedups, upper_bound
 from export.bundle.manifest import NOT_RUN, Build, Provenance
@@ -121,10 +122,15 @@ class RowBuilder:
 
     def figures(self, measurements: Mapping[str, Measurement]) -> dict[str, Latency | None]:
         """Return the figures of each candidate, or None where its process failed."""
-        return {
-            c.name: summarize(measurements[c.name], measurements.get(c.baseline), self.protocol)
-            for c in self.candidates
-        }
+        found = {}
+        for c in self.candidates:
+            protocol = whole_backbone.short(self.protocol) if self.is_whole(c) else self.protocol
+            found[c.name] = summarize(measurements[c.name], measurements.get(c.baseline), protocol)
+        return found
+
+    def is_whole(self, candidate: Candidate) -> bool:
+        """Whether a candidate is the whole backbone's."""
+        return candidate.name not in self.names and not candidate.worker
 
     def all(self, measurements: Mapping[str, Measurement]) -> tuple[Row, ...]:
         """Return all rows, the bundle's own first."""
@@ -145,7 +151,7 @@ class RowBuilder:
         return row
 
     def _other(self, candidate: Candidate, measurement: Measurement, latency: Latency | None) -> Row:
-        in_cpp, error = bool(candidate.worker), measurement.error
+        in_cpp, error = not self.is_whole(candidate), measurement.error
         what = f"{candidate.variant} in C++; xfer-verify says what it does" if in_cpp else self.provenance.run
         reason = f"not measured: {error}" if error else what
         size = Bundle(candidate.bundle).build(candidate.variant).size_bytes
