@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from benchmarks.measure import batch_sweep, conditions, control_loop, latency
+from benchmarks.measure import batch_sweep, conditions, control_loop, kernel, latency
 from benchmarks.measure import cpp as cpp_runtime
 from benchmarks.measure import whole_backbone as backbone
 from benchmarks.measure.control_loop import ControlLoop
@@ -134,7 +134,10 @@ def _measure(
     """Fill a report: the rounds of all candidates, then control loops and batch sweep of the policy's own graph."""
     protocol, loops = report.protocol, list[ControlLoop]()
     short = batch_sweep.short(protocol)
-    total = len(rows.candidates) * latency.steps_per_candidate(protocol) + len(own) * (loop is not None)
+    beside, less = [c for c in rows.candidates if rows.is_whole(c)], backbone.short(protocol)
+    interleaved = [*(c for c in rows.candidates if not rows.is_whole(c)), kernel.candidate()]
+    total = len(interleaved) * latency.steps_per_candidate(protocol) + len(own) * (loop is not None)
+    total += len(beside) * latency.steps_per_candidate(less)
     total += len(own) * len(batches) * batch_sweep.steps(short)
     begun = 0
 
@@ -143,14 +146,19 @@ def _measure(
         on_step(name, stage, begun / total)
         begun += 1
 
-    def so_far(measurements: dict[str, Measurement], why: str = "") -> Report:
-        given = tuple(measurements.values())
-        return replace(report, rows=rows.all(measurements), measurements=given, loops=tuple(loops), partial=why)
+    def so_far(measured: dict[str, Measurement], why: str = "") -> Report:
+        whole = {c.name: Measurement(c.name, c.variant) for c in beside}  # until it has its turn
+        measurements = {**whole, **measured}
+        given = tuple(measurements[candidate.name] for candidate in rows.candidates)
+        drawn, common = rows.all(measurements), measurements[kernel.NAME]
+        return replace(report, rows=drawn, measurements=given, loops=tuple(loops), partial=why, kernel=common)
 
     def on_round(done: int, measurements: dict[str, Measurement]) -> None:
         on_report(lambda: so_far(measurements, f"after round {done} of {protocol.rounds}"))
 
-    measurements = latency.measure(rows.candidates, protocol, step, on_round)
+    measurements = latency.measure(interleaved, protocol, step, on_round)
+    # After the others and in its own rounds: it has its own eager, and would only lengthen every pass.
+    measurements |= latency.measure(beside, less, step) if beside else {}
     whole = [candidate for candidate in own if not measurements[candidate.name].error]
     if loop is not None:
         assert report.limits.deadline_ms is not None
@@ -204,7 +212,8 @@ def _whole_backbone(bundle: Bundle, variants: list[str], path: Path) -> _Beside:
     sibling = backbone.build_sibling(bundle, bundle.golden(), variants, path)
     if isinstance(sibling, str):
         return _Beside(notes=[sibling])
-    return _Beside(backbone.candidates(sibling), [sibling.manifest.provenance])
+    note = "The whole backbone was timed after the other rows, with fewer starts and calls."
+    return _Beside(backbone.candidates(sibling), [sibling.manifest.provenance], [note])
 
 
 def check_libraries() -> None:

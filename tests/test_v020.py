@@ -186,9 +186,16 @@ def test_a_report_is_read_and_drawn(folder):
         assert plain["command"] in text
 
 
-def test_a_report_is_compared_with_itself(folder, answer):
+def test_a_report_of_one_start_is_refused_by_compare_in_one_line(folder, capsys):
     path = folder / "old.json"
     path.write_bytes(gzip.decompress((SAMPLES / "report.json.gz").read_bytes()))
-    found = answer("compare", path, path)
-    assert found["regressions"] == []
-    assert {change["variant"] for change in found["variants"]} == {"eager-fp32", "onnx-fp32", "onnx-int8"}
+    assert main(["compare", str(path), str(path)]) == 2
+    quick = capsys.readouterr().err
+    path.write_text(
+        json.dumps({**(plain := json.loads(path.read_bytes())), "protocol": plain["protocol"] | {"quick": False}})
+    )
+    assert main(["compare", str(path), str(path)]) == 2
+    one_start = capsys.readouterr().err
+    assert [len(said.splitlines()) for said in (quick, one_start)] == [1, 1]
+    assert "is of a quick bench" in quick
+    assert "1 and 1 starts of each process are too few" in one_start

@@ -1,31 +1,33 @@
 """What `xfer compare` does: say for each variant of two reports whether it became faster, slower, or neither.
 
-The two benches shared no rounds, so a variant is compared with the reference inside each round: one logarithm of a
-ratio a round. A permutation test says what chance alone would make of those, for all variants at once.
+The two benches shared no rounds, so a variant is compared with the reference inside each round. A process keeps its
+place in memory for as long as it lives, and that moves all its rounds alike: what is exchangeable is a start of the
+processes, which gives one logarithm of a ratio, the mean over its rounds. A permutation test says what chance alone
+would make of those, for all variants at once.
 
-Rounds are exchangeable within a bench, but a bench is also one start of each process, and where that puts its memory
-shifts all of its rounds alike. No test on rounds can see this; the tolerance is there for it: a variant is slower only
-if its whole interval lies beyond the tolerance.
+A reference that itself changed is no measure. Where other libraries run it, the reference kernel that both benches
+timed (``benchmarks/measure/kernel.py``) takes its place; where they have none in common, nothing is said about times.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
-import numpy as np
 import tyro
 
-from benchmarks.stats.permutation import simultaneous
+from benchmarks.measure.kernel import NAME
+from benchmarks.stats import starts
+from benchmarks.stats.changes import TOLERANCE, Estimate, Times, estimate, verdict_on
 from xfer.commands import Common
 from xfer.errors import CheckFailed, UsageError
 from xfer.files import from_json
 
 if TYPE_CHECKING:
+    from benchmarks.measure.protocol import Measurement
     from benchmarks.report.data import Report
     from benchmarks.report.rows import Row
 
@@ -50,26 +52,21 @@ class Args(Common):
     """The report.json in question."""
     alpha: float = 0.05
     """Error rate of the whole comparison: how often benches of the same policy may seem to differ."""
-    tolerance: float = 0.02
-    """Smallest change that matters, as a share of the time: what another start of the same process may make."""
+    tolerance: float = TOLERANCE
+    """Smallest change that matters, as a share of the time."""
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """How much the time of one variant changed.
+class Basis:
+    """What times of two reports are measured by.
 
     Attributes:
-        change: As a share: 0.1 is 10 % slower.
-        interval: Its bounds; those of all variants hold together with confidence 1 - alpha.
-        p_value: Share of the dealings of rounds in which any variant seems to change as much as this one.
-        against: ``eager`` if the reference ran in the same rounds, whichever it is; ``nothing`` where it is missing and
-            plain times are compared.
+        against: See ``Estimate``; ``nothing`` if they have no common measure.
+        why: Why it is not the reference, as a sentence, or empty.
     """
 
-    change: float
-    interval: tuple[float, float]
-    p_value: float
-    against: Literal["eager", "nothing"]
+    against: Literal["eager", "kernel", "nothing"]
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,8 @@ class Change:
 
     Attributes:
         variant: Name of its row.
-        verdict: ``faster``, ``slower``, ``no difference``, ``baseline``, ``new``, ``gone``, or ``not measured``.
+        verdict: ``faster``, ``slower``, ``no difference``, ``baseline``, ``new``, ``gone``, ``not measured``, or
+            ``not comparable`` where the reports have no common measure.
         regression: Whether it is slower, gone, or lost its status.
         status: Its status in the old and the new report; empty where a report lacks it.
         p50_ms: Its median in both, whatever slowed the machine included.
@@ -154,68 +152,88 @@ def compare(old: Report, new: Report, alpha: float, tolerance: float) -> list[Ch
     """Compare the variants of two reports, in the new one's order; whole backbones are left out.
 
     Raises:
-        UsageError: If nothing was measured in both, or in too few rounds to tell anything at ``alpha``.
+        UsageError: If one is of a quick bench, nothing was measured in both, or in too few starts to tell anything at
+            ``alpha``.
     """
+    for word, report in (("old", old), ("new", new)):
+        if report.protocol.quick:
+            raise UsageError(f"The {word} report is of a quick bench: too few starts to tell. Bench without --quick.")
     before, after = _rows(old), _rows(new)
-    times = _log_medians(old), _log_medians(new)
+    times = _times(old), _times(new)
     shared = [name for name in after if name in times[0] and name in times[1]]
     if not shared:
         raise UsageError("No variant was measured in both reports. Compare two benches of one bundle's variants.")
-    reference = new.reference
-    estimates = _estimates(*times, [name for name in shared if name != reference], reference, alpha)
+    against = basis(old, new).against
+    estimates = {}
+    if against != "nothing":
+        measure = NAME if against == "kernel" else new.reference
+        estimates = estimate(*times, [name for name in shared if name != measure], measure, against, alpha)
     changes = []
     for name in dict.fromkeys([*after, *before]):
         was, now = before.get(name), after.get(name)
         status = was.status if was else "", now.status if now else ""
         fell = was is not None and RANKS.get(status[1], 0) < RANKS.get(status[0], 0)
         if name in estimates:
-            verdict = _verdict(estimates[name], tolerance)
+            verdict = verdict_on(estimates[name], tolerance)
         elif was is None:
             verdict = "new"
         elif now is None or (name in times[0] and name not in times[1]):
             verdict = "gone"
+        elif name not in shared:
+            verdict = "not measured"
         else:
-            verdict = "baseline" if name in shared else "not measured"
+            verdict = "not comparable" if against == "nothing" else "baseline"
         worse = fell or verdict in ("slower", "gone")
         p50 = was.p50_ms if was else None, now.p50_ms if now else None
         changes.append(Change(name, verdict, worse, status, p50, estimates.get(name)))
     return changes
 
 
-def _estimates(
-    old: dict[str, np.ndarray], new: dict[str, np.ndarray], names: Sequence[str], reference: str, alpha: float
-) -> dict[str, Estimate]:
-    """Estimate how much the time of each variant changed: against the reference's if both have it, else as it is."""
-    if not names:
-        return {}
-    paired = reference in old and reference in new
-    before, after = (np.array([t[name] - (t[reference] if paired else 0.0) for name in names]) for t in (old, new))
-    found = {}
-    for name, middle, half, p_value in zip(names, *simultaneous(before, after, alpha), strict=True):
-        interval = math.expm1(middle - half), math.expm1(middle + half)
-        found[name] = Estimate(math.expm1(middle), interval, float(p_value), "eager" if paired else "nothing")
-    return found
+def basis(old: Report, new: Report) -> Basis:
+    """Return what the times of two reports are measured by: the reference, unless that itself changed."""
+    why = _changed(old, new)
+    if not why:
+        return Basis("eager")
+    kernels = [report.kernel for report in (old, new)]
+    if not all(kernel and kernel.rounds and not kernel.error for kernel in kernels):
+        return Basis("nothing", f"{why}, and a report lacks the reference kernel: nothing is said about times.")
+    if kernels[0].libraries != kernels[1].libraries:  # type: ignore[union-attr]
+        return Basis("nothing", f"{why}, and the reference kernel differs too: nothing is said about times.")
+    return Basis("kernel", f"{why}: times are compared with the reference kernel's.")
 
 
-def _verdict(estimate: Estimate, tolerance: float) -> str:
-    """Name a change by where its whole interval lies; 1 / (1 + tolerance) is as far from 1 as 1 + tolerance."""
-    low, high = estimate.interval
-    if low > tolerance:
-        return "slower"
-    return "faster" if high < 1 / (1 + tolerance) - 1 else "no difference"
+def _changed(old: Report, new: Report) -> str:
+    """Say how the reference changed between two reports, or return an empty string."""
+    name = new.reference
+    if old.reference != name:
+        return f"The reference is another one ({old.reference}, then {name})"
+    found = [_measured(report).get(name) for report in (old, new)]
+    for word, one in zip(("old", "new"), found, strict=True):
+        if one is None:
+            return f"The {word} report lacks {name}"
+    facts = [(one.libraries, r.machine.python) for one, r in zip(found, (old, new), strict=True) if one]
+    if facts[0] != facts[1]:
+        return f"{name} is run by other libraries"
+    graphs = [(p.backbone, p.tap, p.head, p.macs) for p in (old.provenances[0], new.provenances[0])]
+    return f"{name} is another graph" if graphs[0] != graphs[1] else ""
 
 
 def _rows(report: Report) -> dict[str, Row]:
     return {row.variant: row for row in report.rows if not row.whole_backbone}
 
 
-def _log_medians(report: Report) -> dict[str, np.ndarray]:
-    """Return for each variant that was measured the logarithm of its median in each whole round: float [rounds]."""
+def _measured(report: Report) -> dict[str, Measurement]:
+    """Return what was measured to the end, by row; whole backbones are left out."""
     rows = _rows(report)
-    measured = {m.name: m.rounds for m in report.measurements if m.name in rows and m.rounds and not m.error}
-    # A bench that was interrupted ended in the middle of a round.
-    whole = min((len(rounds) for rounds in measured.values()), default=0)
-    return {name: np.log([np.median(window) for window in rounds[:whole]]) for name, rounds in measured.items()}
+    return {m.name: m for m in report.measurements if m.name in rows and m.rounds and not m.error}
+
+
+def _times(report: Report) -> Times:
+    """Return the logarithms of medians by row, start and round, of the reference kernel too."""
+    measured = list(_measured(report).values())
+    if report.kernel is not None and report.kernel.rounds and not report.kernel.error:
+        measured.append(report.kernel)
+    return {one.name: starts.log_medians(one.by_start()) for one in measured}
 
 
 def notes(old: Report, new: Report) -> list[str]:
@@ -238,7 +256,10 @@ def notes(old: Report, new: Report) -> list[str]:
     differ("Different graphs", [f"{g.backbone} to {g.tap}, {g.head}, {g.macs:,} MACs" for g in graphs])
     differ("Different weights", [g.weights[:12] for g in graphs])
     protocols = [r.protocol for r in both]
-    differ("Different protocols", [f"{p.rounds} rounds, {p.calls:,} calls, {p.seconds:g} s" for p in protocols])
+    differ(
+        "Different protocols",
+        [f"{p.starts} starts, {p.rounds} rounds, {p.calls:,} calls, {p.seconds:g} s" for p in protocols],
+    )
     libraries = [{m.name: m.libraries for m in r.measurements if m.libraries} for r in both]
     for name in sorted(set(libraries[0]) & set(libraries[1]) & set(_rows(new))):
         versions = [set(side[name].items()) for side in libraries]
@@ -248,11 +269,7 @@ def notes(old: Report, new: Report) -> list[str]:
         watched = [interference_figures(m) for m in report.measurements if m.disturbances]
         telling = [caveat for caveat in caveats(report, None, watched) if caveat.mark not in ("provisional", "slower")]
         found += [f"The {word} report: {caveat.text}" for caveat in telling]
-        if new.reference not in _log_medians(report):
-            found.append(
-                f"The {word} report lacks {new.reference}: plain times are compared, whatever slowed the machine."
-            )
-    return found
+    return [*found, *filter(None, [basis(old, new).why])]
 
 
 def show(changes: Sequence[Change], notes: Sequence[str], args: Args) -> None:
@@ -263,8 +280,8 @@ def show(changes: Sequence[Change], notes: Sequence[str], args: Args) -> None:
     from benchmarks.report.terminal import grid_of
 
     console = Console()
-    plain = any(change.estimate and change.estimate.against == "nothing" for change in changes)
-    grid = grid_of("Variant", "Verdict", "Plain time" if plain else "Time against eager", "p50 in ms", left=4)
+    kernel = any(change.estimate and change.estimate.against == "kernel" for change in changes)
+    grid = grid_of("Variant", "Verdict", f"Time against {'kernel' if kernel else 'eager'}", "p50 in ms", left=4)
     for change in changes:
         color = "red" if change.regression else "green" if change.verdict == "faster" else ""
         cells = (change.variant, _percent(change.estimate), _p50(change))
@@ -279,7 +296,7 @@ def show(changes: Sequence[Change], notes: Sequence[str], args: Args) -> None:
     unseen = [(c.estimate.interval[1], c.variant) for c in changes if c.estimate and c.verdict == "no difference"]
     if unseen:
         most, variant = max(unseen)
-        console.print(f"More rounds on a quieter machine would show more: {variant} may be up to {most:.1%} slower.")
+        console.print(f"A longer bench (--strict) would show more: {variant} may be up to {most:.1%} slower.")
     console.print(f"Error rate {args.alpha:g} over all variants; less than {args.tolerance:.1%} is no difference.")
 
 

@@ -87,6 +87,7 @@ def answer(decided: Decision) -> dict[str, Any]:
         "speedup": best.speedup,
         "reward_delta": best.reward_delta,
         "why": why,
+        "ties": list(decided.ties),
     }
 
 
@@ -106,7 +107,8 @@ def why_best(best: Facts, decided: Decision) -> str:
         words.append(f"a change in return of at least {best.reward_interval[0]:+.2f}")
     elif best.reward_delta is not None:
         words.append(f"a change in return of {best.reward_delta:+.2f} so far")
-    return f"{', '.join(words)}."
+    ties = f" A tie: {', '.join(decided.ties)} may be as fast." if decided.ties else ""
+    return f"{', '.join(words)}.{ties}"
 
 
 def why_none(decided: Decision) -> str:
@@ -130,7 +132,8 @@ def show(decided: Decision) -> None:
     reasons: dict[str, list[str]] = {}
     for j in decided.judgments:
         facts, best = j.facts, decided.chosen
-        mark = "no" if j.why_not else "recommended" if facts == best else "slower"
+        tied = "may be as fast" if facts.variant in decided.ties else "slower"
+        mark = "no" if j.why_not else "recommended" if facts == best else tied
         style = "bold green" if facts == best else "red" if j.why_not else ""
         p50, p99 = terminal.number(facts.p50_ms), terminal.number(facts.p99_upper_ms)
         grid.add_row(Text(facts.variant), Text(facts.status), p50, p99, Text(mark, style))

@@ -35,6 +35,7 @@ def short(protocol: Protocol) -> Protocol:
         protocol,
         rounds=5,
         passes=1,
+        starts=1,
         calls=50,
         seconds=1.0,
         warmup_calls=10,
@@ -67,7 +68,7 @@ def run(
             on_step(name, f"batch {batch}, {stage}")
 
         able = [replace(candidate, batch=batch) for candidate in candidates if takes(candidate, batch)]
-        measured = latency.measure(able, protocol, on_batch_step, cold_start=False)
+        measured = latency.measure(able, protocol, on_batch_step)
         for name, measurement in measured.items():
             if measurement.error:
                 missing.append(f"The batch sweep lacks {name} at batch {batch}: {measurement.error}")
@@ -85,4 +86,4 @@ def takes(candidate: Candidate, batch: int) -> bool:
 
 def steps(protocol: Protocol) -> int:
     """How often ``run`` calls ``on_step`` for one candidate at one batch."""
-    return protocol.rounds + 1
+    return latency.steps_per_candidate(protocol)

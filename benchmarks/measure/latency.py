@@ -1,19 +1,22 @@
 """The measuring protocol: interleaved rounds of variants that each live in a process of their own.
 
-    warm up A, warm up B, warm up C,   A B C A B C   A B C A B C   A B C A B C,   fresh start of A, of B, of C
+    start A, C, B   C A B B A C   A B C C B A      start B, A, C   B C A C A B   ...
+                    (- round --)  (- round --)
 
-A round is a few passes over all variants: a machine that is shared changes its speed within a tenth of a second, so
-what is compared within a round has to lie as close together as that.
+A process keeps its place in memory for as long as it lives, and that moves all of its times alike. So each is ended and
+started afresh several times, and shares its rounds out over the starts. A round is a few passes over all variants: a
+machine that is shared changes its speed within a tenth of a second, so what is compared within a round has to lie as
+close together as that. Each pass has an order of its own, drawn from a seed, so that nobody always follows the same.
 
 What is timed is ``Runner.act``: host observation in, host action out, batch 1, rotating through the bundle's
-golden observations. All samples are kept. Outside its turn a process is blocked on its pipe, and during a turn this
-one is: what else takes the machine's time is read before and after it (``interference.py``).
+golden observations. All samples are kept. Outside its turn a process is stopped, and during a turn this
+one is blocked on a pipe: what else takes the machine's time is read before and after it (``interference.py``).
 """
 
 from __future__ import annotations
 
 import math
-import time
+import random
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
@@ -27,8 +30,8 @@ from benchmarks.stats.percentiles import settled
 
 
 def steps_per_candidate(protocol: Protocol) -> int:
-    """How often ``measure`` calls ``on_step`` for one candidate: warm-up, rounds, fresh start."""
-    return protocol.rounds + 2
+    """How often ``measure`` calls ``on_step`` for one candidate: starts and rounds."""
+    return protocol.starts + protocol.rounds
 
 
 def measure(
@@ -36,46 +39,41 @@ def measure(
     protocol: Protocol,
     on_step: Callable[[str, str], None] = lambda name, stage: None,
     on_round: Callable[[int, dict[str, Measurement]], None] = lambda done, measurements: None,
-    *,
-    cold_start: bool = True,
 ) -> dict[str, Measurement]:
     """Measure all candidates in interleaved rounds.
 
     Args:
-        candidates: In the order of their turns.
+        candidates: What is measured; ``protocol.seed`` draws the order of their starts and turns.
         protocol: How much, with how many threads.
-        on_step: Called with a row's name and what comes next: "warm-up", "round 2", "cold start".
+        on_step: Called with a row's name and what comes next: "start 1", "round 2".
         on_round: Called after each round, in the pause, with the number of rounds done and what they gave.
-        cold_start: Whether to start each once more, for the time that takes and the memory it needs.
 
     Returns:
-        One measurement for each candidate, by name. A candidate whose process fails keeps what it gave
-        until then, and ``error`` says why it ended; the others go on.
+        One measurement for each candidate, by name, in the order given. A candidate whose process fails keeps what it
+        gave until then, and ``error`` says why it ended; the others go on.
     """
     runs = [_Run(candidate, protocol) for candidate in candidates]
+    order = random.Random(protocol.seed)
 
-    def so_far() -> dict[str, Measurement]:
-        return {run.candidate.name: run.measurement() for run in runs}
+    def shuffled() -> list[_Run]:
+        return order.sample(runs, len(runs))
 
-    with ExitStack() as stack:
-        for run in runs:
-            on_step(run.candidate.name, "warm-up")
-            run.attempt(lambda run=run: run.start(stack))  # type: ignore[misc]
-        for index in range(protocol.rounds):
-            for run in runs:
-                on_step(run.candidate.name, f"round {index + 1}")
-                run.attempt(run.begin_round)
-            for _ in range(protocol.passes):
+    for start in range(protocol.starts):
+        with ExitStack() as stack:
+            for run in shuffled():
+                on_step(run.candidate.name, f"start {start + 1}")
+                run.attempt(lambda run=run: run.start(stack))  # type: ignore[misc]
+            for index in protocol.rounds_of(start):
                 for run in runs:
-                    run.attempt(run.take_turn)
-            for run in runs:
-                run.attempt(run.end_round)
-            on_round(index + 1, so_far())
-    # Now every file is in the page cache, for the last candidate as for the first.
-    for run in runs if cold_start else ():
-        on_step(run.candidate.name, "cold start")
-        run.attempt(run.start_fresh)
-    return so_far()
+                    on_step(run.candidate.name, f"round {index + 1}")
+                    run.attempt(run.begin_round)
+                for _ in range(protocol.passes):
+                    for run in shuffled():
+                        run.attempt(run.take_turn)
+                for run in runs:
+                    run.attempt(run.end_round)
+                on_round(index + 1, {run.candidate.name: run.measurement() for run in runs})
+    return {run.candidate.name: run.measurement() for run in runs}
 
 
 class _Run:
@@ -86,11 +84,13 @@ class _Run:
         self.assignment = candidate.assignment(protocol)
         self.cores = self.assignment.cores
         self.rounds: list[tuple[float, ...]] = []
+        self.turns: list[tuple[int, ...]] = []
+        self.starts: list[int] = []
         self.disturbances: list[Interference] = []
-        self.warmup: list[tuple[float, ...]] = []
-        self.warmup_settled = False
+        self.warmup_calls = 0
+        self.warmup_settled = True
         self.libraries: dict[str, str] = {}
-        self.cold_start_s: float | None = None
+        self.cold_starts_s: list[float] = []
         self.peak_memory_bytes: int | None = None
         self.error = ""
 
@@ -104,50 +104,49 @@ class _Run:
             self.error = str(error)
 
     def start(self, stack: ExitStack) -> None:
-        """Start the process and let it call until its times settle."""
-        protocol = self.protocol
+        """Start the process afresh and let it call until its times settle."""
         self.worker = stack.enter_context(WorkerProcess(self.assignment, self.candidate.worker))
         self.cores, self.libraries = self.worker.ready.cores, self.worker.ready.libraries
         self.meter = Meter(self.worker.pid, usable_cores(), self.cores, gpu=self.candidate.on_gpu)
+        if not self.cold_starts_s:  # now it holds the policy and nothing else, no recorded frames
+            alone = self.worker.turn(Turn(self.protocol.warmup_calls, 0, recorded=False))
+            self.peak_memory_bytes = alone.peak_memory_bytes
+        self.cold_starts_s.append(self.worker.cold_start_s)
+        self._warm_up()
+        self.starts.append(0)
+
+    def _warm_up(self) -> None:
+        protocol = self.protocol
         window = Turn(math.ceil(protocol.warmup_calls / 5), protocol.warmup_seconds / 5)
-        spent = 0.0
-        while True:
-            self.warmup.append(self.worker.turn(window).seconds)
-            spent += sum(self.warmup[-1])
-            self.warmup_settled = settled([float(np.mean(w)) for w in self.warmup])
-            enough = len(self.warmup) >= 5 and (self.warmup_settled or spent >= protocol.warmup_limit_seconds)
-            if enough:
-                break
-        self._rest()
+        means: list[float] = []
+        spent, done = 0.0, False
+        while len(means) < 5 or not (done or spent >= protocol.warmup_limit_seconds):
+            samples = self.worker.turn(window).seconds
+            means.append(float(np.mean(samples)))
+            self.warmup_calls += len(samples)
+            spent += sum(samples)
+            done = settled(means)
+        self.warmup_settled &= done
 
     def begin_round(self) -> None:
         """Begin to collect."""
-        self.collected: list[float] = []
+        self.collected: list[tuple[float, ...]] = []
 
     def take_turn(self) -> None:
         """Run this candidate's share of a pass."""
         self.meter.begin()
-        self.collected += self.worker.turn(self.protocol.turn).seconds
+        self.collected.append(self.worker.turn(self.protocol.turn).seconds)
         self.meter.end()
-        self._rest()
 
     def end_round(self) -> None:
         """Keep what the passes gave."""
-        self.rounds.append(tuple(self.collected))
+        self.rounds.append(tuple(sample for turn in self.collected for sample in turn))
+        self.turns.append(tuple(map(len, self.collected)))
+        self.starts[-1] += 1
         self.disturbances.append(self.meter.disturbance())
 
-    def _rest(self) -> None:
-        if self.protocol.threads > 1:
-            time.sleep(self.protocol.pause_seconds)
-
-    def start_fresh(self) -> None:
-        """Start a second process, which holds the policy and nothing else, for cold start and memory."""
-        with WorkerProcess(self.assignment, self.candidate.worker) as worker:
-            self.cold_start_s = worker.cold_start_s
-            reply = worker.turn(Turn(self.protocol.warmup_calls, 0, recorded=False))
-            self.peak_memory_bytes = reply.peak_memory_bytes
-
     def measurement(self) -> Measurement:
+        """Return what it gave so far."""
         return Measurement(
             self.candidate.name,
             self.candidate.variant,
@@ -155,11 +154,14 @@ class _Run:
             self.protocol.threads,
             self.cores,
             self.libraries,
-            sum(len(window) for window in self.warmup),
-            self.warmup_settled,
-            self.cold_start_s,
+            self.warmup_calls,
+            self.warmup_settled and bool(self.starts),
+            float(np.median(self.cold_starts_s)) if self.cold_starts_s else None,
             self.peak_memory_bytes,
             self.error,
             self.candidate.batch,
             tuple(self.disturbances),
+            tuple(self.turns),
+            tuple(self.starts),
+            tuple(self.cold_starts_s),
         )

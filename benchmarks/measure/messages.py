@@ -31,14 +31,16 @@ class Turn:
     Attributes:
         calls: Fewest timed calls.
         seconds: Shortest time spent in timed calls.
-        lead_in: Calls before the first timed one, which wake threads and caches after the idle time.
+        lead_in: Fewest calls before the first timed one, which wake threads and caches after the idle time.
         recorded: Whether to rotate through the bundle's golden observations; else zeros are shown.
+        lead_in_seconds: Shortest time before the first timed call: a processor's clock needs some to rise again.
     """
 
     calls: int
     seconds: float
     lead_in: int = 0
     recorded: bool = True
+    lead_in_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
 
 from benchmarks.measure.interference import Interference
 from benchmarks.measure.messages import Assignment, Turn
@@ -15,6 +19,12 @@ from export.targets import Variant
 MIN_ROUNDS = 5
 """With fewer there is no spread to tell."""
 
+LEAD_IN_S = 0.015
+"""A processor's clock needs 10 ms and more to rise again after a pause."""
+
+MIN_TURNS, MIN_TURNS_STRICT = 500, 5000
+"""So many turns give a bound above p99, and above p99.9; 483 and 4,846 are the least."""
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -22,21 +32,23 @@ class Protocol:
 
     Attributes:
         threads: Threads inside an operation.
-        rounds: How many rounds there are.
+        rounds: How many rounds there are, over all starts.
         passes: How often all variants take their turn in a round.
         calls: Fewest timed calls of a variant, over all rounds.
         seconds: Shortest timed time of a variant, over all rounds.
         quick: Whether this is the short form; its figures are marked.
-        warmup_calls: Fewest calls before the first round.
-        warmup_seconds: Shortest time before the first round.
+        warmup_calls: Fewest calls between a start and its first round.
+        warmup_seconds: Shortest time between a start and its first round.
         warmup_limit_seconds: When warm-up ends even if the window means have not settled.
-        lead_in_calls: Untimed calls at the beginning of a turn: the first action after an idle gap is another
+        lead_in_calls: Fewest untimed calls at the beginning of a turn: the first action after an idle gap is another
             question than back-to-back latency.
-        pause_seconds: Pause between two turns, in which the threads of the previous process stop spinning; a single
-            thread does not, and there is none.
+        pause_seconds: Pause between two turns; 0 where the other processes are stopped meanwhile.
         strict: Whether this is the long form, which gives p99.9.
         cores: Logical cores that the variants are bound to; empty takes the best ones, one a thread: see
             ``export/libraries/cores.py``.
+        starts: How often the process of each variant is started afresh, with its share of the rounds.
+        lead_in_seconds: Shortest time in those untimed calls.
+        seed: Of the order in which variants take their turns, another one in each pass.
     """
 
     threads: int
@@ -49,15 +61,23 @@ class Protocol:
     warmup_seconds: float = 2.0
     warmup_limit_seconds: float = 10.0
     lead_in_calls: int = 3
-    pause_seconds: float = 0.05
+    pause_seconds: float = 0.0
     strict: bool = False
     cores: tuple[int, ...] = ()
+    starts: int = 1
+    lead_in_seconds: float = 0.0
+    seed: int = 0
 
     @property
     def turn(self) -> Turn:
         """One variant's share of a pass."""
         turns = self.rounds * self.passes
-        return Turn(math.ceil(self.calls / turns), self.seconds / turns, self.lead_in_calls)
+        calls, seconds = math.ceil(self.calls / turns), self.seconds / turns
+        return Turn(calls, seconds, self.lead_in_calls, lead_in_seconds=self.lead_in_seconds)
+
+    def rounds_of(self, start: int) -> range:
+        """Return which rounds belong to a start, counted from 0; starts differ by one round at most."""
+        return range(self.rounds * start // self.starts, self.rounds * (start + 1) // self.starts)
 
     @property
     def bound(self) -> tuple[int, ...]:
@@ -66,18 +86,39 @@ class Protocol:
 
 
 def full(threads: int, rounds: int = 0, cores: tuple[int, ...] = ()) -> Protocol:
-    """Return the usual protocol: at least 1,024 calls and 10 s a variant."""
-    return Protocol(threads, rounds or 40, cores=cores)
+    """Return the usual protocol: eight starts, at least 500 turns with 1,024 calls and 10 s a variant."""
+    return _form(threads, rounds or 40, cores, starts=8, turns=MIN_TURNS, calls=1024, seconds=10.0)
 
 
 def quick(threads: int, rounds: int = 0, cores: tuple[int, ...] = ()) -> Protocol:
-    """Return its short form: at least 256 calls and 2 s a variant, marked."""
-    return Protocol(threads, rounds or 20, 2, 256, 2.0, quick=True, warmup_limit_seconds=4.0, cores=cores)
+    """Return its short form: two starts, at least 256 calls and 2 s a variant, marked."""
+    form = _form(threads, rounds or 20, cores, starts=2, turns=40, calls=256, seconds=2.0)
+    return replace(form, quick=True)
 
 
 def strict(threads: int, rounds: int = 0, cores: tuple[int, ...] = ()) -> Protocol:
-    """Return its long form: at least 600 s a variant, and enough calls for p99.9 and a bound above it."""
-    return Protocol(threads, rounds or 240, calls=6700, seconds=600.0, strict=True, cores=cores)
+    """Return its long form: at least 600 s a variant, and enough turns for p99.9 and a bound above it."""
+    form = _form(threads, rounds or 240, cores, starts=16, turns=MIN_TURNS_STRICT, calls=6700, seconds=600.0)
+    return replace(form, strict=True)
+
+
+def _form(
+    threads: int, rounds: int, cores: tuple[int, ...], *, starts: int, turns: int, calls: int, seconds: float
+) -> Protocol:
+    return Protocol(
+        threads,
+        rounds,
+        math.ceil(turns / rounds),
+        calls,
+        seconds,
+        warmup_calls=25,
+        warmup_seconds=0.3,
+        warmup_limit_seconds=1.0,
+        lead_in_calls=2,
+        cores=cores,
+        starts=min(starts, rounds),
+        lead_in_seconds=LEAD_IN_S,
+    )
 
 
 @dataclass(frozen=True)
@@ -102,7 +143,9 @@ class Candidate:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether it runs on a GPU."""
+        """Whether it runs on a GPU; the reference kernel, which is no variant, does not."""
+        if not self.variant:
+            return False
         variant = Variant.parse(self.variant)
         return variant.place in ("cuda", "tensorrt") or variant.target.startswith("tensorrt")
 
@@ -122,13 +165,16 @@ class Measurement:
         threads: Threads inside an operation.
         cores: Logical cores that its process was bound to.
         libraries: Versions of what ran it.
-        warmup_calls: Calls before the first round.
-        warmup_settled: Whether the warm-up's window means settled.
-        cold_start_s: From process start to first action, on a fresh process, in seconds.
-        peak_memory_bytes: Largest resident memory of that fresh process.
+        warmup_calls: Calls before the first round, of all starts together.
+        warmup_settled: Whether the warm-up's window means settled in every start.
+        cold_start_s: From process start to first action, in seconds: the median of all starts.
+        peak_memory_bytes: Largest resident memory of the first start, which had seen nothing but zeros until then.
         error: Why the measurement is missing or incomplete, or empty.
         batch: Observations in one step.
         disturbances: What else went on, one a round.
+        turns: How many calls each turn had, in order, a tuple a round; empty in version 0.2.0.
+        starts: How many rounds each start of its process gave; empty in version 0.2.0, which had one start.
+        cold_starts_s: From process start to first action, of each start.
     """
 
     name: str
@@ -144,3 +190,27 @@ class Measurement:
     error: str = ""
     batch: int = 1
     disturbances: tuple[Interference, ...] = ()
+    turns: tuple[tuple[int, ...], ...] = ()
+    starts: tuple[int, ...] = ()
+    cold_starts_s: tuple[float, ...] = ()
+
+    def by_turn(self) -> list[tuple[float, ...]]:
+        """Return the samples of each turn; where turns were not kept apart, a round is one."""
+        if not self.turns:
+            return list(self.rounds)
+        parts = []
+        for samples, counts in zip(self.rounds, self.turns, strict=True):
+            ends = list(itertools.accumulate(counts))
+            parts += [samples[end - count : end] for count, end in zip(counts, ends, strict=True)]
+        return parts
+
+    def by_start(self) -> list[Sequence[tuple[float, ...]]]:
+        """Return the rounds of each start; where starts were not counted, there was one."""
+        ends = list(itertools.accumulate(self.starts or (len(self.rounds),)))
+        return [self.rounds[begin:end] for begin, end in itertools.pairwise([0, *ends]) if end > begin]
+
+    def start_medians(self) -> tuple[float, ...]:
+        """Return the median of all calls of each start, in seconds; empty where starts were not counted."""
+        if not self.starts:
+            return ()
+        return tuple(float(np.median([call for one in rounds for call in one])) for rounds in self.by_start())

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.measure.protocol import Candidate
+from benchmarks.measure.protocol import Candidate, Protocol
 from export import targets
 from export.bundle.manifest import Provenance
 from export.bundle.reader import Bundle
@@ -76,6 +76,20 @@ def whole_policy(config: PolicyConfig, spec: PolicySpec, seed: int = 0) -> Polic
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Policy(replace(config, tap=STAGES[config.backbone][-1], head="average"), spec).eval()
+
+
+def short(protocol: Protocol) -> Protocol:
+    """Return how much is measured of the whole backbone: it is there to be looked at, and is not chosen or compared."""
+    return replace(
+        protocol,
+        rounds=min(10, protocol.rounds),
+        passes=min(2, protocol.passes),
+        calls=min(128, protocol.calls),
+        seconds=min(1.0, protocol.seconds),
+        starts=min(2, protocol.starts),
+        quick=True,
+        strict=False,
+    )
 
 
 def candidates(sibling: Bundle) -> list[Candidate]:

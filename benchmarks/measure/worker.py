@@ -8,10 +8,12 @@ request. Requests and replies are one line of JSON each. What libraries print go
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import math
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +33,23 @@ from export.targets import Variant
 from xfer.files import from_json
 from xfer.runner import Arrays, Runner
 
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl(2): which signal a process gets when its parent ends."""
+
+
+def end_with_parent() -> None:
+    """Let the system end this process when its parent dies.
+
+    Between its turns it is stopped (``worker_process.py``), and would never see that its input was closed.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def bind(cores: tuple[int, ...]) -> None:
+    """Bind this process to logical cores; none leave it where it is."""
+    if cores:
+        os.sched_setaffinity(0, cores)
+
 
 def peak_memory_bytes() -> int | None:
     """Return this process's largest resident memory, or None where the system does not say.
@@ -44,7 +63,8 @@ def peak_memory_bytes() -> int | None:
     return int(found[1]) * 1024 if found else None
 
 
-def _cores() -> tuple[int, ...]:
+def bound_cores() -> tuple[int, ...]:
+    """Return the logical cores that this process may use."""
     return tuple(sorted(os.sched_getaffinity(0)))
 
 
@@ -87,51 +107,59 @@ def step(runner: Runner, steps: Steps, clock: Callable[[], int] = time.perf_coun
     return clock() - start
 
 
-def take_turn(
-    runner: Runner, steps: Steps, turn: Turn, clock: Callable[[], int] = time.perf_counter_ns
-) -> tuple[float, ...]:
-    """Act on the coming observations, and return how long each timed call took, in seconds."""
+def take_turn(call: Callable[[], int], turn: Turn) -> tuple[float, ...]:
+    """Call back to back, and return how long each timed call took, in seconds.
+
+    Args:
+        call: Does the work once, and returns how long it took, in nanoseconds.
+        turn: How often and how long.
+    """
+    untimed = spent = 0
+    lead_in, enough = int(turn.lead_in_seconds * 1e9), int(turn.seconds * 1e9)
+    while untimed < turn.lead_in or spent < lead_in:
+        spent += call()
+        untimed += 1
     samples: list[int] = []
-    spent, enough = 0, int(turn.seconds * 1e9)
-    for _ in range(turn.lead_in):
-        step(runner, steps, clock)
+    spent = 0
     while len(samples) < turn.calls or spent < enough:
-        samples.append(step(runner, steps, clock))
+        samples.append(call())
         spent += samples[-1]
     return tuple(sample / 1e9 for sample in samples)
 
 
 def serve(assignment: Assignment, requests: BinaryIO, replies: BinaryIO) -> None:
     """Answer requests until the other side closes ``requests``."""
-    if assignment.cores:
-        os.sched_setaffinity(0, assignment.cores)
+    bind(assignment.cores)
     bundle = Bundle(assignment.bundle)
     batch = assignment.batch
     # Spinning threads are the faster setting, and what a robot's own process would use.
     with bundle.runner(assignment.variant, batch=batch, threads=assignment.threads, spin=True) as runner:
         blank = _zeros(bundle, batch)
-        take_turn(runner, blank, Turn(calls=1, seconds=0))
+        step(runner, blank)
         libraries = targets.load(Variant.parse(assignment.variant).target).libraries()
-        _send(replies, Reply(peak_memory_bytes=peak_memory_bytes(), cores=_cores(), libraries=libraries))
+        send(replies, Reply(peak_memory_bytes=peak_memory_bytes(), cores=bound_cores(), libraries=libraries))
         recorded = _recorded(bundle, batch)
         for line in requests:
             request = from_json(line, Request)
             seconds: tuple[float, ...] = ()
             ticks = None
             if request.turn is not None:
-                seconds = take_turn(runner, recorded if request.turn.recorded else blank, request.turn)
+                shown = recorded if request.turn.recorded else blank
+                seconds = take_turn(lambda shown=shown: step(runner, shown), request.turn)  # type: ignore[misc]
             if request.pace is not None:
                 ticks = keep_pace(lambda: step(runner, recorded), request.pace)
-            _send(replies, Reply("", seconds, ticks, peak_memory_bytes(), _cores()))
+            send(replies, Reply("", seconds, ticks, peak_memory_bytes(), bound_cores()))
 
 
-def _send(replies: BinaryIO, reply: Reply) -> None:
+def send(replies: BinaryIO, reply: Reply) -> None:
+    """Write a reply as one line."""
     replies.write(msgspec.json.encode(reply) + b"\n")
     replies.flush()
 
 
-def main() -> int:
+def main(serve: Callable[[Assignment, BinaryIO, BinaryIO], None] = serve) -> int:
     """Run the assignment that is the first argument; the exit status is 1 if it failed."""
+    end_with_parent()
     # Replies keep the pipe for themselves; whatever a library prints must not get between them.
     with os.fdopen(os.dup(1), "wb") as replies:
         os.dup2(2, 1)
@@ -139,7 +167,7 @@ def main() -> int:
             serve(from_json(sys.argv[1].encode(), Assignment), sys.stdin.buffer, replies)
         except Exception as error:  # whatever a library raises: the row must say why
             status, reason = causes.failure(error)
-            _send(replies, Reply(error=f"{NOT_RUN}: {reason}" if status == "built" else reason))
+            send(replies, Reply(error=f"{NOT_RUN}: {reason}" if status == "built" else reason))
             return 1
     return 0
 

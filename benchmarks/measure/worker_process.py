@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from subprocess import PIPE, Popen, TimeoutExpired
 from types import TracebackType
 
@@ -25,7 +26,9 @@ class WorkerError(Exception):
 
 
 class WorkerProcess:
-    """One variant in a process of its own, idle (blocked on its pipe) between turns.
+    """One variant in a process of its own, which the system stops between its turns.
+
+    A worker that only waited would let its threads spin for a while, and take time from whoever is next.
 
     Args:
         assignment: What it runs.
@@ -64,6 +67,7 @@ class WorkerProcess:
             self.close()
             raise
         self.cold_start_s = time.perf_counter() - started
+        self._signal("SIGSTOP")
         return self
 
     def __exit__(
@@ -97,15 +101,24 @@ class WorkerProcess:
     def _ask(self, request: Request, seconds: float) -> Reply:
         pipe = self._process.stdin
         assert pipe is not None
+        self._signal("SIGCONT")
         try:
             pipe.write(msgspec.json.encode(request) + b"\n")
             pipe.flush()
         except OSError:
             raise WorkerError(self._last_words()) from None
-        return self._read(REPLY_TIMEOUT_S + seconds)
+        reply = self._read(REPLY_TIMEOUT_S + seconds)
+        self._signal("SIGSTOP")
+        return reply
+
+    def _signal(self, name: str) -> None:
+        """Stop the worker or let it go on; it ends with this process, so it cannot stay behind, stopped."""
+        with suppress(ProcessLookupError):  # a dead one is noticed when it does not answer
+            os.kill(self._process.pid, getattr(signal, name))
 
     def close(self) -> None:
         """End the worker: closing its input is enough for a healthy one."""
+        self._signal("SIGCONT")
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             try:

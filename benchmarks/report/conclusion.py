@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,8 @@ from benchmarks.report.data import Report
 from benchmarks.report.decision import DEADLINE, VERIFIED, Decision, Facts
 from benchmarks.report.figures import InterferenceFigures, LoopFigures
 from benchmarks.stats.bootstrap import RewardSummary
-from benchmarks.stats.percentiles import TOLERANCE, drift, speedups
+from benchmarks.stats.percentiles import TOLERANCE, drift
+from benchmarks.stats.starts import shown_longer
 
 MAX_NAMES = 3
 """How many rows are named in a sentence; more are counted."""
@@ -49,6 +49,7 @@ class Findings:
         reward_summaries: Mean and interquartile mean of the returns of the reference and of what was compared with it.
         loops: The figures of each control loop.
         disturbances: What else ran beside each variant, where that was watched.
+        ties: The acceptable variants that are not shown to be slower than the one to ship.
     """
 
     ship: str
@@ -59,6 +60,7 @@ class Findings:
     reward_summaries: dict[str, RewardSummary]
     loops: tuple[LoopFigures, ...]
     disturbances: tuple[InterferenceFigures, ...]
+    ties: tuple[str, ...]
 
     @property
     def verdict(self) -> str:
@@ -82,6 +84,7 @@ def conclude(report: Report) -> Findings:
         reward_summaries=figures.reward_summaries(report.rows, report.reference),
         loops=loops,
         disturbances=disturbances,
+        ties=decided.ties,
     )
 
 
@@ -105,8 +108,9 @@ def headline(report: Report, decided: Decision) -> str:
     if best.variant.partition("@")[0] == report.reference:
         also = " and keeps the deadline" if decided.limits.deadline_ms is not None else ""
         own = table.milliseconds(best.p50_ms)
-        return f"Ship {best.variant}: no variant that is {word} here{also} is faster ({own} at p50)."
-    return f"Ship {best.variant}: the fastest variant that is {word}{_in_time(best, decided)}. {_gain(report, best)}"
+        return f"Ship {best.variant}: no variant that is {word} here{also} is faster ({own} at p50).{_ties(decided)}"
+    gain = _gain(report, best)
+    return f"Ship {best.variant}: the fastest variant that is {word}{_in_time(best, decided)}. {gain}{_ties(decided)}"
 
 
 def _nothing(decided: Decision, fastest: Facts) -> str:
@@ -146,6 +150,11 @@ def _gain(report: Report, best: Facts) -> str:
     return f"It is {best.speedup:.1f} times as fast as {name}: {own} instead of {table.milliseconds(other)}."
 
 
+def _ties(decided: Decision) -> str:
+    """Say which acceptable variants are not shown to be slower, where there are any."""
+    return f" A tie: {_named(decided.ties)} may be as fast." if decided.ties else ""
+
+
 def misses(loops: Sequence[LoopFigures]) -> list[str]:
     """Return a sentence for each variant that missed a deadline, or could not run its loop to the end."""
     found = []
@@ -175,7 +184,8 @@ def caveats(report: Report, best: Facts | None, disturbances: Sequence[Interfere
     disturbed = [one for one in disturbances if one.disturbed]
     if disturbed:
         found.append(Caveat("disturbed", _disturbed(disturbed)))
-    unstable = [row.variant for row in report.rows if row.stable is False]
+    # Of the reference, whose time alone can be unstable, the sentence on drift says it.
+    unstable = [row.variant for row in report.rows if row.stable is False and row.variant != report.reference]
     if unstable:
         figure = "speed-up" if any(row.speedup is not None for row in report.rows) else "time"
         moved = f"The {figure} of {_named(unstable)} moved by more than {table.share(TOLERANCE)} during the run."
@@ -192,25 +202,20 @@ def caveats(report: Report, best: Facts | None, disturbances: Sequence[Interfere
 def slower_than_fp32(measurements: Sequence[Measurement]) -> list[str]:
     """Return a sentence for each variant in a lower precision that is slower here than its target's fp32.
 
-    Medians are compared within rounds; the whole 95 % interval of the median ratio has to say so (order statistics:
-    Conover 1999, "Practical Nonparametric Statistics", section 3.2).
+    The starts have to show it: within one, the place of a process in memory moves all rounds alike.
     """
-    from scipy.stats import quantile_test
-
-    rounds = {one.name: one.rounds for one in measurements if one.rounds and not one.error}
+    known = {one.name: one for one in measurements if one.rounds and not one.error}
     found = []
     for one in measurements:
         build = one.variant.partition("@")[0]
         exact = f"{build.partition('-')[0]}-fp32"
         sibling = one.name.replace(build, exact, 1)
-        if build == exact or one.name not in rounds or sibling not in rounds:
+        if build == exact or one.name not in known or sibling not in known:
             continue
-        # A bench that was interrupted ended in the middle of a round.
-        whole = min(len(rounds[one.name]), len(rounds[sibling]))
-        ratios = speedups(rounds[sibling][:whole], rounds[one.name][:whole])
-        test: Any = quantile_test(ratios)  # the stubs take its interval for a number
-        if test.confidence_interval().high < 1:
-            found.append(f"{one.name} is slower than {sibling} here: {np.median(ratios):.2f} times its speed.")
+        times, exact_times = one.start_medians(), known[sibling].start_medians()
+        if shown_longer(times, exact_times):
+            speed = np.median(exact_times) / np.median(times)
+            found.append(f"{one.name} is slower than {sibling} here: {speed:.2f} times its speed.")
     return found
 
 

@@ -42,6 +42,7 @@ class Report:
         bundle: The bundle that was measured, as the user named it; its verification is repeated from it.
         limits: What a variant must keep to be shipped.
         reference: The variant that the others are compared with.
+        kernel: The raw samples of the reference kernel, which took its turns in the same rounds; None in version 0.2.0.
         conditions: What about the machine moves latencies, as it was before the first round.
     """
 
@@ -62,6 +63,7 @@ class Report:
     bundle: str = ""
     limits: Limits = field(default_factory=Limits)
     reference: str = "eager-fp32"
+    kernel: Measurement | None = None
     conditions: tuple[Condition, ...] = ()
 
     @property

@@ -17,7 +17,8 @@ The rule. A variant is acceptable if all of this holds, in this order:
    bench, the loop says so: every action in time. Otherwise the upper 99 % bound of p99 has to be within the deadline.
    Without a deadline neither is needed, so a quick bench is enough.
 
-Of the acceptable variants, the one with the smallest p50 is shipped; of equal ones, the first by name.
+Of the acceptable variants, the one with the smallest p50 is shipped; of equal ones, the first by name. Those that are
+not shown to take longer, start by start, tie with it: the answer names them.
 
 A report judges what it measured, ``xfer recommend`` what the last bench of each variant left in the bundle. Of the
 same measurements and limits both name the same variant, or none.
@@ -32,6 +33,7 @@ from dataclasses import dataclass
 from benchmarks.measure.control_loop import ControlLoop
 from benchmarks.report import table
 from benchmarks.report.rows import Row, verdict
+from benchmarks.stats.starts import shown_longer
 from export.bundle import records
 from export.bundle.manifest import Build
 from export.bundle.reader import Bundle, why_not
@@ -115,6 +117,7 @@ class Facts:
         agrees_on_recordings: Whether it was shown to act as the reference does in recorded episodes.
         recordings_bound: The 95 % bound above its mean action loss there, or None.
         trials_margin: By which margin it was judged in trials, in their unit, or None.
+        starts_ms: Its median latency in each start of its process; empty where starts were not counted.
     """
 
     variant: str
@@ -132,6 +135,7 @@ class Facts:
     agrees_on_recordings: bool = False
     recordings_bound: float | None = None
     trials_margin: float | None = None
+    starts_ms: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -183,6 +187,16 @@ class Decision:
     def chosen(self) -> Facts | None:
         """The variant to ship, or None."""
         return next((judgment.facts for judgment in self.acceptable), None)
+
+    @property
+    def ties(self) -> tuple[str, ...]:
+        """The acceptable variants that are not shown to take longer than the chosen one, the fastest first."""
+        facts = [judgment.facts for judgment in self.acceptable]
+        return tuple(
+            other.variant
+            for other in facts[1:]
+            if facts[0].starts_ms and other.starts_ms and not shown_longer(other.starts_ms, facts[0].starts_ms)
+        )
 
     @property
     def nearest(self) -> Judgment | None:
@@ -261,7 +275,7 @@ def why_late(facts: Facts, deadline_ms: float | None) -> str:
         missed = f"missed {loop.missed:,} of {loop.ticks:,} deadlines of {deadline_ms:g} ms in the control loop"
         return missed if loop.missed else ""
     if facts.p99_upper_ms is None:
-        return f"{facts.samples:,} calls are too few for p99: run xfer bench without --quick"
+        return f"{facts.samples:,} calls were in too few turns for a bound of p99: run xfer bench without --quick"
     if facts.p99_upper_ms > deadline_ms:
         return f"p99 may be {table.milliseconds(facts.p99_upper_ms)}, later than {deadline_ms:g} ms"
     return ""
@@ -285,6 +299,7 @@ def of_rows(rows: Sequence[Row], loops: Sequence[ControlLoop]) -> list[Facts]:
             agrees_on_recordings=row.agrees_on_recordings,
             recordings_bound=row.recordings_bound,
             trials_margin=row.trials_margin,
+            starts_ms=row.starts_ms,
         )
         for row in rows
         if not row.whole_backbone
@@ -339,6 +354,7 @@ def of_records(
                 agrees_on_recordings=judged.agrees_on_recordings,
                 recordings_bound=judged.recordings_bound,
                 trials_margin=judged.trials_margin,
+                starts_ms=latency.starts_ms if latency else (),
             )
         )
     return found

@@ -92,6 +92,8 @@ def latency(measurements: Sequence[Measurement]) -> str:
         median, p99 = percentile(times.tolist(), 0.5), percentile(times.tolist(), 0.99)
         assert median is not None
         axes.vlines([median], base, base + 0.5, color=INK, linewidth=1.6)
+        medians = [1000 * seconds for seconds in measurement.start_medians()]
+        axes.plot(medians, [base + 0.55] * len(medians), ".", color=INK, markersize=3)
         figures = f"p50 {milliseconds(median)}" + (f", p99 {milliseconds(p99)}" if p99 else "")
         svg.label(axes, base, measurement.name, figures)
         said.append(f"{measurement.name} {figures}")

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from benchmarks.measure import whole_backbone
 from benchmarks.measure.protocol import Candidate, Measurement, Protocol
 from benchmarks.stats.percentiles import MIN_SAMPLES, is_stable, percentile, speedups, upper_bound
 from export.bundle.manifest import NOT_RUN, Build, Provenance
@@ -73,6 +74,8 @@ class Row:
     p999_upper_ms: float | None = None
     rounds: int | None = None
     disturbed_rounds: int | None = None
+    starts_ms: tuple[float, ...] = ()
+    cold_start_spread_s: tuple[float, float] | None = None
     whole_backbone: bool = False
 
     @classmethod
@@ -120,10 +123,15 @@ class RowBuilder:
 
     def figures(self, measurements: Mapping[str, Measurement]) -> dict[str, Latency | None]:
         """Return the figures of each candidate, or None where its process failed."""
-        return {
-            c.name: summarize(measurements[c.name], measurements.get(c.baseline), self.protocol)
-            for c in self.candidates
-        }
+        found = {}
+        for c in self.candidates:
+            protocol = whole_backbone.short(self.protocol) if self.is_whole(c) else self.protocol
+            found[c.name] = summarize(measurements[c.name], measurements.get(c.baseline), protocol)
+        return found
+
+    def is_whole(self, candidate: Candidate) -> bool:
+        """Whether a candidate is the whole backbone's."""
+        return candidate.name not in self.names and not candidate.worker
 
     def all(self, measurements: Mapping[str, Measurement]) -> tuple[Row, ...]:
         """Return all rows, the bundle's own first."""
@@ -144,7 +152,7 @@ class RowBuilder:
         return row
 
     def _other(self, candidate: Candidate, measurement: Measurement, latency: Latency | None) -> Row:
-        in_cpp, error = bool(candidate.worker), measurement.error
+        in_cpp, error = not self.is_whole(candidate), measurement.error
         what = f"{candidate.variant} in C++; xfer-verify says what it does" if in_cpp else self.provenance.run
         reason = f"not measured: {error}" if error else what
         size = Bundle(candidate.bundle).build(candidate.variant).size_bytes
@@ -171,8 +179,11 @@ def summarize(measurement: Measurement, baseline: Measurement | None, protocol: 
         return None
     samples = [sample for window in measurement.rounds for sample in window]
     ratios = speedups(baseline.rounds, measurement.rounds) if baseline and not baseline.error else []
+    turns, startups = measurement.by_turn(), measurement.cold_starts_s
+    # Against itself, the reference would be as stable as a clock that has stopped.
+    beside = None if baseline is measurement or not ratios or baseline is None else baseline.rounds
     p50, p90, p95, p99, p999 = (_milliseconds(percentile(samples, share)) for share in MIN_SAMPLES)
-    b50, b90, b95, b99, b999 = (_milliseconds(upper_bound(samples, share)) for share in MIN_SAMPLES)
+    b50, b90, b95, b99, b999 = (_milliseconds(upper_bound(turns, share)) for share in MIN_SAMPLES)
     return Latency(
         p50_ms=p50,
         p90_ms=p90,
@@ -183,7 +194,7 @@ def summarize(measurement: Measurement, baseline: Measurement | None, protocol: 
         speedup=float(np.median(ratios)) if ratios else None,
         speedup_spread=(min(ratios), max(ratios)) if ratios else None,
         samples=len(samples),
-        stable=is_stable(measurement.rounds, baseline.rounds if ratios and baseline else None),
+        stable=is_stable(measurement.rounds, beside),
         quick=protocol.quick,
         cold_start_s=measurement.cold_start_s,
         peak_memory_bytes=measurement.peak_memory_bytes,
@@ -195,6 +206,8 @@ def summarize(measurement: Measurement, baseline: Measurement | None, protocol: 
         p999_upper_ms=b999,
         rounds=len(measurement.rounds),
         disturbed_rounds=sum(disturbance.disturbed for disturbance in measurement.disturbances),
+        starts_ms=tuple(1000 * median for median in measurement.start_medians()),
+        cold_start_spread_s=(min(startups), max(startups)) if startups else None,
     )
 
 

@@ -131,10 +131,26 @@ def sentence(row: Row) -> str:
         f"p99.9 {milliseconds(row.p999_ms)}" if row.p999_ms is not None else "",
         f"slowest {milliseconds(row.max_ms)}",
         f"with 99 % confidence {', '.join(bounds)}" if bounds else "",
-        f"{row.cold_start_s:.2f} s from process start to first action" if row.cold_start_s is not None else "",
+        _starts(row),
+        _startup(row),
         f"{size(row.peak_memory_bytes)} peak memory" if row.peak_memory_bytes is not None else "",
     ]
     return "; ".join(filter(None, parts))
+
+
+def _starts(row: Row) -> str:
+    if not row.starts_ms:
+        return ""
+    spread = f"{milliseconds(min(row.starts_ms))} to {milliseconds(max(row.starts_ms))}"
+    return f"{len(row.starts_ms)} starts of its process with medians of {spread}"
+
+
+def _startup(row: Row) -> str:
+    if row.cold_start_s is None:
+        return ""
+    low, high = row.cold_start_spread_s or (row.cold_start_s, row.cold_start_s)
+    spread = f" ({low:.2f} to {high:.2f})" if low < high else ""
+    return f"{row.cold_start_s:.2f} s{spread} from process start to first action"
 
 
 def loops(figures: Sequence[LoopFigures]) -> tuple[list[str], list[list[str]]]:

@@ -131,15 +131,18 @@ class Latency:
         speedup: Median over rounds of the reference's median divided by this variant's, in the same round.
         speedup_spread: Smallest and largest of those ratios.
         samples: Number of timed calls.
-        stable: Whether five stretches of the run agree on the speed-up within 5 %; on the times, if there is none.
+        stable: Whether five stretches of the run agree on the speed-up within 5 %; on the times, if there is none, and
+            for the reference itself.
         quick: Whether it was a short run.
-        cold_start_s: Process start to first action, in seconds.
+        cold_start_s: Process start to first action, in seconds, files in the page cache: the median of the starts.
         peak_memory_bytes: Largest resident memory of the variant's own process.
         threads: Threads inside an operation.
         p50_upper_ms: 99 % confidence bound above p50, and likewise p90_upper_ms and p95_upper_ms.
         p999_ms: p99.9, with p999_upper_ms above it.
         rounds: How many rounds the samples come from.
         disturbed_rounds: In how many of them something else took time; see ``benchmarks/measure/interference.py``.
+        starts_ms: Median of each fresh start of the process; empty in version 0.2.0.
+        cold_start_spread_s: Smallest and largest of the starts' times to the first action.
     """
 
     p50_ms: float | None
@@ -163,6 +166,8 @@ class Latency:
     p999_upper_ms: float | None = None
     rounds: int = 0
     disturbed_rounds: int = 0
+    starts_ms: tuple[float, ...] = ()
+    cold_start_spread_s: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 // benchmarks/measure/protocol.py; tests/export/runtime/test_runtime_bench.py compares the two.
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -27,7 +29,7 @@ const char HELP[] =
     "usage: xfer-bench BUNDLE --variant V [options]\n"
     "\n"
     "Times raw observation to action, batch 1, rotating through the bundle's golden observations, with the protocol of\n"
-    "`xfer bench`: at least 1,024 calls and 10 s in 40 rounds, after a warm-up. Nothing is clipped.\n"
+    "`xfer bench`: at least 1,024 calls and 10 s in 40 rounds, after a warm-up, of one start. Nothing is clipped.\n"
     "\n" XFER_COMMON_HELP
     "  --quick          at least 256 calls and 2 s in 20 rounds\n"
     "  --rounds N       how many rounds\n"
@@ -40,9 +42,9 @@ struct Protocol {
   bool quick;
   long rounds, passes, calls;
   double seconds, warmup_limit_seconds;
-  long warmup_calls = 50;
-  double warmup_seconds = 2, pause_seconds = 0.05;
-  long lead_in_calls = 3;
+  long warmup_calls = 25;
+  double warmup_seconds = 0.3, lead_in_seconds = 0.015;
+  long lead_in_calls = 2;
 };
 
 std::vector<int> usable_cores() {
@@ -178,12 +180,9 @@ int measure(const Arguments &arguments, int argc, char **argv) {
   if (fresh) return be_fresh(policy, batch);
 
   const bool quick = arguments.has("--quick");
-  Protocol protocol{quick, quick ? 20 : 40, quick ? 2 : 8, quick ? 256 : 1024, quick ? 2.0 : 10.0, quick ? 4.0 : 10.0};
+  Protocol protocol{quick, quick ? 20 : 40, 1, quick ? 256 : 1024, quick ? 2.0 : 10.0, 1.0};
   protocol.rounds = static_cast<long>(arguments.number("--rounds", static_cast<double>(protocol.rounds), 5));
-  // As between the processes that `xfer bench` interleaves: one thread does not spin, and needs no pause.
-  const auto pause = [&] {
-    if (threads > 1) std::this_thread::sleep_for(std::chrono::duration<double>(protocol.pause_seconds));
-  };
+  protocol.passes = ((quick ? 40 : 500) + protocol.rounds - 1) / protocol.rounds;
 
   Subject subject(policy, batch);
   subject.step(false);
@@ -197,14 +196,17 @@ int measure(const Arguments &arguments, int argc, char **argv) {
     warmup_calls += window.size();
   }
   std::vector<std::vector<double>> rounds;
+  std::vector<std::vector<std::size_t>> turns_of;
   std::vector<double> all;
   const auto turns = static_cast<double>(protocol.rounds * protocol.passes);
   const auto calls = static_cast<long>(std::ceil(static_cast<double>(protocol.calls) / turns));
   for (long round = 0; round < protocol.rounds; ++round) {
     std::vector<double> samples;
+    turns_of.emplace_back();
     for (long pass = 0; pass < protocol.passes; ++pass) {
-      pause();
-      const auto turn = subject.take({calls, protocol.seconds / turns, protocol.lead_in_calls, true});
+      const auto turn = subject.take({calls, protocol.seconds / turns, protocol.lead_in_calls, true,
+                                      protocol.lead_in_seconds});
+      turns_of.back().push_back(turn.size());
       samples.insert(samples.end(), turn.begin(), turn.end());
     }
     all.insert(all.end(), samples.begin(), samples.end());
@@ -217,7 +219,8 @@ int measure(const Arguments &arguments, int argc, char **argv) {
                             {"threads", threads}, {"cores", cores}, {"libraries", libraries(policy)},
                             {"warmup_calls", warmup_calls}, {"warmup_settled", settled(means)},
                             {"cold_start_s", cold_start}, {"peak_memory_bytes", peak}, {"error", ""}, {"batch", batch},
-                            {"disturbances", Json::array()}};
+                            {"disturbances", Json::array()}, {"turns", turns_of},
+                            {"starts", Json::array({rounds.size()})}};
   const Json written = {{"schema", {1, 1}},
                         {"protocol",
                          {{"threads", threads}, {"rounds", protocol.rounds}, {"passes", protocol.passes},
@@ -225,8 +228,9 @@ int measure(const Arguments &arguments, int argc, char **argv) {
                           {"warmup_calls", protocol.warmup_calls},
                           {"warmup_seconds", protocol.warmup_seconds},
                           {"warmup_limit_seconds", protocol.warmup_limit_seconds},
-                          {"lead_in_calls", protocol.lead_in_calls}, {"pause_seconds", protocol.pause_seconds},
-                          {"strict", false}, {"cores", cores}}},
+                          {"lead_in_calls", protocol.lead_in_calls}, {"pause_seconds", 0.0},
+                          {"strict", false}, {"cores", cores}, {"starts", 1},
+                          {"lead_in_seconds", protocol.lead_in_seconds}}},
                         {"measurements", Json::array({measurement})}};
   if (const std::string path = arguments.text("--output"); !path.empty()) {
     std::ofstream file(path);
@@ -264,6 +268,8 @@ int serve(const Arguments &arguments) {
     whole.update(fields);
     std::cout << whole.dump() << std::endl;
   };
+  // Between its turns `xfer bench` stops this process, which would then never see that its input was closed.
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
   try {
     bind_to(assignment.at("cores").get<std::vector<int>>());
     const std::string library = arguments.text("--library");
@@ -280,7 +286,7 @@ int serve(const Arguments &arguments) {
       Json answer = Json::object();
       if (const Json turn = request.value("turn", Json()); !turn.is_null()) {
         answer["seconds"] = subject.take({turn.at("calls"), turn.at("seconds"), turn.value("lead_in", 0L),
-                                          turn.value("recorded", true)});
+                                          turn.value("recorded", true), turn.value("lead_in_seconds", 0.0)});
       }
       if (const Json pace = request.value("pace", Json()); !pace.is_null()) {
         Pace asked{pace.at("rate_hz"), pace.at("seconds"), {}};

@@ -22,8 +22,9 @@ inline double seconds_since(Clock::time_point start) {
 struct Turn {
   long calls = 0;       // fewest timed calls
   double seconds = 0;   // shortest time spent in them
-  long lead_in = 0;     // calls before the first timed one
+  long lead_in = 0;     // fewest calls before the first timed one
   bool recorded = true; // whether to show golden observations; else zeros
+  double lead_in_seconds = 0;  // shortest time in those calls: a clock needs some to rise again
 };
 
 // A policy that acts on the bundle's golden observations, BATCH consecutive ones at a time, for ever.
@@ -45,7 +46,8 @@ class Subject {
   std::vector<double> take(const Turn &turn) {
     std::vector<double> samples;
     double spent = 0;
-    for (long i = 0; i < turn.lead_in; ++i) step(turn.recorded);
+    double before = 0;
+    for (long i = 0; i < turn.lead_in || before < turn.lead_in_seconds; ++i) before += step(turn.recorded);
     while (static_cast<long>(samples.size()) < turn.calls || spent < turn.seconds) {
       samples.push_back(step(turn.recorded));
       spent += samples.back();

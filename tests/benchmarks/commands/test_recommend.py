@@ -49,7 +49,7 @@ def test_a_fast_median_does_not_excuse_a_late_tail(bundle):
 def test_without_a_deadline_a_quick_bench_is_enough(bundle):
     _save(bundle, "onnx-int8", p99_ms=None, p99_upper_ms=None, samples=256)
     assert recommend.main(recommend.Args(bundle=bundle.path))["variant"] == "onnx-int8"
-    with pytest.raises(XferError, match="256 calls are too few for p99"):
+    with pytest.raises(XferError, match="256 calls were in too few turns"):
         recommend.main(_args(bundle))
 
 
@@ -75,7 +75,7 @@ def test_a_provisional_variant_is_taken_only_when_that_is_allowed(bundle):
     [
         (replace(VERIFIED, status="rejected", reason="actions: regret 0.2"), {}, "rejected: actions: regret 0.2"),
         (replace(VERIFIED, reward_interval=None), {}, "reward was not compared"),
-        (VERIFIED, {"p99_upper_ms": None, "samples": 300}, "300 calls are too few for p99"),
+        (VERIFIED, {"p99_upper_ms": None, "samples": 300}, "300 calls were in too few turns"),
     ],
 )
 def test_what_is_not_proven_does_not_hold(bundle, verification, latency, reason):

@@ -98,7 +98,7 @@ def test_with_half_of_the_cores_loaded_every_round_of_every_variant_is_marked_an
     # The shortest turns that a bench has, after less of a warm-up.
     protocol = replace(quick(THREADS), warmup_seconds=0.1, warmup_limit_seconds=0.2)
     with half_of_the_cores_loaded():
-        found = measure(candidates, protocol, cold_start=False)
+        found = measure(candidates, protocol)
     for measurement in found.values():
         assert measurement.error == ""
         assert len(measurement.rounds) == len(measurement.disturbances) == protocol.rounds

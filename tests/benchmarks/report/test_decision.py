@@ -154,7 +154,7 @@ def test_equal_medians_are_told_apart_by_name_whatever_the_order():
         ({"reward_interval": None}, "not compared with eager's"),
         ({"reward_interval": (-11.0, 1.0)}, "may lose 2.20% of the reward, 2.00% is allowed"),
         ({"p50_ms": None}, "not measured on this machine"),
-        ({"p99_upper_ms": None}, "100 calls are too few for p99"),
+        ({"p99_upper_ms": None}, "100 calls were in too few turns"),
         ({"p99_upper_ms": 9.0}, "p99 may be 9.00 ms, later than 8 ms"),
     ],
 )

@@ -98,6 +98,7 @@ def test_a_recommendation_fits(sample, narrow, capsys, limits):
 
 
 def test_a_comparison_fits(sample, narrow, capsys, tmp_path):
+    sample = replace(sample, protocol=replace(sample.protocol, quick=False))
     for name in ("old", "new"):
         (tmp_path / f"{name}.json").write_text(write.to_json(sample, conclude(sample)))
     args = compare.Args(old=tmp_path / "old.json", new=tmp_path / "new.json")
