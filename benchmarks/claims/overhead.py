@@ -25,6 +25,7 @@ from benchmarks.claims import Options, Outcome
 from benchmarks.measure.protocol import CAN_BIND, usable_cores
 from export.bundle.reader import Bundle, why_not
 from export.targets import Variant
+from xfer import user_code
 from xfer.errors import UnavailableError, UsageError, XferError
 from xfer.runner import Arrays
 from xfer.spec import PolicySpec
@@ -234,7 +235,8 @@ def _turn(actor: Actor, steps: Iterator[tuple[bool, Mapping[str, np.ndarray]]]) 
 def _in_a_process(path: Path, variant: str, threads: int, pairs: int) -> tuple[list[float], list[float]]:
     cores = usable_cores()[-threads:]
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, initializer=_bind, initargs=(cores,)) as executor:
+    pool = ProcessPoolExecutor(1, context, initializer=_bind, initargs=(cores,))
+    with pool as executor, user_code.starting_processes():
         return executor.submit(measure, path, variant, threads, pairs).result()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.claims import Options, Outcome
 from benchmarks.claims._cases import HARMFUL, HARMLESS, RIGHT, Case, Plan
+from xfer import user_code
 from xfer.errors import UnavailableError
 
 SHOWS_PROGRESS = True
@@ -40,7 +41,8 @@ def reproduce(options: Options) -> Outcome:
     context = multiprocessing.get_context("spawn")
     with Progress(transient=True) as progress, ProcessPoolExecutor(os.cpu_count(), context) as executor:
         bar = progress.add_task("policies", total=policies)
-        futures = {executor.submit(examine, options.seed, index, plan): index for index, plan in enumerate(plans)}
+        with user_code.starting_processes():
+            futures = {executor.submit(examine, options.seed, index, plan): index for index, plan in enumerate(plans)}
         for future in as_completed(futures):
             cases[futures[future]] = future.result()
             progress.advance(bar)

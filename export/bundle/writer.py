@@ -113,7 +113,7 @@ class BundleWriter:
 
     def _temporary(self) -> list[Path]:
         temporary = re.compile(re.escape(BUILDING) + r"\w{8}")
-        return [entry for entry in self.path.iterdir() if temporary.fullmatch(entry.name)]
+        return [entry for entry in self.path.glob(f"{BUILDING}*") if temporary.fullmatch(entry.name)]
 
     @contextmanager
     def locked(self) -> Iterator[None]:
