@@ -235,8 +235,10 @@ def _turn(actor: Actor, steps: Iterator[tuple[bool, Mapping[str, np.ndarray]]]) 
 def _in_a_process(path: Path, variant: str, threads: int, pairs: int) -> tuple[list[float], list[float]]:
     cores = usable_cores()[-threads:]
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(1, context, initializer=_bind, initargs=(cores,))
-    with pool as executor, user_code.starting_processes():
+    with (
+        user_code.starting_processes(),
+        ProcessPoolExecutor(1, context, initializer=_bind, initargs=(cores,)) as executor,
+    ):
         return executor.submit(measure, path, variant, threads, pairs).result()
 
 

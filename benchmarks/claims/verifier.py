@@ -39,10 +39,13 @@ def reproduce(options: Options) -> Outcome:
     plans = [Plan(counts) for counts in wanted(options.seed, policies)]
     cases: dict[int, list[Case]] = {}
     context = multiprocessing.get_context("spawn")
-    with Progress(transient=True) as progress, ProcessPoolExecutor(os.cpu_count(), context) as executor:
+    with (
+        user_code.starting_processes(),
+        Progress(transient=True) as progress,
+        ProcessPoolExecutor(os.cpu_count(), context) as executor,
+    ):
         bar = progress.add_task("policies", total=policies)
-        with user_code.starting_processes():
-            futures = {executor.submit(examine, options.seed, index, plan): index for index, plan in enumerate(plans)}
+        futures = {executor.submit(examine, options.seed, index, plan): index for index, plan in enumerate(plans)}
         for future in as_completed(futures):
             cases[futures[future]] = future.result()
             progress.advance(bar)
