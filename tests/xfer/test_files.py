@@ -43,11 +43,11 @@ def test_of_a_tree_all_files_come_before_the_folders_and_inner_before_outer(tmp_
 
 
 def test_a_link_is_replaced_and_not_written_through(tmp_path):
-    (tmp_path / "theirs").write_text("a thesis")
+    (tmp_path / "theirs").write_text("a thesis", encoding="utf-8")
     (tmp_path / "a.json").symlink_to(tmp_path / "theirs")
     write_atomically(tmp_path / "a.json", b"1")
     assert not (tmp_path / "a.json").is_symlink()
-    assert (tmp_path / "theirs").read_text() == "a thesis"
+    assert (tmp_path / "theirs").read_text(encoding="utf-8") == "a thesis"
 
 
 def test_what_cannot_reach_the_disk_is_an_error(tmp_path):

@@ -26,22 +26,22 @@ def folder(tmp_path, monkeypatch):
     path = tmp_path / "mine"
     path.mkdir()
     for name in NAMES:
-        (path / f"{name}.py").write_text(f"raise RuntimeError('the user\\'s {name}.py was imported')\n")
+        (path / f"{name}.py").write_text(
+            f"raise RuntimeError('the user\\'s {name}.py was imported')\n", encoding="utf-8"
+        )
     monkeypatch.chdir(path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     return path
 
 
-def run_script(folder: Path, code: str, *words: str) -> str:
-    """Run a script that lies elsewhere, as the command ``xfer`` does; return what it prints."""
-    script = folder.parent / "bin" / "script"
-    script.parent.mkdir()
-    script.write_text(code)
+def run(*words: object) -> str:
+    """Run Python in that folder, and return what it prints."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     done = subprocess.run(
-        [sys.executable, script, *words],
+        [sys.executable, *words],
         capture_output=True,
         text=True,
+        encoding="utf-8",
         check=False,
         timeout=300,
         env={**environment, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
@@ -84,11 +84,12 @@ def test_a_module_of_the_user_with_a_name_that_is_taken_is_named(folder, name):
 
 
 def test_the_command_exports_a_policy_of_that_folder(folder):
-    (folder / "policies.py").write_text(OWN)
+    (folder / "policies.py").write_text(OWN, encoding="utf-8")
     met().save(folder / "met.safetensors.gz")
-    command = "import sys\nfrom xfer.cli import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
+    for name in ("xfer", "signal"):  # `python -m` itself takes these, before anything of ours runs
+        (folder / f"{name}.py").unlink()
     words = ("export", "policies:make", "--targets", "eager", "--observations", "met.safetensors.gz")
-    assert "built" in run_script(folder, command, *words)
+    assert "built" in run("-m", "xfer.cli", *words)
     assert Bundle(folder / "make.bundle").builds["eager-fp32"].status == "built"
 
 
@@ -119,8 +120,10 @@ def make():
 
 
 def test_environments_in_processes_of_their_own_are_stepped_there(folder):
-    (folder / "my_task.py").write_text(MY_TASK)
-    assert run_script(folder, STEP).split("\n")[0] == "(2, 4) (None, None) False"
+    (folder / "my_task.py").write_text(MY_TASK, encoding="utf-8")
+    script = folder.parent / "script.py"  # elsewhere, as the command `xfer` is
+    script.write_text(STEP, encoding="utf-8")
+    assert run(script).split("\n")[0] == "(2, 4) (None, None) False"
 
 
 def test_a_worker_of_the_bench_measures_there(folder, shared_bundle):

@@ -26,7 +26,7 @@ from export.verification.availability import no_reward_gate
 from export.verification.held_out import held_out_observations
 from export.verification.verify import check_counts, verify
 from xfer.errors import RunError, UnavailableError, UsageError, XferError
-from xfer.files import write_atomically
+from xfer.files import copy_tree, write_atomically
 from xfer.trajectories import Trajectories
 
 if TYPE_CHECKING:
@@ -208,5 +208,5 @@ def copy_bundle(bundle: Bundle, variants: Iterable[str], path: Path) -> None:
         if (bundle.path / name).exists():
             shutil.copy(bundle.path / name, path / name)
     for build in builds:
-        shutil.copytree(bundle.check(build), path / build.folder)
+        copy_tree(bundle.check(build), path / build.folder)
     write_atomically(path / MANIFEST, replace(bundle.manifest, builds=builds).encode())

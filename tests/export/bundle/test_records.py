@@ -96,18 +96,18 @@ def test_records_that_cannot_be_written_say_so_in_one_line_before_and_after(bund
         if case == "read-only":
             stack.enter_context(read_only(bundle.path))
         elif case == "a file in the place of the folder":
-            taken.write_text("what records?")
+            taken.write_text("what records?", encoding="utf-8")
         else:
             taken, wanted = bundle.path / (RECORDS if case == "a link" else ".lock"), "is a symbolic link"
             taken.unlink(missing_ok=True)
-            (tmp_path / "theirs").write_text("a thesis")
+            (tmp_path / "theirs").write_text("a thesis", encoding="utf-8")
             taken.symlink_to(tmp_path / "theirs")
         for act in (records.check_writable, lambda b: records.save(b, "onnx-fp32", verification=VERIFIED)):
             with pytest.raises(BundleError, match=wanted) as caught:
                 act(bundle)
             assert "\n" not in str(caught.value)
     if case.startswith("a link"):
-        assert (tmp_path / "theirs").read_text() == "a thesis"
+        assert (tmp_path / "theirs").read_text(encoding="utf-8") == "a thesis"
 
 
 def test_a_folder_of_records_is_of_one_policy(bundle, tmp_path):
@@ -122,7 +122,7 @@ def test_a_folder_of_records_is_of_one_policy(bundle, tmp_path):
 
 
 def test_a_folder_of_records_that_is_none_is_named(bundle, tmp_path):
-    (tmp_path / "records").write_text("")
+    (tmp_path / "records").write_text("", encoding="utf-8")
     with pytest.raises(BundleError, match=r"records cannot be written to: .*Choose another folder: --records DIR"):
         records.check_writable(Bundle(bundle.path, tmp_path / "records"))
 

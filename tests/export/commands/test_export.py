@@ -20,7 +20,7 @@ def words(tmp_path, monkeypatch, one_thread):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     name = f"policies_{tmp_path.name}"
-    (tmp_path / f"{name}.py").write_text(OWN)
+    (tmp_path / f"{name}.py").write_text(OWN, encoding="utf-8")
     met().save(tmp_path / "met.safetensors.gz")
     return ["export", f"{name}:make", "--targets", "eager", "--observations", "met.safetensors.gz", "--json"]
 
@@ -59,7 +59,7 @@ def test_a_rebuild_on_the_device_that_fails_keeps_the_engine_and_goes_on_with_th
     before = Bundle(bundle_path).builds
 
     def explode(folder, spec, precision, *more):
-        (folder / "half").write_text("half")
+        (folder / "half").write_text("half", encoding="utf-8")
         raise RuntimeError(f"no engine in {precision}\nbecause of the driver")
 
     monkeypatch.setattr(tensorrt, "library_name", lambda: "tensorrt_rtx")

@@ -1,4 +1,4 @@
-"""What a writer of bundles follows, deletes and loses: nothing of anybody's; and how files reach the disk."""
+"""What a writer of bundles follows and deletes: nothing of anybody's."""
 
 import os
 import time
@@ -11,7 +11,7 @@ from export.bundle import access
 from export.bundle.manifest import GOLDEN, HELD_OUT, MANIFEST, RECORDS, VARIANTS, Build, Provenance
 from export.bundle.reader import Bundle
 from export.bundle.writer import ABANDONED_AFTER_S, BundleWriter
-from export.targets import ExportOptions, eager, expand
+from export.targets import expand
 from tests.conftest import drive
 from xfer.errors import BundleError
 
@@ -27,7 +27,7 @@ def unnamed(bundle_path):
     """The name of a build that no manifest names."""
     folder = bundle_path / VARIANTS / "onnx-fp32-000000"
     folder.mkdir()
-    (folder / "policy.onnx").write_text("replaced")
+    (folder / "policy.onnx").write_text("replaced", encoding="utf-8")
     return f"{VARIANTS}/{folder.name}"
 
 
@@ -41,10 +41,10 @@ def test_a_link_in_a_bundle_is_refused_by_name_and_what_it_leads_to_stays(bundle
     if place.exists():
         place.rename(theirs)
     elif name == access.LOCK:
-        theirs.write_text("a thesis")
+        theirs.write_text("a thesis", encoding="utf-8")
     else:
         theirs.mkdir()
-        (theirs / "thesis.tex").write_text("years of work")
+        (theirs / "thesis.tex").write_text("years of work", encoding="utf-8")
     if theirs.is_dir():
         os.utime(theirs, (1, 1))  # long ago: abandoned, as it seems
     place.symlink_to(theirs)
@@ -56,9 +56,9 @@ def test_a_link_in_a_bundle_is_refused_by_name_and_what_it_leads_to_stays(bundle
     assert place.is_symlink()
 
 
-def export_again(policy, path, **options):
-    seen, options = drive(6, 9), ExportOptions(**options)
-    return export_policy(policy, policy.spec, seen, seen, expand("eager"), path, run="nowhere", options=options)
+def export_again(policy, path):
+    seen = drive(6, 9)
+    return export_policy(policy, policy.spec, seen, seen, expand("eager"), path, run="nowhere")
 
 
 def test_a_bundle_may_itself_be_reached_by_a_link(bundle_path, tmp_path, unnamed):
@@ -91,8 +91,8 @@ def test_only_what_a_writer_made_is_swept_away(bundle_path, unnamed):
     ]
     for name in kept:
         (bundle_path / name).mkdir()
-        (bundle_path / name / "thesis.tex").write_text("years of work")
-    (bundle_path / VARIANTS / "onnx-int8-000000").write_text("a file")
+        (bundle_path / name / "thesis.tex").write_text("years of work", encoding="utf-8")
+    (bundle_path / VARIANTS / "onnx-int8-000000").write_text("a file", encoding="utf-8")
     (bundle_path / TEMPORARY).mkdir()
     (bundle_path / ".building-freshone").mkdir()
     long_ago = time.time() - 2 * ABANDONED_AFTER_S
@@ -109,84 +109,11 @@ def test_only_what_a_writer_made_is_swept_away(bundle_path, unnamed):
 
 def test_links_inside_of_what_is_deleted_are_deleted_alone(bundle_path, tmp_path, unnamed):
     (tmp_path / "theirs").mkdir()
-    (tmp_path / "theirs" / "thesis.tex").write_text("years of work")
+    (tmp_path / "theirs" / "thesis.tex").write_text("years of work", encoding="utf-8")
     (bundle_path / unnamed / "more").symlink_to(tmp_path / "theirs")
     BundleWriter(bundle_path).sweep()
     assert not (bundle_path / unnamed).exists()
     assert (tmp_path / "theirs" / "thesis.tex").exists()
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """What reaches the disk, and what is renamed, in their order."""
-    calls, fsync, rename = [], os.fsync, os.replace
-
-    def note_sync(handle):
-        calls.append(("sync", Path(f"/proc/self/fd/{handle}").readlink().name))
-        fsync(handle)
-
-    def note_rename(source, target):
-        calls.append(("rename", Path(target).name))
-        rename(source, target)
-
-    monkeypatch.setattr(os, "fsync", note_sync)
-    monkeypatch.setattr(os, "replace", note_rename)
-    return calls
-
-
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="this system does not say which file a handle is of")
-def test_files_then_folders_then_the_manifest_then_its_folder_reach_the_disk(bundle_path, calls):
-    writer = BundleWriter(bundle_path)
-    with writer.temporary_folder() as folder:
-        (folder / "inner").mkdir()
-        (folder / "inner" / "weights.bin").write_bytes(b"1")
-        (folder / "policy.onnx").write_bytes(b"2")
-        built = writer.add(Build("onnx-fp32", "built", key="0" * 12), folder)
-        temporary = folder.name
-    files, rest = calls[:2], calls[2:]
-    assert sorted(files) == [("sync", "policy.onnx"), ("sync", "weights.bin")]
-    manifest = rest[4][1]
-    assert manifest.startswith(f".{MANIFEST}.")
-    assert rest == [
-        ("sync", "inner"),
-        ("sync", temporary),
-        ("rename", Path(built.folder).name),
-        ("sync", VARIANTS),
-        ("sync", manifest),
-        ("rename", MANIFEST),
-        ("sync", bundle_path.name),
-    ]
-
-
-def failing(monkeypatch):
-    def explode(request, folder, precision):
-        (folder / "half").write_text("half")
-        raise RuntimeError("no such operation")
-
-    monkeypatch.setattr(eager, "export", explode)
-
-
-def test_a_failed_rebuild_keeps_the_good_build_and_says_what_failed(bundle_path, policy, monkeypatch):
-    before = Bundle(bundle_path).manifest
-    failing(monkeypatch)
-    ((build, cached),) = export_again(policy, bundle_path, max_batch=4)
-    assert (build.status, cached) == ("failed", False)
-    assert build.reason.startswith("RuntimeError: no such operation (")
-    assert build.reason.endswith("; the build of before is kept")
-    assert Bundle(bundle_path).manifest == before
-    with Bundle(bundle_path).runner("eager-fp32"):
-        pass
-    assert not list(bundle_path.glob(".building-*"))
-
-
-def test_a_damaged_build_gives_way_to_the_reason_why_it_cannot_be_built_anew(bundle_path, policy, monkeypatch):
-    folder = bundle_path / Bundle(bundle_path).build("eager-fp32").folder
-    next(path for path in folder.iterdir() if path.is_file()).write_bytes(b"")
-    failing(monkeypatch)
-    ((build, _),) = export_again(policy, bundle_path)
-    assert build.reason.startswith("RuntimeError: no such operation (")
-    assert "kept" not in build.reason
-    assert Bundle(bundle_path).builds["eager-fp32"].status == "failed"
 
 
 def test_what_a_policy_raises_at_a_new_bundle_is_not_blamed_on_the_folder(shared_bundle, tmp_path):
