@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, TypeVar
@@ -64,14 +63,6 @@ def sync_tree(folder: Path) -> None:
     for path in [path for path in below if path.is_dir()]:
         sync(path)
     sync(folder)
-
-
-def copy_tree(source: Path, target: Path) -> None:
-    """Copy all that is in a folder into another one. The copy can be written to, also where the original cannot."""
-    shutil.copytree(source, target, copy_function=shutil.copyfile, dirs_exist_ok=True)
-    for path in (target, *target.rglob("*")):
-        if path.is_dir():
-            path.chmod(0o755)
 
 
 def to_json(value: Any) -> bytes:

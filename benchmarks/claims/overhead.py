@@ -232,13 +232,11 @@ def _turn(actor: Actor, steps: Iterator[tuple[bool, Mapping[str, np.ndarray]]]) 
     return float(np.median(samples[LEAD_IN:]))
 
 
+@user_code.starting_processes()
 def _in_a_process(path: Path, variant: str, threads: int, pairs: int) -> tuple[list[float], list[float]]:
     cores = usable_cores()[-threads:]
     context = multiprocessing.get_context("spawn")
-    with (
-        user_code.starting_processes(),
-        ProcessPoolExecutor(1, context, initializer=_bind, initargs=(cores,)) as executor,
-    ):
+    with ProcessPoolExecutor(1, context, initializer=_bind, initargs=(cores,)) as executor:
         return executor.submit(measure, path, variant, threads, pairs).result()
 
 

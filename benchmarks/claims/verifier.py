@@ -28,6 +28,7 @@ CLAIM = (
 )
 
 
+@user_code.starting_processes()
 def reproduce(options: Options) -> Outcome:
     """Examine the policies, on all cores."""
     check_libraries()
@@ -39,11 +40,7 @@ def reproduce(options: Options) -> Outcome:
     plans = [Plan(counts) for counts in wanted(options.seed, policies)]
     cases: dict[int, list[Case]] = {}
     context = multiprocessing.get_context("spawn")
-    with (
-        user_code.starting_processes(),
-        Progress(transient=True) as progress,
-        ProcessPoolExecutor(os.cpu_count(), context) as executor,
-    ):
+    with Progress(transient=True) as progress, ProcessPoolExecutor(os.cpu_count(), context) as executor:
         bar = progress.add_task("policies", total=policies)
         futures = {executor.submit(examine, options.seed, index, plan): index for index, plan in enumerate(plans)}
         for future in as_completed(futures):

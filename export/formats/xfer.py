@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from export.bundle.access import copy_tree
 from export.bundle.manifest import Build
 from export.bundle.reader import Bundle
 from export.bundle.writer import BundleWriter, References
-from xfer.files import copy_tree
 
 SUFFIX = ".bundle"
 TARGETS = None

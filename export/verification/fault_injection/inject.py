@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export import targets
+from export.bundle.access import copy_tree
 from export.bundle.manifest import GOLDEN, HELD_OUT, MANIFEST
 from export.bundle.reader import Bundle
 from export.bundle.records import Verification
@@ -26,7 +27,7 @@ from export.verification.availability import no_reward_gate
 from export.verification.held_out import held_out_observations
 from export.verification.verify import check_counts, verify
 from xfer.errors import RunError, UnavailableError, UsageError, XferError
-from xfer.files import copy_tree, write_atomically
+from xfer.files import write_atomically
 from xfer.trajectories import Trajectories
 
 if TYPE_CHECKING:
