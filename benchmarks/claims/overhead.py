@@ -26,6 +26,7 @@ from export.bundle.reader import Bundle, why_not
 from export.libraries import linux
 from export.libraries.cores import by_preference, default_threads, usable_cores
 from export.targets import Variant
+from xfer import user_code
 from xfer.errors import UnavailableError, UsageError, XferError
 from xfer.runner import Arrays
 from xfer.spec import PolicySpec
@@ -233,6 +234,7 @@ def _turn(actor: Actor, steps: Iterator[tuple[bool, Mapping[str, np.ndarray]]]) 
     return float(np.median(samples[LEAD_IN:]))
 
 
+@user_code.starting_processes()
 def _in_a_process(path: Path, variant: str, threads: int, pairs: int) -> tuple[list[float], list[float]]:
     cores = by_preference()[:threads]
     context = multiprocessing.get_context("spawn")

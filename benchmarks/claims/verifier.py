@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks.claims import Options, Outcome
 from benchmarks.claims._cases import HARMFUL, HARMLESS, RIGHT, Case, Plan
 from export.libraries.cores import processes
+from xfer import user_code
 from xfer.errors import UnavailableError
 
 SHOWS_PROGRESS = True
@@ -27,6 +28,7 @@ CLAIM = (
 )
 
 
+@user_code.starting_processes()
 def reproduce(options: Options) -> Outcome:
     """Examine the policies, on all cores."""
     check_libraries()

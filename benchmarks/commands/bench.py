@@ -12,6 +12,7 @@ from benchmarks.commands import bench_options
 from benchmarks.commands.bench_options import Args
 from benchmarks.measure.control_loop import ControlLoop
 from benchmarks.report.data import Report
+from export.bundle import records
 from export.bundle.reader import Bundle
 from xfer.errors import UsageError
 
@@ -53,6 +54,7 @@ def main(args: Args) -> dict[str, Any]:
     from benchmarks.report.partial import Partial
 
     bundle = Bundle(args.bundle, args.records)  # before a folder is made for its report
+    records.check_writable(bundle)
     output = writable(args.output or args.bundle.resolve().parent / "report")
     with progress.bar() as on_step:
         report = bench(

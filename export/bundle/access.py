@@ -1,7 +1,8 @@
-"""Writing into a bundle: by one process at a time, and through no link."""
+"""Writing into a bundle: by one process at a time, and through no link; and copies that can be written to."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
@@ -65,3 +66,11 @@ def locked(folder: Path, advice: str = "") -> Iterator[None]:
             except Timeout as error:
                 raise BundleError(f"{folder} is being written to by another process.") from error
         yield
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy all that is in a folder into another one. The copy can be written to, also where the original cannot."""
+    shutil.copytree(source, target, copy_function=shutil.copyfile, dirs_exist_ok=True)
+    for path in (target, *target.rglob("*")):
+        if path.is_dir():
+            path.chmod(0o755)

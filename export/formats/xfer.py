@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from export.bundle.access import copy_tree
 from export.bundle.manifest import Build
 from export.bundle.reader import Bundle
 from export.bundle.writer import BundleWriter, References
@@ -30,5 +30,5 @@ def write(output: Path, bundle: Bundle, build: Build) -> None:
         bundle.reference,
     )
     with writer.temporary_folder() as folder:
-        shutil.copytree(source, folder, dirs_exist_ok=True)
+        copy_tree(source, folder)
         writer.add(replace(build, folder="", files={}), folder)

@@ -178,7 +178,8 @@ class PairProcesses:
             return self._pool.submit(function, *arguments)
 
     def _start(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(self.count, CONTEXT, initializer=_begin_process)
+        with user_code.starting_processes():  # one that keeps track of what they share
+            return ProcessPoolExecutor(self.count, CONTEXT, initializer=_begin_process)
 
     def _end(self) -> None:
         """End the processes at once: the pairs that they are running are not needed.

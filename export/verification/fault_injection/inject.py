@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export import targets
+from export.bundle.access import copy_tree
 from export.bundle.manifest import GOLDEN, HELD_OUT, MANIFEST
 from export.bundle.reader import Bundle
 from export.bundle.records import Verification
@@ -211,5 +212,5 @@ def copy_bundle(bundle: Bundle, variants: Iterable[str], path: Path) -> None:
         if (bundle.path / name).exists():
             shutil.copy(bundle.path / name, path / name)
     for build in builds:
-        shutil.copytree(bundle.check(build), path / build.folder)
+        copy_tree(bundle.check(build), path / build.folder)
     write_atomically(path / MANIFEST, replace(bundle.manifest, builds=builds).encode())

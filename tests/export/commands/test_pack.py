@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from export import Bundle
+from export import Bundle, formats
 from export.commands import pack, verify
 from export.commands.pack import Args
+from tests.permissions import read_only
 from xfer.errors import BundleError, UsageError
 
 
@@ -23,6 +24,13 @@ def test_one_variant_travels_alone_and_acts_alike(bundle_path, tmp_path):
     row = verify.main(verify.Args(bundle=output))["variants"][0]
     assert (row["variant"], row["rung"]) == ("onnx-fp32", "actions")
     assert "no eager-fp32 to compare with" in row["reason"]
+
+
+def test_a_read_only_bundle_is_packed(bundle_path, tmp_path):
+    with read_only(bundle_path):
+        packed = formats.pack(Bundle(bundle_path), "onnx-fp32", tmp_path / "robot.bundle")
+    build = Bundle(packed).build("onnx-fp32")
+    (Bundle(packed).check(build) / "more").touch()
 
 
 def test_packing_again_changes_nothing_and_the_name_follows_from_the_variant(bundle_path):
