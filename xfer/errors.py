@@ -8,7 +8,7 @@ XferError
 ├── FidelityError         a policy that acts otherwise once exported, and why
 ├── UnavailableError      a target, provider or library that this machine lacks
 ├── ObservationError      an observation of the wrong name, shape or dtype, or one that is not finite
-├── TaskError             an environment that fails, never ends, or gives what a task does not; see xfer/environment.py
+├── TaskError             an environment that fails, never ends, or gives what its task does not say
 │   └── RewardError       a reward that is NaN or infinite
 ├── ScoresError           scores, actions or states that are none: the network's own, or a variant's arithmetic
 ├── ExecutionError        a runtime that gave up: out of memory, a kernel, a process that died

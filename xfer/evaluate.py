@@ -18,10 +18,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from xfer.environment import Environment
 from xfer.errors import ObservationError, RewardError, TaskError
 from xfer.runner import Arrays, Runner
 from xfer.tasks import Task
+from xfer.tasks._environment import Environment
 from xfer.trajectories import Trajectories, save_steps
 
 EVALUATION_SEED = 1_000_000

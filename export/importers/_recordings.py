@@ -22,12 +22,12 @@ from export.importers._acting import Acting, refuse_what_is_not_finite
 from export.importers._deployable import Deployable
 from export.importers._deployed import digest
 from xfer import tasks
-from xfer.environment import Environment
 from xfer.errors import RunError, UnavailableError, UsageError
 from xfer.evaluate import CALIBRATION_SEED, HELD_OUT_SEED, episode_returns, native, record_to
 from xfer.files import to_json, write_atomically
 from xfer.spec import PolicySpec, RewardScale
 from xfer.tasks import Task
+from xfer.tasks._environment import Environment
 from xfer.training.run_folder import RunFolder
 from xfer.trajectories import MEMORY, OBSERVATIONS, Trajectories, load_trajectories
 from xfer.trajectories.reading import Tensor

@@ -36,7 +36,7 @@ def make(name: str, env_id: str, **options: Any) -> gymnasium.Env[Any, Any]:
     without_screen()
     user_code.look_here()
     try:
-        # Without Gymnasium's own checks, which warn: xfer.environment makes them, and refuses.
+        # Without Gymnasium's own checks, which warn: xfer.tasks._environment makes them, and refuses.
         return gymnasium.make(env_id, disable_env_checker=True, **options)
     except (Exception, SystemExit) as error:  # whatever a user's module or constructor raises
         known = isinstance(error, (gymnasium.error.Error, ImportError, ValueError, TypeError))

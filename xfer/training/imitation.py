@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xfer.environment import Environment
 from xfer.errors import UsageError
 from xfer.evaluate import native
 from xfer.models.policy import Policy, Trainable, from_action, to_action
 from xfer.tasks import ExpertKind, Task
+from xfer.tasks._environment import Environment
 from xfer.training import distributed
 from xfer.training.config import ImitationConfig, LossKind
 

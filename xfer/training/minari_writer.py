@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from xfer.environment import Environment
 from xfer.errors import UnavailableError, UsageError
 from xfer.runner import Arrays
 from xfer.tasks import Task
+from xfer.tasks._environment import Environment
 
 EPISODES = 10
 """Episodes in a dataset, where nothing else is said."""

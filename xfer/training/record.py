@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from xfer import tasks
-from xfer.environment import Environment
 from xfer.errors import UsageError
 from xfer.evaluate import native
 from xfer.runner import Arrays
+from xfer.tasks._environment import Environment
 from xfer.training.minari_writer import EPISODES, EpisodeWriter, new_dataset
 
 Act = Callable[[Environment, Arrays], np.ndarray]

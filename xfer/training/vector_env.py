@@ -23,9 +23,9 @@ import gymnasium
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from xfer import user_code
-from xfer.environment import Environment
 from xfer.errors import TaskError
 from xfer.tasks import Task
+from xfer.tasks._environment import Environment
 
 Vectorize = Literal["auto", "sync", "async"]
 

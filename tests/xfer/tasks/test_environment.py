@@ -13,14 +13,15 @@ from torch import nn
 from export import Deployable, export
 from export.importers import ImportOptions
 from tests import small_task
-from xfer import environment, tasks
+from xfer import tasks
 from xfer.cli import main
-from xfer.environment import MOST_STEPS, Environment
 from xfer.errors import RewardError, TaskError, UsageError
 from xfer.spec import ActionSpec, PolicySpec, RewardScale, TensorSpec
+from xfer.tasks import _environment as environment
+from xfer.tasks._environment import MOST_STEPS, Environment
 
 FRAME = np.zeros((8, 12, 3), np.uint8)
-TASK = "env:tests.xfer.test_environment:Faulty-v0"
+TASK = "env:tests.xfer.tasks.test_environment:Faulty-v0"
 FAULTS = {
     "none": {},
     "endless": {"ends_after": -1},
@@ -220,7 +221,7 @@ def endless(name):
 
 def test_an_endless_episode_names_the_option(faulty, monkeypatch):
     assert MOST_STEPS == 100_000
-    monkeypatch.setattr("xfer.environment.MOST_STEPS", 1000)
+    monkeypatch.setattr("xfer.tasks._environment.MOST_STEPS", 1000)
     with pytest.raises(TaskError, match=r"has not ended after 1,000 steps.*--max-episode-steps N"):
         endless(faulty(ends_after=-1))
 
@@ -279,7 +280,7 @@ def test_a_command_ends_with_one_line_about_the_environment(fault, capsys, sound
     words = {
         "verify": [sound, "--task", TASK, "--pairs", "1"],
         "run": [sound, "--task", TASK, "--variant", "eager-fp32", "--episodes", "1"],
-        "export": ["tests.xfer.test_environment:make", "--task", TASK, "--targets", "eager"],
+        "export": ["tests.xfer.tasks.test_environment:make", "--task", TASK, "--targets", "eager"],
         "train": [TASK.replace("env:", "gym:"), "--algorithm", "ppo", "--weights", "none", "--environments", "1"],
     }[command]
     assert main([command, *map(str, words)]) == 1
@@ -313,7 +314,9 @@ def test_the_reason_why_there_is_no_environment_is_printed(tmp_path):
 
 def test_gym_finds_a_module_of_the_users_folder(tmp_path, monkeypatch):
     (tmp_path / "my_robots_gym.py").write_text(
-        "import gymnasium\nfrom tests.xfer.test_environment import Faulty\ngymnasium.register('Mine-v0', Faulty)\n",
+        "import gymnasium\n"
+        "from tests.xfer.tasks.test_environment import Faulty\n"
+        "gymnasium.register('Mine-v0', Faulty)\n",
         encoding="utf-8",
     )
     monkeypatch.chdir(tmp_path)
