@@ -35,7 +35,7 @@ class Args(Episodes):
 
     What has not changed since the last export is skipped.
 
-    A variant that fails does not stop the others, and takes no build away that the bundle has.
+    A variant that fails stops no other, and a build that is whole stays.
 
     Example commands:
       xfer export runs/cartpole

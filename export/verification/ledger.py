@@ -146,7 +146,7 @@ class Ledger:
             for entry in map(_with_one_picture, entries):
                 kept[entry.key] = _joined(kept.get(entry.key, entry), entry)
             write_atomically(path, records.encoded(list(kept.values()), list[Entry]))
-            access.within(path.parents[1], f"{UNFINISHED}/{self._name}").unlink(missing_ok=True)
+            access.within(path.parents[1], f"{UNFINISHED}/{this_machine().id_v020}.json").unlink(missing_ok=True)
 
     def _facts(self, name: str) -> tuple[str, dict[str, str]]:
         return records.facts(self._bundle, name)

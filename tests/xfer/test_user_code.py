@@ -101,21 +101,22 @@ if __name__ == "__main__":
     import my_task
     from xfer import tasks
     from xfer.training.vector_env import vector_env
-    task = dataclasses.replace(tasks.load("cartpole"), make=my_task.make)
+    task = dataclasses.replace(tasks.load("env:CartPole-v1"), make=my_task.make)
     with vector_env(task, 2, "async") as envs:
-        print(envs.reset(seed=[0, 1])[0].shape, envs.call("started"), "PYTHONSAFEPATH" in os.environ)
+        print(envs.reset(seed=[0, 1])[0]["observation"].shape, envs.call("started"), "PYTHONSAFEPATH" in os.environ)
 """
 
 MY_TASK = """
 import os
 import gymnasium
+from xfer import tasks
 
 class Mine(gymnasium.Wrapper):
     def started(self):
         return os.environ.get("PYTHONSAFEPATH")
 
 def make():
-    return Mine(gymnasium.make("CartPole-v1"))
+    return Mine(tasks.load("env:CartPole-v1").make())
 """
 
 

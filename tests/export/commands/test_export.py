@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import onnx
 import pytest
 
 from export.bundle.manifest import Build
@@ -12,6 +13,9 @@ from export.targets import eager, tensorrt
 from tests.export.importers.test_module import OWN, met
 from xfer import cli
 
+GRAPH = onnx.parser.parse_model(
+    '<ir_version: 8, opset_import: ["": 18]> g (float[1] x) => (float[1] y) { y = Identity(x) }'
+).SerializeToString()
 VARIANTS = ("tensorrt-fp32", "tensorrt-fp16")
 
 
@@ -53,7 +57,7 @@ def test_a_rebuild_on_the_device_that_fails_keeps_the_engine_and_goes_on_with_th
     writer = BundleWriter(bundle_path)
     for variant in VARIANTS:
         with writer.temporary_folder() as folder:
-            (folder / tensorrt.ONNX).write_bytes(b"graph")
+            (folder / tensorrt.ONNX).write_bytes(GRAPH)
             (folder / tensorrt.ENGINE).write_bytes(b"engine")
             writer.add(Build(variant, "built", key="0" * 12), folder)
     before = Bundle(bundle_path).builds

@@ -15,7 +15,7 @@ from export.verification import pairs, reward
 from export.verification.ledger import Ledger
 from export.verification.non_inferiority import MARGIN
 from export.verification.pairs import Outcome
-from export.verification.reward import run_gate, storable
+from export.verification.reward import run_gate
 from export.verification.verify import verify
 from xfer import tasks
 from xfer.errors import XferError
@@ -258,14 +258,15 @@ def test_an_environment_whose_rewards_are_no_numbers_is_one_clear_error(bundle, 
 
     def broken():
         env = make()
-        step = env.step
-        env.step = lambda action: (lambda seen, _, *rest: (seen, math.nan, *rest))(*step(action))
+        step = env.env.step
+        env.env.step = lambda action: (lambda seen, _, *rest: (seen, math.nan, *rest))(*step(action))
         return env
 
     monkeypatch.setattr(tasks, "load_recorded", lambda name: type(task)(**{**vars(task), "make": broken}))
-    (outcome,) = pairs._run_pair(bundle.path, (SAME,), bundle.spreads(), 7).values()
-    with pytest.raises(XferError, match=r"return in the episode of seed 7 is nan: mend .* --pairs 0") as caught:
-        storable(outcome)
+    with pytest.raises(
+        XferError, match=r"seed 7, step 0: the reward is nan; step\(\) must give a finite number"
+    ) as caught:
+        pairs._run_pair(bundle.path, (SAME,), bundle.spreads(), 7)
     assert "\n" not in str(caught.value)
 
 
