@@ -234,8 +234,9 @@ class BundleWriter:
             manifest = Bundle(self.path).manifest
             present = next((one for one in manifest.builds if one.variant == build.variant), None)
             if folder is None:
-                if present is not None and present.status == "built" and self.is_whole(present):
-                    return present
+                kept = present if present is not None and present.status == "built" != build.status else None
+                if kept is not None and self.is_whole(kept):
+                    return kept
             else:
                 final = within(self.path, f"{VARIANTS}/{build.variant}-{build.key[:6]}")
                 relative = final.relative_to(self.path).as_posix()
