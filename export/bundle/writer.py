@@ -234,9 +234,9 @@ class BundleWriter:
             manifest = Bundle(self.path).manifest
             present = next((one for one in manifest.builds if one.variant == build.variant), None)
             if folder is None:
-                kept = present if present is not None and present.status == "built" != build.status else None
-                if kept is not None and self.is_whole(kept):
-                    return kept
+                failed = build.status != "built"
+                if failed and present is not None and present.status == "built" and self.is_whole(present):
+                    return present
             else:
                 final = within(self.path, f"{VARIANTS}/{build.variant}-{build.key[:6]}")
                 relative = final.relative_to(self.path).as_posix()
