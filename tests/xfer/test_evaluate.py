@@ -10,7 +10,7 @@ import pytest
 from export import Bundle
 from tests import chance_task
 from xfer import tasks
-from xfer.errors import TaskError, XferError
+from xfer.errors import RewardError, TaskError, XferError
 from xfer.evaluate import Pair, episode_returns, independent_episodes, paired_episode, record, record_to, same_action
 from xfer.models.policy import make_spec
 from xfer.runner import Runner, Step
@@ -299,6 +299,28 @@ def test_observations_that_are_not_numbers_are_equal_to_themselves():
 
     pair = chance_pair(replace(chance_task.seeded(), make=NotANumber), Sees(since=6))
     assert (pair.differs, pair.fork.step) == ("", 6)
+
+
+class Overflows(chance_task.Chance):
+    """Pays NaN for the wrong action."""
+
+    def step(self, action):
+        observations, reward, *rest = super().step(action)
+        return observations, reward or math.nan, *rest
+
+
+def test_a_reward_that_is_no_number_fails_a_variant_that_acts_alone_and_is_the_environments_fault_else():
+    task = replace(chance_task.seeded(), make=Overflows)
+    pair = chance_pair(task, Sees(since=4))
+    assert "seed 3, step 4: the reward is nan" in pair.error
+    assert (pair.reference, math.isnan(pair.variant), pair.fork.step) == (12.0, True, 4)
+    spec = chance_spec(task)
+    variants = {"v": Runner(Sees(since=4), spec)}
+    assert "the reward is nan" in independent_episodes(task, Runner(Sees(), spec), variants, 3, "why")["v"].error
+    with pytest.raises(RewardError, match="seed 3, step 4: the reward is nan"):
+        chance_pair(task, Sees(), reference=Sees(since=4))
+    with pytest.raises(RewardError):
+        independent_episodes(task, Runner(Sees(since=4), spec), {"v": Runner(Sees(), spec)}, 3, "why")
 
 
 def test_independent_episodes_depend_on_the_seed_alone_where_chance_is_numpys_own():

@@ -13,6 +13,7 @@ import pytest
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 from tests.xfer.training import toys
+from xfer.errors import TaskError
 from xfer.training.vector_env import MadeAnew, vector_env
 
 
@@ -77,6 +78,22 @@ def test_an_error_does_not_wait_for_environments_that_do_not_answer():
     assert len(processes) == 2
     assert not any(process.is_alive() for process in processes)
     assert time.monotonic() - start < 60
+
+
+class Breaks(toys.Script):
+    def step(self, action):
+        raise KeyError("motor")
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_fault_of_an_environment_is_one_error_also_from_a_process_of_its_own(kind, capfd):
+    said = pytest.raises(TaskError, match=r"toys:signs, seed 1, step 0: step\(\) raised KeyError \('motor'\)")
+    with said as caught, vector_env(replace(toys.signs(), make=Breaks), 1, kind) as envs:
+        envs.reset(seed=[1])
+        envs.step(np.array([0]))
+    assert capfd.readouterr() == ("", "")
+    if kind == "async":  # --debug shows it
+        assert 'raise KeyError("motor")' in caught.value.__notes__[0]
 
 
 ENDLESS = """
