@@ -18,7 +18,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from xfer.errors import ObservationError, RewardError, TaskError
+from xfer.errors import RewardError, TaskError
 from xfer.runner import Arrays, Runner
 from xfer.tasks import Task
 from xfer.tasks._environment import Environment
@@ -262,7 +262,7 @@ def paired_episode(
         for name, fork in forks.items():
             try:
                 pairs[name] = Pair(seed, total, _finish_fork(task, variants[name], first, fork), fork)
-            except (_VariantFailed, ObservationError, RewardError) as failed:
+            except (_VariantFailed, RewardError) as failed:
                 cause = failed.cause if isinstance(failed, _VariantFailed) else None
                 pairs[name] = Pair(seed, total, math.nan, fork, str(failed), cause=cause)
         if together:
@@ -300,7 +300,7 @@ def independent_episodes(
         try:
             variant = _return_alone(task, seed, "variant", partial(_act, runner))
             pairs[name] = Pair(seed, total, variant, None, differs=differs)
-        except (_VariantFailed, ObservationError, RewardError) as failed:
+        except (_VariantFailed, RewardError) as failed:
             cause = failed.cause if isinstance(failed, _VariantFailed) else None
             pairs[name] = Pair(seed, total, math.nan, None, str(failed), differs, cause)
     return pairs
@@ -430,14 +430,11 @@ def _act(runner: Runner, observations: Arrays, step: int) -> np.ndarray:
     """Return a variant's action.
 
     Raises:
-        _VariantFailed: If what it computes cannot be acted on, or whatever its runtime raises.
-        ObservationError: If the environment gives what no policy could act on.
+        _VariantFailed: If it makes no action of what the reference has acted on, or what it has come to see alone.
     """
     try:
         return runner.act(observations).action
-    except ObservationError:
-        raise
-    except Exception as error:
+    except Exception as error:  # whatever its runtime raises
         raise _VariantFailed(step, error) from error
 
 

@@ -78,6 +78,25 @@ def write_atomically(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+@contextmanager
+def writable(path: Path, kind: type[XferError], advice: str = "") -> Iterator[None]:
+    """Say in one line that a file or folder cannot be written to, if it turns out so meanwhile.
+
+    Args:
+        path: It.
+        kind: Class of the error.
+        advice: What to do about that, as a sentence of its own.
+
+    Raises:
+        XferError: Of that class, if so.
+    """
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise kind(f"{path} cannot be written to: {why}.{f' {advice}' if advice else ''}") from error
+
+
 def to_json(value: Any) -> bytes:
     """Return a dataclass or plain values as indented JSON that ends in a newline."""
     return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 
+from xfer import files
 from xfer.errors import BundleError
 
 LOCK = ".lock"
@@ -28,22 +29,9 @@ def within(folder: Path, name: str) -> Path:
     return path
 
 
-@contextmanager
-def writable(folder: Path, advice: str = "") -> Iterator[None]:
-    """Say in one line that a folder cannot be written to, if it turns out so meanwhile.
-
-    Args:
-        folder: The folder.
-        advice: What to do about that, as a sentence of its own.
-
-    Raises:
-        BundleError: If so.
-    """
-    try:
-        yield
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise BundleError(f"{folder} cannot be written to: {why}.{f' {advice}' if advice else ''}") from error
+def writable(folder: Path, advice: str = "") -> AbstractContextManager[None]:
+    """Raise a BundleError where a folder cannot be written to; see ``xfer.files.writable``."""
+    return files.writable(folder, BundleError, advice)
 
 
 @contextmanager

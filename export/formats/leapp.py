@@ -23,7 +23,7 @@ from export.bundle.reader import Bundle
 from export.targets import onnx
 from xfer import __version__
 from xfer.errors import BundleError
-from xfer.files import to_json, write_atomically
+from xfer.files import to_json, writable, write_atomically
 from xfer.spec import STATE_SUFFIX, PolicySpec, TensorSpec
 
 SUFFIX = ".leapp"
@@ -50,15 +50,13 @@ def write(output: Path, bundle: Bundle, build: Build) -> None:
     graph = (bundle.check(build) / onnx.FILE).read_bytes()
     if folder.exists() and not (folder.is_dir() and ((folder / YAML).exists() or not any(folder.iterdir()))):
         raise BundleError(f"{folder} exists and is not a LEAPP bundle. Choose another --output, or delete it.")
-    try:
+    with writable(folder, BundleError):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / ONNX, graph)
         if spec.states:
             values = {f"{NODE}/{state.name}": state.zeros(1) for state in spec.states}
             write_atomically(folder / INITIAL, save(values))
         write_atomically(folder / YAML, to_json(describe(graph, spec)))
-    except OSError as error:
-        raise BundleError(f"{folder} cannot be written to: {error.strerror}.") from error
 
 
 def describe(graph: bytes, spec: PolicySpec) -> dict[str, Any]:

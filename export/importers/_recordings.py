@@ -10,7 +10,6 @@ They come from a file, or from the environment that the spec names.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from export.importers._deployed import digest
 from xfer import tasks
 from xfer.errors import RunError, UnavailableError, UsageError
 from xfer.evaluate import CALIBRATION_SEED, HELD_OUT_SEED, episode_returns, native, record_to
-from xfer.files import to_json, write_atomically
+from xfer.files import to_json, writable, write_atomically
 from xfer.spec import PolicySpec, RewardScale
 from xfer.tasks import Task
 from xfer.tasks._environment import Environment
@@ -75,14 +74,14 @@ def gather(
         steps = known.max_episode_steps
     if file is None and known is None and task is None:
         raise UsageError(f"{source}: {why}. Give observations recorded while the policy acted: --observations FILE.")
-    with _writing_to(folder):
+    with writable(folder, RunError):
         (folder / "observations").mkdir(parents=True, exist_ok=True)
     if file is not None:
         given = load_trajectories(file, memory // 2, check=partial(_check, policy.spec, str(file)))
         given = _of_spec(given, policy.spec)
         refuse_what_is_not_finite(policy, given, str(file))
         parts = split(given, str(file))
-        with _writing_to(folder):
+        with writable(folder, RunError):
             for name, part in zip(RECORDED, parts, strict=True):
                 part.save(run.observations_file(name))
     elif task is not None and known is None:
@@ -95,18 +94,10 @@ def gather(
     elif reward is None and task is not None:
         reward = task.reward or measured(task, policy)
     spec = replace(policy.spec, reward=reward)
-    with _writing_to(folder):
+    with writable(folder, RunError):
         write_atomically(folder / FACTS, to_json(Facts(source, weights, spec, steps)))
     renewed = file is not None or known is None
     return ImportedPolicy(replace(policy, spec=spec), folder, renewed=renewed, memory=memory)
-
-
-@contextmanager
-def _writing_to(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"{folder} cannot be written to: {error.strerror}.") from error
 
 
 def environment(spec: PolicySpec) -> tuple[Task | None, str]:

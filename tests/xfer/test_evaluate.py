@@ -10,7 +10,7 @@ import pytest
 from export import Bundle
 from tests import chance_task
 from xfer import tasks
-from xfer.errors import RewardError, TaskError, XferError
+from xfer.errors import ObservationError, RewardError, TaskError, XferError
 from xfer.evaluate import Pair, episode_returns, independent_episodes, paired_episode, record, record_to, same_action
 from xfer.models.policy import make_spec
 from xfer.runner import Runner, Step
@@ -299,6 +299,32 @@ def test_observations_that_are_not_numbers_are_equal_to_themselves():
 
     pair = chance_pair(replace(chance_task.seeded(), make=NotANumber), Sees(since=6))
     assert (pair.differs, pair.fork.step) == ("", 6)
+
+
+class Passes(Sees):
+    """A session that passes on what it sees as its scores: it cannot cope with what is not a number."""
+
+    def step(self, observations, states):
+        return super().step(observations, states)._replace(scores=observations["joints"].copy())
+
+
+def test_a_variant_that_makes_nothing_of_what_the_reference_acts_on_fails_alone():
+    class NotANumber(chance_task.Chance):
+        def step(self, action):
+            observations, *rest = super().step(action)
+            observations["joints"][1] = np.nan
+            return observations, *rest
+
+    task = replace(chance_task.seeded(), make=NotANumber)
+    spec = chance_spec(task)
+    variants = {"passes": Runner(Passes(), spec), "sees": Runner(Sees(), spec)}
+    pairs = paired_episode(task, Runner(Sees(), spec), variants, 3)
+    assert "at step 1: Observation 'joints' holds nan" in pairs["passes"].error
+    assert pairs["sees"] == Pair(3, pairs["sees"].reference, pairs["sees"].reference, None)
+    alone = independent_episodes(task, Runner(Sees(), spec), {"passes": Runner(Passes(), spec)}, 3, "why")
+    assert "Observation 'joints' holds nan" in alone["passes"].error
+    with pytest.raises(ObservationError, match="'joints' holds nan"):
+        paired_episode(task, Runner(Passes(), spec), {"sees": Runner(Sees(), spec)}, 3)
 
 
 class Overflows(chance_task.Chance):

@@ -30,7 +30,7 @@ from safetensors.torch import load, save
 
 from xfer import __version__
 from xfer.errors import RunError
-from xfer.files import from_json, to_json, write_atomically
+from xfer.files import from_json, to_json, writable, write_atomically
 from xfer.models.checkpoint import load_policy, weights_bytes
 from xfer.models.policy import Policy
 from xfer.training.imitation import Frames
@@ -122,15 +122,13 @@ class RunFolder:
             RunError: If something else is here, another configuration is, or the folder cannot be written to.
         """
         file = self.path / "config.json"
-        try:
+        with writable(self.path, RunError):
             self.check(config)
             if not file.exists():
                 self.path.mkdir(parents=True, exist_ok=True)
                 write_atomically(file, to_json(replace(config, libraries=installed_libraries())))
             for name in ("rounds", "observations"):
                 (self.path / name).mkdir(exist_ok=True)
-        except OSError as error:
-            raise RunError(f"{self.path} cannot be written to: {error.strerror}.") from error
 
     def _is_unborn(self) -> bool:
         """Whether there is nothing here but what a start that was killed at once leaves."""

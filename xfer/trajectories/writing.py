@@ -6,15 +6,15 @@ import json
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from xfer.errors import RunError, UsageError
-from xfer.files import atomically
+from xfer.files import atomically, writable
 from xfer.trajectories.reading import DTYPES, Tensor
 from xfer.trajectories.rows import PIECE, Rows, pieces
 from xfer.trajectories.streams import GZIP
@@ -56,7 +56,7 @@ def write_steps(path: Path, steps: Iterable[tuple[bool, Mapping[str, np.ndarray]
         streams: dict[str, _Gzip] = {}
         for begins, arrays in steps:
             resets.append(begins)
-            with _blaming(path):
+            with writable(path, RunError):
                 for key, array in arrays.items():
                     name = prefix + key
                     if name not in rows:
@@ -67,7 +67,7 @@ def write_steps(path: Path, steps: Iterable[tuple[bool, Mapping[str, np.ndarray]
         began = np.array(resets)
         kinds = {name: Tensor(row.dtype, (len(began), *row.shape)) for name, row in rows.items()}
         kinds = _ordered({**kinds, "resets": Tensor(began.dtype, began.shape)})
-        with _blaming(path), atomically(path) as file:
+        with writable(path, RunError), atomically(path) as file:
             # Gzip files behind one another are one.
             _append(file, _header(kinds))
             for name in kinds:
@@ -77,15 +77,6 @@ def write_steps(path: Path, steps: Iterable[tuple[bool, Mapping[str, np.ndarray]
                     part = streams[name].finish()
                     part.seek(0)
                     shutil.copyfileobj(part, file, PIECE)
-
-
-@contextmanager
-def _blaming(path: Path) -> Iterator[None]:
-    """Say that it is this file which cannot be written, not one of the environment's."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def _append(file: IO[bytes], data: bytes | memoryview) -> None:

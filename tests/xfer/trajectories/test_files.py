@@ -108,7 +108,7 @@ def test_a_disk_that_is_full_is_told_in_one_line_and_an_environments_own_error_i
 
     with pytest.raises(OSError, match="the camera is unplugged"):
         save_steps(tmp_path / "seen", fails())
-    with pytest.raises(RunError, match=r"nowhere/seen cannot be written: No such file"):
+    with pytest.raises(RunError, match=r"nowhere/seen cannot be written to: No such file"):
         save_steps(tmp_path / "nowhere" / "seen", seen().steps())
     assert list(tmp_path.iterdir()) == []
 
