@@ -281,13 +281,17 @@ class Deployed(nn.Module):
         return (to_action(scores, self.spec), scores, *after)
 
 
-def _observed(spec: PolicySpec) -> tuple[TensorSpec, list[TensorSpec]]:
-    """Return the image and the vectors among a spec's observations."""
-    images = [o for o in spec.observations if o.dtype == "uint8" and len(o.shape) == 3]
-    vectors = [o for o in spec.observations if o.dtype == "float32" and len(o.shape) == 1]
-    if len(images) != 1 or len(images) + len(vectors) != len(spec.observations):
-        names = ", ".join(f"{o.name}: {o.dtype} {list(o.shape)}" for o in spec.observations)
-        raise UsageError(f"A policy sees one uint8 image [H, W, 3] and float32 vectors [D]; {spec.task} gives {names}.")
+def _observed(of: PolicySpec | Task) -> tuple[TensorSpec, list[TensorSpec]]:
+    """Return the image and the vectors among the observations of a spec or a task."""
+    images = [o for o in of.observations if o.dtype == "uint8" and len(o.shape) == 3]
+    vectors = [o for o in of.observations if o.dtype == "float32" and len(o.shape) == 1]
+    if len(images) != 1 or len(images) + len(vectors) != len(of.observations):
+        names = ", ".join(f"{o.name}: {o.dtype} {list(o.shape)}" for o in of.observations)
+        task = of.name if isinstance(of, Task) else of.task
+        hint = f" gym:{task.partition(':')[2]} looks at its pictures." if task.startswith("env:") else ""
+        raise UsageError(
+            f"A policy sees one uint8 image [H, W, 3] and float32 vectors [D]; {task} gives {names}.{hint}"
+        )
     return images[0], vectors
 
 
@@ -345,7 +349,11 @@ def make_spec(task: Task, image: ImageConfig, score_kind: ScoreKind, memory: int
         image: How its frames become the network's input.
         score_kind: What a discrete action is chosen from. A continuous one's scores are always its mean.
         memory: ``PolicyConfig.memory_units``.
+
+    Raises:
+        UsageError: If the task gives something else than an image and vectors.
     """
+    _observed(task)
     states = _states(image, memory)
     kind: ScoreKind = score_kind if task.action.kind == "discrete" else "mean"
     return PolicySpec(task.name, task.control_hz, task.observations, states, task.action, kind, task.reward)

@@ -48,3 +48,11 @@ def test_a_module_that_a_file_names_is_not_imported_unless_the_user_names_it(tmp
         tasks.load_recorded("env:planted:Game-v0")
     with pytest.raises(UsageError, match="imported"):
         tasks.load("env:planted:Game-v0")
+
+
+def test_a_policy_cannot_be_trained_where_there_is_no_picture_and_it_is_said_where_there_is_one(capsys):
+    from xfer.cli import main
+
+    assert main(["train", "env:CartPole-v1", "--weights", "none"]) == 2
+    said = capsys.readouterr().err
+    assert "env:CartPole-v1 gives observation: float32 [4]. gym:CartPole-v1 looks at its pictures." in said
