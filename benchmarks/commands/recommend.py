@@ -8,8 +8,9 @@ from typing import Any
 
 import tyro
 
-from benchmarks.report import decision, table, terminal
-from benchmarks.report.decision import Decision, Facts, Limits
+from benchmarks.report import basis, decision, table, terminal
+from benchmarks.report.conclusion import kept
+from benchmarks.report.decision import Conditions, Decision, Facts, Limits
 from export.bundle.reader import Bundle
 from xfer.commands import Common
 from xfer.errors import XferError
@@ -21,8 +22,10 @@ class Args(Common):
 
     The drop in reward is held against the 95 % bound that xfer verify recorded on a machine of this kind; without an
     environment, trials (xfer verify --returns) or recordings (--on-recordings) take the place of rewards. The deadline
-    is held against the control loop of the last xfer bench, if it ran one with that deadline, else against the upper
-    99 % bound of p99. Other machines' latencies are not believed, nor are other kinds' verdicts.
+    is held against a control loop (xfer bench --rate-hz), if one was run with these threads, else against the upper
+    99 % bound of p99. Variants are held against each other with equal threads and spinning, by default those of the
+    last bench; of several benches the strictest counts. Other machines' latencies are not believed, nor are other
+    kinds' verdicts.
 
     Example commands:
       xfer recommend cartpole.bundle
@@ -38,6 +41,14 @@ class Args(Common):
     no deadline."""
     max_reward_drop: float = Limits.max_reward_drop
     """Largest acceptable loss, as a share of the reference return less the random return."""
+    max_miss_rate: float = Limits.max_miss_rate
+    """Largest acceptable share of the control loop's ticks that miss the deadline, held against its 95 % bound."""
+    rate_hz: float | None = None
+    """Rate of the control loop that counts. Default: that of the last one."""
+    threads: int | None = None
+    """Threads that the variants will have. Default: as in the last bench."""
+    spin: bool | None = None
+    """Whether idle threads will spin between calls. Default: as in the last bench."""
     allow_provisional: bool = False
     """Also take variants that look clean on too few episodes for a proof."""
     on_recordings: bool = False
@@ -56,9 +67,11 @@ def main(args: Args) -> dict[str, Any]:
         BundleError: If the bundle or this machine's records are damaged.
         XferError: If no variant keeps the limits.
     """
-    limits = Limits(args.deadline_ms, args.max_reward_drop, args.allow_provisional, args.on_recordings).check()
+    allowed = args.allow_provisional, args.on_recordings
+    limits = Limits(args.deadline_ms, args.max_reward_drop, *allowed, args.max_miss_rate).check()
+    asked = Conditions(args.threads, args.spin, args.rate_hz)
     bundle = Bundle(args.bundle)
-    decided = decision.decide(decision.of_bundle(bundle), limits, bundle.reference, bundle.spec.reward)
+    decided = decision.decide(decision.of_bundle(bundle, asked), limits, bundle.reference, bundle.spec.reward)
     show(decided)
     return answer(decided)
 
@@ -83,16 +96,17 @@ def answer(decided: Decision) -> dict[str, Any]:
         "speedup": best.speedup,
         "reward_delta": best.reward_delta,
         "why": why,
+        "conditions": basis.plain(best, decided.limits),
     }
 
 
 def why_best(best: Facts, decided: Decision) -> str:
     """Say why the best variant is the best."""
-    count, deadline_ms, loop = len(decided.acceptable), decided.limits.deadline_ms, best.loop
+    count, deadline_ms, deciding = len(decided.acceptable), decided.limits.deadline_ms, best.deciding(decided.limits)
     words = [f"the fastest of {count} variants that keep the limits" if count > 1 else "the only one that does"]
     words[0] += f": {best.status}, p50 {table.milliseconds(best.p50_ms)}"
-    if deadline_ms is not None and loop is not None and loop.deadline_ms == deadline_ms:
-        words.append(f"all {loop.ticks:,} deadlines of {deadline_ms:g} ms kept")
+    if deadline_ms is not None and deciding is not None:
+        words.append(kept(deciding[0], deciding[1], deadline_ms))
     elif deadline_ms is not None:
         words.append(f"p99 at most {table.milliseconds(best.p99_upper_ms)} of {deadline_ms:g} ms")
     if decision.on_recordings(best, decided.limits):
@@ -102,7 +116,7 @@ def why_best(best: Facts, decided: Decision) -> str:
         words.append(f"a change in return of at least {best.reward_interval[0]:+.2f}")
     elif best.reward_delta is not None:
         words.append(f"a change in return of {best.reward_delta:+.2f} so far")
-    return f"{', '.join(words)}."
+    return f"{', '.join(words)}. Measured {basis.in_words(best, decided.limits)}."
 
 
 def why_none(decided: Decision) -> str:

@@ -162,4 +162,5 @@ class _Run:
             self.error,
             self.candidate.batch,
             tuple(self.disturbances),
+            spin=self.protocol.spin,
         )

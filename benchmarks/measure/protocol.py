@@ -37,6 +37,7 @@ class Protocol:
         strict: Whether this is the long form, which gives p99.9.
         cores: Logical cores that the variants are bound to; empty takes the best ones, one a thread: see
             ``export/libraries/cores.py``.
+        spin: Whether idle threads spin between calls; as wherever a bundle is opened, they do not unless asked to.
     """
 
     threads: int
@@ -52,6 +53,7 @@ class Protocol:
     pause_seconds: float = 0.05
     strict: bool = False
     cores: tuple[int, ...] = ()
+    spin: bool = False
 
     @property
     def turn(self) -> Turn:
@@ -104,11 +106,12 @@ class Candidate:
     def on_gpu(self) -> bool:
         """Whether it runs on a GPU."""
         variant = Variant.parse(self.variant)
-        return variant.place in ("cuda", "tensorrt") or variant.target.startswith("tensorrt")
+        return variant.place in ("cuda", "cudagraphs", "tensorrt") or variant.target.startswith("tensorrt")
 
     def assignment(self, protocol: Protocol) -> Assignment:
         """Return what its worker is to run."""
-        return Assignment(str(self.bundle.resolve()), self.variant, protocol.threads, protocol.bound, self.batch)
+        folder = str(self.bundle.resolve())
+        return Assignment(folder, self.variant, protocol.threads, protocol.bound, self.batch, protocol.spin)
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,7 @@ class Measurement:
         error: Why the measurement is missing or incomplete, or empty.
         batch: Observations in one step.
         disturbances: What else went on, one a round.
+        spin: Whether idle threads spun between calls; in version 0.2.0 they always did.
     """
 
     name: str
@@ -144,3 +148,4 @@ class Measurement:
     error: str = ""
     batch: int = 1
     disturbances: tuple[Interference, ...] = ()
+    spin: bool = True

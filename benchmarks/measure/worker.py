@@ -107,8 +107,7 @@ def serve(assignment: Assignment, requests: BinaryIO, replies: BinaryIO) -> None
         os.sched_setaffinity(0, assignment.cores)
     bundle = Bundle(assignment.bundle)
     batch = assignment.batch
-    # Spinning threads are the faster setting, and what a robot's own process would use.
-    with bundle.runner(assignment.variant, batch=batch, threads=assignment.threads, spin=True) as runner:
+    with bundle.runner(assignment.variant, batch=batch, threads=assignment.threads, spin=assignment.spin) as runner:
         blank = _zeros(bundle, batch)
         take_turn(runner, blank, Turn(calls=1, seconds=0))
         libraries = targets.load(Variant.parse(assignment.variant).target).libraries()

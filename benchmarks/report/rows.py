@@ -72,6 +72,10 @@ class Row:
     p999_upper_ms: float | None = None
     rounds: int | None = None
     disturbed_rounds: int | None = None
+    strict: bool | None = None
+    spin: bool | None = None
+    baseline: str | None = None
+    measured: str | None = None
     whole_backbone: bool = False
 
     @classmethod
@@ -107,6 +111,7 @@ class RowBuilder:
         candidates: What is measured: the bundle's own variants, in Python and C++, and those of a whole backbone.
         provenance: The graph of the whole backbone, where that is measured.
         protocol: How much is measured.
+        measured: When, as ISO 8601 in UTC.
     """
 
     builds: Mapping[str, Build]
@@ -116,11 +121,12 @@ class RowBuilder:
     candidates: Sequence[Candidate]
     provenance: Provenance
     protocol: Protocol
+    measured: str = ""
 
     def figures(self, measurements: Mapping[str, Measurement]) -> dict[str, Latency | None]:
         """Return the figures of each candidate, or None where its process failed."""
         return {
-            c.name: summarize(measurements[c.name], measurements.get(c.baseline), self.protocol)
+            c.name: summarize(measurements[c.name], measurements.get(c.baseline), self.protocol, self.measured)
             for c in self.candidates
         }
 
@@ -155,13 +161,16 @@ def verdict(build: Build, record: Record | None) -> Verification:
     return (record and record.verification) or unjudged(build)
 
 
-def summarize(measurement: Measurement, baseline: Measurement | None, protocol: Protocol) -> Latency | None:
+def summarize(
+    measurement: Measurement, baseline: Measurement | None, protocol: Protocol, measured: str = ""
+) -> Latency | None:
     """Return the figures that a record keeps, times in milliseconds.
 
     Args:
         measurement: Of the variant.
-        baseline: Of the reference in the same rounds, or None where it cannot run here.
+        baseline: Of the reference on the same device in the same rounds, or None where that was not measured.
         protocol: What was asked of both.
+        measured: When, as ISO 8601 in UTC.
 
     Returns:
         None if the variant's process failed: half a measurement is not published.
@@ -194,6 +203,10 @@ def summarize(measurement: Measurement, baseline: Measurement | None, protocol: 
         p999_upper_ms=b999,
         rounds=len(measurement.rounds),
         disturbed_rounds=sum(disturbance.disturbed for disturbance in measurement.disturbances),
+        strict=protocol.strict,
+        spin=measurement.spin,
+        baseline=baseline.name if ratios and baseline else "",
+        measured=measured,
     )
 
 

@@ -217,7 +217,7 @@ int measure(const Arguments &arguments, int argc, char **argv) {
                             {"threads", threads}, {"cores", cores}, {"libraries", libraries(policy)},
                             {"warmup_calls", warmup_calls}, {"warmup_settled", settled(means)},
                             {"cold_start_s", cold_start}, {"peak_memory_bytes", peak}, {"error", ""}, {"batch", batch},
-                            {"disturbances", Json::array()}};
+                            {"disturbances", Json::array()}, {"spin", arguments.has("--spin")}};
   const Json written = {{"schema", {1, 1}},
                         {"protocol",
                          {{"threads", threads}, {"rounds", protocol.rounds}, {"passes", protocol.passes},
@@ -226,7 +226,7 @@ int measure(const Arguments &arguments, int argc, char **argv) {
                           {"warmup_seconds", protocol.warmup_seconds},
                           {"warmup_limit_seconds", protocol.warmup_limit_seconds},
                           {"lead_in_calls", protocol.lead_in_calls}, {"pause_seconds", protocol.pause_seconds},
-                          {"strict", false}, {"cores", cores}}},
+                          {"strict", false}, {"cores", cores}, {"spin", arguments.has("--spin")}}},
                         {"measurements", Json::array({measurement})}};
   if (const std::string path = arguments.text("--output"); !path.empty()) {
     std::ofstream file(path);
@@ -252,7 +252,8 @@ Json to_json(const Ticks &ticks) {
     name << gap;
     after[name.str()] = latencies;
   }
-  return {{"latencies", ticks.latencies}, {"starts", ticks.starts}, {"after_idle", after}};
+  return {{"latencies", ticks.latencies}, {"starts", ticks.starts}, {"after_idle", after},
+          {"dropped", ticks.dropped}, {"idle", ticks.idle}, {"idle_processor", ticks.idle_processor}};
 }
 
 // The other side of benchmarks/measure/worker_process.py: one line of JSON in, one out.
@@ -270,7 +271,7 @@ int serve(const Arguments &arguments) {
     xfer::Options options;
     options.library = library.empty() ? nullptr : library.c_str();
     options.threads = assignment.at("threads").get<int>();
-    options.spin = 1;  // the faster setting, and what a robot's own process would use
+    options.spin = assignment.value("spin", false) ? 1 : 0;
     xfer::Policy policy(assignment.at("bundle"), assignment.at("variant"), options);
     Subject subject(policy, assignment.at("batch"));
     subject.step(false);
@@ -283,7 +284,8 @@ int serve(const Arguments &arguments) {
                                           turn.value("recorded", true)});
       }
       if (const Json pace = request.value("pace", Json()); !pace.is_null()) {
-        Pace asked{pace.at("rate_hz"), pace.at("seconds"), {}};
+        Pace asked{pace.at("rate_hz"), pace.at("seconds"), {}, pace.value("late", "") == "drop",
+                   pace.value("lead_in", 0L)};
         for (const Json &gap : pace.value("gaps", Json::array())) asked.gaps.emplace_back(gap.at(0), gap.at(1));
         answer["ticks"] = to_json(keep_pace(subject, asked));
       }
