@@ -189,7 +189,7 @@ def misses(loops: Sequence[LoopFigures], max_miss_rate: float) -> list[str]:
         if loop.verdict == "missed" or (loop.missed and loop.error):
             found.append(f"{loop.name} missed {deadlines}{dropped}.")
         elif loop.verdict == "not proven" and loop.ticks and not loop.error:
-            found.append(f"{loop.name} missed {deadlines}{dropped}: {decision.unproven(judged, max_miss_rate)}.")
+            found.append(f"{loop.name} missed {deadlines}{dropped} and {decision.unproven(judged, max_miss_rate)}.")
         if loop.error:
             found.append(f"{loop.name} did not finish its control loop: {loop.error.rstrip('.')}.")
     return found

@@ -340,7 +340,7 @@ def why_late(facts: Facts, limits: Limits) -> str:
         missed = f"{missed} in the control loop at {loop.rate_hz:g} Hz"
         if judged.verdict == "missed":
             return missed
-        return f"{missed}: {unproven(judged, limits.max_miss_rate)}"
+        return f"{missed} and {unproven(judged, limits.max_miss_rate)}"
     if facts.p99_upper_ms is None:
         return f"{facts.samples:,} calls are too few for p99: run xfer bench without --quick"
     if facts.p99_upper_ms > deadline_ms:
@@ -352,7 +352,7 @@ def unproven(judged: Judged, max_miss_rate: float) -> str:
     """Say why a loop does not prove that a deadline is kept, and what would."""
     rate = f"up to {table.share(judged.upper)} may be missed, {table.share(max_miss_rate)} is allowed"
     more = "no number of ticks" if judged.more is None else f"{judged.more:,} more ticks without a miss"
-    return f"not proven ({rate}), {more} would"
+    return f"is not proven to keep it: {rate}; {more} would prove it"
 
 
 def of_rows(rows: Sequence[Row], loops: Sequence[ControlLoop]) -> list[Facts]:

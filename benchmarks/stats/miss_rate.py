@@ -12,6 +12,7 @@ ticks (``--late drop``) at least makes none of its own.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 CONFIDENCE = 0.95
@@ -58,6 +59,7 @@ def upper_bound(missed: int, ticks: int, confidence: float = CONFIDENCE) -> floa
     return float(beta.ppf(confidence, missed + 1, ticks - missed)) if missed < ticks else 1.0
 
 
+@lru_cache(maxsize=1024)
 def judge(missed: int, ticks: int, max_rate: float) -> Judged:
     """Say whether so many misses in so many ticks prove that a deadline is kept.
 
