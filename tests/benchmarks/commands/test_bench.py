@@ -238,7 +238,7 @@ def test_the_exit_status_says_that_a_variant_missed_its_deadline_and_eager_count
 
 
 def test_threads_do_not_spin_unless_asked_and_the_record_says_which(bundle, short_bench):
-    assert protocol.full(2).spin is protocol.quick(2).spin is protocol.strict(2).spin is False
+    assert protocol.full(2).spin is protocol.strict(2).spin is protocol.Protocol(2).spin is False
     args = bench_options.Args(bundle=bundle.path, variants="onnx-int8", quick=True, whole_backbone=False)
     bench.main(args)
     bench.main(replace(args, spin=True))
