@@ -106,7 +106,7 @@ def why_best(best: Facts, decided: Decision) -> str:
     words = [f"the fastest of {count} variants that keep the limits" if count > 1 else "the only one that does"]
     words[0] += f": {best.status}, p50 {table.milliseconds(best.p50_ms)}"
     if deadline_ms is not None and deciding is not None:
-        words.append(kept(deciding[0], deciding[1], deadline_ms))
+        words.append(kept(deciding, deadline_ms))
     elif deadline_ms is not None:
         words.append(f"p99 at most {table.milliseconds(best.p99_upper_ms)} of {deadline_ms:g} ms")
     if decision.on_recordings(best, decided.limits):

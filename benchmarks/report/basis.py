@@ -12,7 +12,7 @@ def plain(facts: Facts, limits: Limits) -> dict[str, Any]:
     decided = facts.deciding(limits)
     common = {"threads": facts.conditions.threads, "spin": facts.conditions.spin}
     if decided is not None:
-        loop, judged = decided
+        loop = decided.loop
         return {
             "scenario": "paced",
             "rate_hz": loop.rate_hz,
@@ -22,8 +22,8 @@ def plain(facts: Facts, limits: Limits) -> dict[str, Any]:
             "disturbed": loop.disturbed_segments > 0,
             "stable": None,
             "ticks": loop.ticks,
-            "missed": loop.missed_at(limits.deadline_ms or 0.0),
-            "miss_rate_upper": judged.upper,
+            "missed": decided.missed,
+            "miss_rate_upper": decided.judged.upper,
             "late": loop.late,
             "idle_cores": loop.idle_cores,
         }
@@ -46,10 +46,11 @@ def in_words(facts: Facts, limits: Limits) -> str:
     words.append({"quick": "a quick bench", "strict": "a strict bench"}.get(found["protocol"], "a default bench"))
     if found["measured"]:
         words[-1] += f" of {found['measured'][:16].replace('T', ' ')} UTC"
-    if decided is not None and decided[0].idle_cores is not None:
-        words.append(f"{decided[0].idle_cores:.2g} cores busy between ticks")
-    if decided is not None and decided[0].segments:
-        words.append(_disturbed(decided[0].disturbed_segments, decided[0].segments, "segments"))
+    loop = decided.loop if decided is not None else None
+    if loop is not None and loop.idle_cores is not None:
+        words.append(f"{loop.idle_cores:.2g} cores busy between ticks")
+    if loop is not None and loop.segments:
+        words.append(_disturbed(loop.disturbed_segments, loop.segments, "segments"))
     elif decided is None and facts.rounds:
         words.append(_disturbed(facts.disturbed_rounds, facts.rounds, "rounds"))
     return ", ".join([*words, *(["unstable"] if found["stable"] is False else [])])

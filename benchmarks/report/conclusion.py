@@ -12,12 +12,11 @@ import numpy as np
 from benchmarks.measure.protocol import Measurement
 from benchmarks.report import decision, figures, table
 from benchmarks.report.data import Report
-from benchmarks.report.decision import DEADLINE, VERIFIED, Decision, Facts
+from benchmarks.report.decision import DEADLINE, VERIFIED, Decision, Facts, Paced
 from benchmarks.report.figures import InterferenceFigures, LoopFigures
 from benchmarks.stats.bootstrap import RewardSummary
 from benchmarks.stats.miss_rate import Judged
 from benchmarks.stats.percentiles import TOLERANCE, drift, speedups
-from export.bundle.records import LoopRecord
 
 MAX_NAMES = 3
 """How many rows are named in a sentence; more are counted."""
@@ -134,7 +133,7 @@ def _in_time(best: Facts, decided: Decision) -> str:
     if deadline_ms is None:
         return ""
     if deciding is not None:
-        return f" and {kept(deciding[0], deciding[1], deadline_ms)}"
+        return f" and {kept(deciding, deadline_ms)}"
     return f" and keeps {deadline_ms:g} ms (p99 at most {table.milliseconds(best.p99_upper_ms)})"
 
 
@@ -163,7 +162,7 @@ def missed(report: Report) -> list[str]:
     for name, one in facts.items():
         deciding, shown = one.deciding(limits), next(row for row in report.rows if row.variant == name)
         if deciding is not None:
-            late = deciding[1].verdict == "missed" and deciding[0].ticks > 0
+            late = deciding.judged.verdict == "missed" and deciding.loop.ticks > 0
         else:
             slow = shown.p99_ms if shown.p99_ms is not None else shown.p50_ms
             late = slow is not None and slow > limits.deadline_ms
@@ -171,12 +170,11 @@ def missed(report: Report) -> list[str]:
     return found
 
 
-def kept(loop: LoopRecord, judged: Judged, deadline_ms: float) -> str:
+def kept(decided: Paced, deadline_ms: float) -> str:
     """Say how a control loop keeps a deadline."""
-    missed = loop.missed_at(deadline_ms)
-    deadlines = f"of {loop.ticks:,} deadlines of {deadline_ms:g} ms at {loop.rate_hz:g} Hz"
-    how = f"missed {missed:,} {deadlines}" if missed else f"kept all {deadlines.removeprefix('of ')}"
-    return f"{how} (at most {table.share(judged.upper)} missed)"
+    where = f"of {deadline_ms:g} ms at {decided.loop.rate_hz:g} Hz"
+    how = f"missed {decided} {where}" if decided.missed else f"kept all {decided.loop.ticks:,} deadlines {where}"
+    return f"{how} (at most {table.share(decided.judged.upper)} missed)"
 
 
 def misses(loops: Sequence[LoopFigures], max_miss_rate: float) -> list[str]:

@@ -144,6 +144,46 @@ class Conditions:
 
 
 @dataclass(frozen=True)
+class Paced:
+    """What a control loop says of a deadline.
+
+    Attributes:
+        loop: The loop.
+        missed: How many ticks missed the deadline; at least so many, where it is not ``exact``.
+        exact: Whether the loop's record tells their number.
+        judged: What that proves.
+    """
+
+    loop: LoopRecord
+    missed: int
+    exact: bool
+    judged: Judged
+
+    @property
+    def share(self) -> float:
+        """Share of the ticks that missed the deadline; 1 for a loop that did not run to its end."""
+        return self.missed / self.loop.ticks if self.loop.ticks and not self.loop.error else 1.0
+
+    def __str__(self) -> str:
+        """Say how many deadlines were missed, but not which."""
+        return f"{'' if self.exact else 'at least '}{self.missed:,} of {self.loop.ticks:,} deadlines"
+
+
+def paced(loop: LoopRecord, deadline_ms: float, max_miss_rate: float) -> Paced | None:
+    """Hold a deadline against a control loop, or return None where its record does not tell about this one."""
+    least, most = loop.missed_at(deadline_ms)
+    if least == most:
+        return Paced(loop, least, True, miss_rate.judge(least, loop.ticks, max_miss_rate))
+    for missed, proof in ((most, "kept"), (least, "missed")):
+        judged = miss_rate.judge(missed, loop.ticks, max_miss_rate)
+        if judged.verdict == proof:
+            return Paced(loop, missed, missed == most, judged)
+    if not loop.slowest_ms:  # of version 0.2.0
+        return None
+    return Paced(loop, least, False, Judged("not proven", miss_rate.upper_bound(most, loop.ticks), None))
+
+
+@dataclass(frozen=True)
 class Facts:
     """What is known of one variant on this machine.
 
@@ -192,17 +232,15 @@ class Facts:
     rounds: int = 0
     disturbed_rounds: int = 0
 
-    def deciding(self, limits: Limits) -> tuple[LoopRecord, Judged] | None:
-        """Return the control loop that decides the deadline, and what it proves; None if no loop can.
+    def deciding(self, limits: Limits) -> Paced | None:
+        """Return what the control loop says that decides the deadline; None if no loop can.
 
         It is the newest that proves something; if none does, the newest.
         """
-        judged = []
-        for loop in self.loops if limits.deadline_ms is not None else ():
-            missed = loop.missed_at(limits.deadline_ms or 0.0)
-            if missed is not None:
-                judged.append((loop, miss_rate.judge(missed, loop.ticks, limits.max_miss_rate)))
-        proving = (one for one in judged if one[0].error or one[1].verdict != "not proven")
+        if limits.deadline_ms is None:
+            return None
+        judged = [one for loop in self.loops if (one := paced(loop, limits.deadline_ms, limits.max_miss_rate))]
+        proving = (one for one in judged if one.loop.error or one.judged.verdict != "not proven")
         return next(proving, judged[0] if judged else None)
 
 
@@ -273,7 +311,7 @@ def judge(facts: Facts, limits: Limits, reference: str, reward: RewardScale | No
     """Hold one variant against the limits."""
 
     def fails(condition: int, why: str) -> Judgment:
-        return Judgment(facts, condition, why, _missed(facts, limits))
+        return Judgment(facts, condition, why, decided.share if (decided := facts.deciding(limits)) else 0.0)
 
     if facts.status in ("failed", "unavailable"):
         return fails(RUNS, f"{facts.status}: {facts.reason}")
@@ -317,27 +355,18 @@ def reward_drop(facts: Facts, reference: str, reward: RewardScale | None) -> flo
     return max(0.0, -change / span)
 
 
-def _missed(facts: Facts, limits: Limits) -> float:
-    decided = facts.deciding(limits)
-    if decided is None:
-        return 0.0
-    loop = decided[0]
-    return (loop.missed_at(limits.deadline_ms or 0.0) or 0) / loop.ticks if loop.ticks and not loop.error else 1.0
-
-
 def why_late(facts: Facts, limits: Limits) -> str:
     """Return why a measured variant may miss a deadline, or an empty string."""
     deadline_ms, decided = limits.deadline_ms, facts.deciding(limits)
     if deadline_ms is None:
         return ""
     if decided is not None:
-        loop, judged = decided
+        loop, judged = decided.loop, decided.judged
         if loop.error or not loop.ticks:
             return f"did not finish its control loop: {loop.error or 'no ticks'}"
         if judged.verdict == "kept":
             return ""
-        missed = f"missed {loop.missed_at(deadline_ms):,} of {loop.ticks:,} deadlines of {deadline_ms:g} ms"
-        missed = f"{missed} in the control loop at {loop.rate_hz:g} Hz"
+        missed = f"missed {decided} of {deadline_ms:g} ms in the control loop at {loop.rate_hz:g} Hz"
         if judged.verdict == "missed":
             return missed
         return f"{missed} and {unproven(judged, limits.max_miss_rate)}"
@@ -421,10 +450,9 @@ def of_records(
     conditions = last_conditions(known.values(), asked)
     for name in dict.fromkeys([*builds, *known]):
         build, record = builds[name.partition("@")[0]], known.get(name)
-        judged, latency, loops = verdict(build, record), None, ()
-        if record is not None:
-            latency = records.strongest(tuple(filter(conditions.meant, record.all_latencies)))
-            loops = _at_one_rate(tuple(filter(conditions.meant, record.all_loops)), conditions.rate_hz)
+        judged = verdict(build, record)
+        latency = records.strongest(tuple(filter(conditions.meant, record.all_latencies))) if record else None
+        paced_ones = tuple(filter(conditions.meant, record.all_loops)) if record else ()
         found.append(
             Facts(
                 variant=name,
@@ -436,7 +464,7 @@ def of_records(
                 p99_upper_ms=latency.p99_upper_ms if latency else None,
                 samples=latency.samples if latency else 0,
                 speedup=latency.speedup if latency else None,
-                loops=loops,
+                loops=_at_one_rate(paced_ones, conditions.rate_hz),
                 cannot_run=build.not_run(cannot_run[name]) if name in cannot_run else "",
                 elsewhere=record is None and name in elsewhere,
                 agrees_on_recordings=judged.agrees_on_recordings,

@@ -153,7 +153,7 @@ def loops(figures: Sequence[LoopFigures]) -> tuple[list[str], list[list[str]]]:
         "p99",
         "Worst",
         "Jitter",
-        "Cores busy between",
+        "Cores busy between ticks",
     ]
     columns += [f"After {gap} s idle" for gap in gaps]
     rows = []

@@ -211,12 +211,19 @@ class LoopRecord:
     disturbed_segments: int = 0
     idle_cores: float | None = None
 
-    def missed_at(self, deadline_ms: float) -> int | None:
-        """Return how many ticks missed another deadline, or None where too few latencies were kept to tell."""
+    def missed_at(self, deadline_ms: float) -> tuple[int, int]:
+        """Return how many ticks missed another deadline, at least and at most.
+
+        The two are equal but where too few latencies were kept to tell.
+        """
         if deadline_ms == self.deadline_ms:
-            return self.missed
+            return self.missed, self.missed
         late = sum(latency > deadline_ms for latency in self.slowest_ms)
-        return None if late == len(self.slowest_ms) < self.ticks - self.dropped else late + self.dropped
+        least, most = late + self.dropped, self.ticks
+        if late < len(self.slowest_ms) or len(self.slowest_ms) == self.ticks - self.dropped:
+            return least, least
+        # Whoever is too late for a long deadline is too late for a short one.
+        return (max(least, self.missed), most) if deadline_ms < self.deadline_ms else (least, min(most, self.missed))
 
 
 @dataclass(frozen=True)

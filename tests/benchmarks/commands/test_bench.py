@@ -229,7 +229,7 @@ def test_the_exit_status_says_that_a_variant_missed_its_deadline_and_eager_count
     eager_alone = replace(report, loops=(both[0], looped("onnx-int8")))
     assert bench.judged(eager_alone, {"it": "all"}, "onnx-int8") == {"it": "all"}
     for named in ("eager-fp32", "eager,onnx-int8"):
-        with pytest.raises(CheckFailed, match="^eager-fp32 missed"):
+        with pytest.raises(CheckFailed, match=r"^eager-fp32 missed"):
             bench.judged(eager_alone, {}, named)
     # Three misses of 3,000 are no evidence, in either direction.
     unproven = replace(report, loops=(looped("eager-fp32"), looped("onnx-int8", 3)))

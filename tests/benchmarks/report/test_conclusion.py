@@ -51,7 +51,8 @@ def test_a_missed_deadline_is_named_and_the_next_variant_shipped(sample):
 
 def test_a_variant_that_kept_its_deadlines_is_shipped_and_it_says_so(sample):
     assert in_time(sample, loops()).headline.startswith(
-        "Ship onnx-int8: the fastest variant that is verified and kept all 3,000 deadlines of 5 ms at 50 Hz (at most 0.1 % missed)."
+        "Ship onnx-int8: the fastest variant that is verified and kept all 3,000 deadlines of 5 ms at 50 Hz"
+        " (at most 0.1 % missed)."
     )
 
 
@@ -80,7 +81,7 @@ def test_without_a_loop_the_bound_of_p99_judges_a_deadline(sample):
 
 
 def test_a_loop_judges_other_deadlines_than_its_own_too(sample):
-    assert concluded(sample, Limits(4.0), loops(onnx_int8=3)).ship == "onnx-fp32"
+    assert concluded(sample, Limits(4.0), loops(onnx_int8=3)).ship == "torchscript-fp32"
     assert concluded(sample, Limits(8.0), loops(onnx_int8=3)).ship == "onnx-int8"
 
 

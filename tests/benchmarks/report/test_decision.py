@@ -122,9 +122,7 @@ def test_the_report_and_the_records_of_one_bench_name_the_same_variant_or_none(s
         for name, figures in rows.figures(measured).items():
             before = kept.get(name, Record(name, "", {}))
             by_loop = by_name.get(name)
-            kept[name] = (
-                records.with_figures(before, figures, by_loop) if figures else records.without_figures(before)
-            )
+            kept[name] = records.with_figures(before, figures, by_loop) if figures else records.without_figures(before)
         recommended = decision.decide(decision.of_records(builds, kept, idle), asked, "eager-fp32", REWARD).chosen
         named.append(recommended.variant if recommended else "")
         assert conclude(report).ship == named[-1]
@@ -179,7 +177,17 @@ def test_each_condition_of_the_rule_says_why_it_fails(changes, why):
     assert why in decision.judge(replace(holds, **changes), asked, "eager-fp32", REWARD).why_not
 
 
-@pytest.mark.parametrize("wrong", [Limits(0.0), Limits(max_miss_rate=0.0), Limits(max_miss_rate=1.0), Limits(float("inf")), Limits(None, 1.5), Limits(None, -0.1)])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Limits(0.0),
+        Limits(max_miss_rate=0.0),
+        Limits(max_miss_rate=1.0),
+        Limits(float("inf")),
+        Limits(None, 1.5),
+        Limits(None, -0.1),
+    ],
+)
 def test_limits_that_mean_nothing_are_refused(wrong):
     with pytest.raises(UsageError):
         wrong.check()
@@ -232,6 +240,7 @@ def test_the_margin_of_trials_counts_as_two_percent_whatever_their_unit(reward):
 FIGURES = Latency(4.0, 5.0, 5.0, 6.0, 7.0, 9.0, 2.0, (1.9, 2.1), 1024, True, False, 1.0, 10, 2, spin=False)
 PACED = LoopRecord(50.0, 20.0, 3000, 0, threads=2, spin=False, slowest_ms=(9.0, *[5.0] * 99))
 PROVEN = Verification("verified", "reward", reward_delta=0.0, reward_interval=(-1.0, 1.0))
+DEADLINE, LAST = Limits(20.0), Conditions()
 BUILT = {"onnx-int8": Build("onnx-int8", "built", folder="onnx-int8")}
 
 
@@ -244,7 +253,7 @@ def benched(*benches):
     return record
 
 
-def judged(record, limits=Limits(20.0), asked=Conditions()):
+def judged(record, limits=DEADLINE, asked=LAST):
     (facts,) = decision.of_records(BUILT, {"onnx-int8": record}, {}, asked=asked)
     return decision.judge(facts, limits, "eager-fp32", REWARD).why_not
 
@@ -314,7 +323,11 @@ def test_variants_are_held_against_each_other_with_the_threads_of_the_last_bench
 def test_what_counts_of_a_record_of_version_020():
     old = Record("onnx-int8", "", {}, PROVEN, replace(FIGURES, spin=True), LoopRecord(50.0, 20.0, 3000, 30))
     assert judged(old).startswith("missed 30 of 3,000")
-    assert judged(old, Limits(15.0)) == ""  # it kept no latencies: p99 decides
+    assert judged(old, Limits(15.0)).startswith("missed at least 30 of 3,000")
+    clean = replace(old, loop=LoopRecord(50.0, 20.0, 3000, 0))
+    assert judged(clean, Limits(25.0)) == judged(clean) == ""
+    assert judged(clean, Limits(15.0)) == ""  # it kept no latencies: p99 decides
+    assert judged(replace(clean, latency=replace(FIGURES, spin=True, p99_upper_ms=16.0)), Limits(15.0)) != ""
     new = records.with_figures(old, replace(FIGURES, measured="2026"), None)
     assert [one.spin for one in new.latencies] == [True, False]
 
@@ -324,5 +337,13 @@ def test_a_record_keeps_the_slowest_ticks_and_counts_dropped_ones_as_missed():
     kept = loop_record(loop)
     assert (kept.ticks, kept.missed, kept.dropped) == (10_007, 7 + 9979, 7)
     assert kept.slowest_ms[:2] == (9999.0, 9998.0)
-    assert kept.missed_at(9990.5) == 9 + 7
-    assert kept.missed_at(5.0) is None
+    assert kept.missed_at(9990.5) == (9 + 7, 9 + 7)
+    assert kept.missed_at(5.0) == (7 + 9979, 10_007)
+    assert kept.missed_at(25.0) == (201 + 7, 7 + 9979)
+
+
+def test_what_missed_a_long_deadline_is_not_recommended_for_a_short_one_however_late_it_was():
+    record = benched((FIGURES, replace(PACED, missed=300, slowest_ms=(25.0,) * 100)))
+    assert judged(record, Limits(15.0)).startswith("missed at least 300 of 3,000 deadlines of 15 ms")
+    # Where the record does not tell, back-to-back calls do not decide instead.
+    assert "is not proven" in judged(record, Limits(15.0, max_miss_rate=0.2))
