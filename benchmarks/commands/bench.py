@@ -10,10 +10,11 @@ import msgspec
 
 from benchmarks.commands import bench_options
 from benchmarks.commands.bench_options import Args
+from benchmarks.commands.deadline import judged
 from benchmarks.measure.control_loop import ControlLoop
 from benchmarks.report.data import Report
 from export.bundle.reader import Bundle
-from xfer.errors import CheckFailed, UsageError
+from xfer.errors import UsageError
 
 
 def main(args: Args) -> dict[str, Any]:
@@ -72,26 +73,6 @@ def main(args: Args) -> dict[str, Any]:
     paths = write.write(report, findings, output)
     terminal.show(report, findings, paths)
     return judged(report, answer(report, paths), args.variants)
-
-
-def judged(report: Report, result: dict[str, Any], asked: str) -> dict[str, Any]:
-    """Return what ``--json`` prints, unless a deadline was missed.
-
-    Args:
-        report: The report.
-        result: What ``--json`` prints of it.
-        asked: The variants that were asked for. The reference, which is measured anyway, counts only among these.
-
-    Raises:
-        CheckFailed: If a variant misses the deadline on the evidence.
-    """
-    from benchmarks.report.conclusion import missed
-
-    named = {part.strip() for part in asked.split(",")}
-    late = [name for name in missed(report) if name != report.reference or named & {name, name.partition("-")[0]}]
-    if late:
-        raise CheckFailed(f"{', '.join(late)} missed the deadline of {report.limits.deadline_ms:g} ms.", result)
-    return result
 
 
 def answer(report: Report, paths: dict[str, str]) -> dict[str, Any]:

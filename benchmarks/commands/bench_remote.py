@@ -22,7 +22,7 @@ import msgspec
 
 from benchmarks.bench import check_libraries
 from benchmarks.commands import bench_options
-from benchmarks.commands.bench import judged
+from benchmarks.commands.deadline import judged
 from benchmarks.commands.ssh import NOT_FOUND, Host, LostError, last_line
 from benchmarks.report import write
 from benchmarks.report.conclusion import conclude

@@ -32,7 +32,8 @@ SEGMENTS = 6
 """Parts of a loop; fewer where it has fewer ticks."""
 
 LEAD_IN_S = 0.2
-"""Ticks of so long come before those of a segment: a loop on a robot does not begin anew every few seconds."""
+"""Ticks of so long come before those of a segment, but no more than it has itself: a loop on a robot does not begin anew
+every few seconds."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,8 @@ def segments(pace: Pace) -> list[Pace]:
     """Return the parts that a loop is run in."""
     count = min(SEGMENTS, pace.ticks)
     sizes = [len(part) for part in np.array_split(np.arange(pace.ticks), count)]
-    lead_in = math.ceil(LEAD_IN_S * pace.rate_hz)
-    return [replace(pace, seconds=size / pace.rate_hz, gaps=(), lead_in=lead_in) for size in sizes]
+    most = math.ceil(LEAD_IN_S * pace.rate_hz)
+    return [replace(pace, seconds=size / pace.rate_hz, gaps=(), lead_in=min(most, size)) for size in sizes]
 
 
 def steps_per_candidate(pace: Pace) -> int:
