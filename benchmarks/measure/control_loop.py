@@ -32,8 +32,8 @@ SEGMENTS = 6
 """Parts of a loop; fewer where it has fewer ticks."""
 
 LEAD_IN_S = 0.2
-"""Ticks of so long come before those of a segment, but no more than it has itself: a loop on a robot does not begin anew
-every few seconds."""
+"""Ticks of so long come before those of a segment, but no more than it has itself: a loop on a robot does not begin
+anew every few seconds."""
 
 
 @dataclass(frozen=True)
