@@ -18,7 +18,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from export.bundle.records import Latency, Verification
+from export.bundle.latencies import Latency
+from export.bundle.verdicts import Verification
 from tests import small_task
 from xfer import cli, errors, tasks
 

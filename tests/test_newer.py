@@ -12,8 +12,9 @@ from benchmarks.measure.protocol import Protocol
 from export import Bundle, verify
 from export.build import Builder
 from export.bundle import records
+from export.bundle.latencies import Latency
 from export.bundle.machine import this_machine
-from export.bundle.records import Latency, Verification
+from export.bundle.verdicts import Verification
 from export.formats import pack
 from export.targets import ExportOptions, ExportRequest, expand
 from tests.chance_task import REFERENCE, SAME, Sign, met, seeded, small_bundle

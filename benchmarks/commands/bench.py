@@ -50,9 +50,9 @@ def main(args: Args) -> dict[str, Any]:
         bench_options.limits_of(args),
     )
     check_libraries()
+    from benchmarks.commands.partial import Partial
     from benchmarks.report import progress, terminal, write
     from benchmarks.report.conclusion import conclude
-    from benchmarks.report.partial import Partial
 
     bundle = Bundle(args.bundle, args.records)  # before a folder is made for its report
     records.check_writable(bundle)

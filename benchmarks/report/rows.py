@@ -13,9 +13,11 @@ import numpy as np
 from benchmarks.measure import whole_backbone
 from benchmarks.measure.protocol import Candidate, Measurement, Protocol
 from benchmarks.stats.percentiles import MIN_SAMPLES, is_stable, percentile, speedups, upper_bound
+from export.bundle.latencies import Latency
 from export.bundle.manifest import NOT_RUN, Build, Provenance
 from export.bundle.reader import Bundle
-from export.bundle.records import Divergence, Gate, Latency, Record, Status, Verification, unjudged
+from export.bundle.records import Record
+from export.bundle.verdicts import Divergence, Gate, Status, Verification, unjudged
 
 
 @dataclass(frozen=True)

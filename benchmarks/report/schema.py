@@ -14,7 +14,8 @@ import msgspec
 
 from benchmarks.report.conclusion import Findings
 from benchmarks.report.data import SCHEMA, Report
-from export.bundle.records import Latency, Verification
+from export.bundle.latencies import Latency
+from export.bundle.verdicts import Verification
 
 
 def schema() -> dict[str, Any]:

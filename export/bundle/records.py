@@ -18,15 +18,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, TypeVar
 
 import msgspec
 
 from export import targets
 from export.bundle import access
+from export.bundle.latencies import Latency, LoopRecord, strongest
 from export.bundle.machine import Machine, this_machine
 from export.bundle.manifest import RECORDS, Build
 from export.bundle.reader import Bundle
+from export.bundle.verdicts import Verification, stronger, unjudged
 from export.targets import Variant
 from xfer.errors import BundleError
 from xfer.files import from_json, to_json, write_atomically
@@ -35,209 +37,6 @@ T = TypeVar("T")
 
 POLICY = ".policy"
 """File in a folder of records that names whose they are."""
-
-Status = Literal["verified", "provisional", "rejected", "built", "failed", "unavailable"]
-Gate = Literal["", "fidelity", "numbers", "actions", "reward", "recordings", "trials"]
-GATES: tuple[Gate, ...] = get_args(Gate)
-PROVEN = ("verified", "provisional")
-Protocol = Literal["quick", "default", "strict"]
-PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
-"""The weaker first."""
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """Where a variant first chose another action than the reference: the first such pair in the order of seeds.
-
-    Attributes:
-        seed: Seed of the pair.
-        step: Step of the episode, counted from 0.
-        reference_action: The reference's action there, in the environment's units.
-        variant_action: The variant's.
-        margin: Regret of the variant's action by the reference's scores, as the actions gate counts it.
-        picture: The observation of both at that moment, as PNG in base64; empty where the task has no image.
-    """
-
-    seed: int
-    step: int
-    reference_action: tuple[float, ...]
-    variant_action: tuple[float, ...]
-    margin: float
-    picture: str = ""
-
-
-@dataclass(frozen=True)
-class Verification:
-    """The verdict on one variant: see ``export/verification/``.
-
-    Attributes:
-        status: ``verified``, ``provisional``, ``rejected``; ``built`` if it could not be run here, ``failed`` if its
-            runtime gave up, ``unavailable`` if there are no files.
-        rung: The highest gate that was reached.
-        reason: Which gate and which figure, or what is missing.
-        max_abs_diff: Largest difference of a score from golden, after centering.
-        tolerance: What that may be, or None where it is not judged.
-        agreement: Share of observations on which variant and reference choose the same action.
-        regret: Mean regret of the variant's actions by the reference's scores.
-        observations: How many observations the actions gate looked at.
-        pairs: Pairs of episodes with the same seeds.
-        pairs_needed: How many more pairs a provisional variant needs, all clean; if it looks worse, like those so far.
-        forked: Pairs in which the actions differed at some step.
-        reward_mean: The variant's mean return.
-        reward_delta: Its mean return minus the reference's, in the task's own units.
-        reward_interval: One-sided 95 % bounds below and above of that difference, in which a pair counts at most as
-            the whole scale.
-        worst: The worst disagreements, as sentences.
-        returns: (seed, the reference's return, the variant's return) of each pair, in the order of seeds; of trials,
-            which have no seed, their number.
-        divergence: Where the variant first chose another action than the reference, or None if it never did.
-        seed_base: Seed of the first pair; None if there are no pairs.
-        episodes: Recorded episodes that the recordings gate looked at.
-        recordings_bound: 95 % bound above the variant's mean action loss in such episodes.
-        agrees_on_recordings: Whether that proves, jointly with the other variants, that the loss is under its limit.
-        trials_margin: Largest mean loss in trials that was allowed, in the unit of their returns.
-        max_episode_steps: Steps after which the episodes of the pairs were truncated, or None.
-    """
-
-    status: Status
-    rung: Gate = ""
-    reason: str = ""
-    max_abs_diff: float | None = None
-    tolerance: float | None = None
-    agreement: float | None = None
-    regret: float | None = None
-    observations: int = 0
-    pairs: int = 0
-    pairs_needed: int = 0
-    forked: int = 0
-    reward_mean: float | None = None
-    reward_delta: float | None = None
-    reward_interval: tuple[float, float] | None = None
-    worst: tuple[str, ...] = ()
-    returns: tuple[tuple[int, float, float], ...] = ()
-    divergence: Divergence | None = None
-    seed_base: int | None = None
-    episodes: int = 0
-    recordings_bound: float | None = None
-    agrees_on_recordings: bool = False
-    trials_margin: float | None = None
-    max_episode_steps: int | None = None
-
-
-@dataclass(frozen=True)
-class Latency:
-    """What ``xfer bench`` measured of one variant, raw frame to action, batch 1; times in milliseconds.
-
-    Attributes:
-        p50_ms: Median, and likewise the other percentiles; None below the sample floor of a percentile.
-        p99_upper_ms: 99 % confidence bound above p99, or None below its floor.
-        speedup: Median over rounds of the reference's median divided by this variant's, in the same round.
-        speedup_spread: Smallest and largest of those ratios.
-        samples: Number of timed calls.
-        stable: Whether five stretches of the run agree on the speed-up within 5 %; on the times, if there is none, and
-            for the reference itself.
-        quick: Whether it was a short run.
-        cold_start_s: Process start to first action, in seconds, files in the page cache: the median of the starts.
-        peak_memory_bytes: Largest resident memory of the variant's own process.
-        threads: Threads inside an operation.
-        p50_upper_ms: 99 % confidence bound above p50, and likewise p90_upper_ms and p95_upper_ms.
-        p999_ms: p99.9, with p999_upper_ms above it.
-        rounds: How many rounds the samples come from.
-        disturbed_rounds: In how many of them something else took time; see ``benchmarks/measure/interference.py``.
-        starts_ms: Median of each fresh start of the process; empty in version 0.2.0.
-        cold_start_spread_s: Smallest and largest of the starts' times to the first action.
-        strict: Whether it was a long run.
-        spin: Whether idle threads spun between calls; in version 0.2.0 they always did.
-        baseline: What the speed-up is against, by row: the reference on the same device. Empty without a speed-up, and
-            in version 0.2.0, where it was the reference.
-        measured: When, as ISO 8601 in UTC; empty in version 0.2.0.
-    """
-
-    p50_ms: float | None
-    p90_ms: float | None
-    p95_ms: float | None
-    p99_ms: float | None
-    p99_upper_ms: float | None
-    max_ms: float
-    speedup: float | None
-    speedup_spread: tuple[float, float] | None
-    samples: int
-    stable: bool
-    quick: bool
-    cold_start_s: float | None
-    peak_memory_bytes: int | None
-    threads: int
-    p50_upper_ms: float | None = None
-    p90_upper_ms: float | None = None
-    p95_upper_ms: float | None = None
-    p999_ms: float | None = None
-    p999_upper_ms: float | None = None
-    rounds: int = 0
-    disturbed_rounds: int = 0
-    starts_ms: tuple[float, ...] = ()
-    cold_start_spread_s: tuple[float, float] | None = None
-    strict: bool = False
-    spin: bool = True
-    baseline: str = ""
-    measured: str = ""
-
-    @property
-    def protocol(self) -> Protocol:
-        """How much was measured."""
-        return "strict" if self.strict else "quick" if self.quick else "default"
-
-
-@dataclass(frozen=True)
-class LoopRecord:
-    """How a variant did in the control loop of ``xfer bench``.
-
-    Attributes:
-        rate_hz: Ticks a second.
-        deadline_ms: How long after its scheduled moment a tick's action may come, in milliseconds.
-        ticks: How many ticks fell due.
-        missed: How many of them acted after their deadline, or not at all.
-        error: Why there are no ticks, or fewer, or empty.
-        threads: Threads inside an operation; 0 in version 0.2.0.
-        spin: Whether idle threads spun between ticks; in version 0.2.0 they always did.
-        quick: Whether the bench was a short one.
-        measured: When, as ISO 8601 in UTC; empty in version 0.2.0.
-        late: What became of ticks that fell due while the loop was late: ``catch-up`` or ``drop``.
-        dropped: How many ticks were dropped.
-        slowest_ms: The largest latencies, the largest first: what other deadlines are held against.
-        segments: In how many segments it was run.
-        disturbed_segments: In how many of them something else took time.
-        idle_cores: How many cores' time the process took while it waited for its next tick, or None.
-    """
-
-    rate_hz: float
-    deadline_ms: float
-    ticks: int
-    missed: int
-    error: str = ""
-    threads: int = 0
-    spin: bool = True
-    quick: bool = False
-    measured: str = ""
-    late: str = "catch-up"
-    dropped: int = 0
-    slowest_ms: tuple[float, ...] = ()
-    segments: int = 0
-    disturbed_segments: int = 0
-    idle_cores: float | None = None
-
-    def missed_at(self, deadline_ms: float) -> tuple[int, int]:
-        """Return how many ticks missed another deadline, at least and at most.
-
-        The two are equal but where too few latencies were kept to tell.
-        """
-        if deadline_ms == self.deadline_ms:
-            return self.missed, self.missed
-        late = sum(latency > deadline_ms for latency in self.slowest_ms)
-        least, most = late + self.dropped, self.ticks
-        if late < len(self.slowest_ms) or len(self.slowest_ms) == self.ticks - self.dropped:
-            return least, least
-        # Whoever is too late for a long deadline is too late for a short one.
-        return (max(least, self.missed), most) if deadline_ms < self.deadline_ms else (least, min(most, self.missed))
 
 
 @dataclass(frozen=True)
@@ -479,10 +278,10 @@ def with_figures(record: Record, latency: Latency, loop: LoopRecord | None) -> R
 
     A short run takes nothing from a long one: each protocol keeps its last figures.
     """
-    latencies = (*(one for one in record.all_latencies if _how(one) != _how(latency)), latency)
+    latencies = (*(one for one in record.all_latencies if one.how != latency.how), latency)
     loops = record.all_loops
     if loop is not None:
-        loops = (*(one for one in loops if _how_paced(one) != _how_paced(loop)), loop)
+        loops = (*(one for one in loops if one.how != loop.how), loop)
     alike = tuple(one for one in latencies if (one.threads, one.spin) == (latency.threads, latency.spin))
     last = next((one for one in reversed(loops) if (one.threads, one.spin) == (latency.threads, latency.spin)), None)
     return replace(record, latency=strongest(alike), loop=last, latencies=latencies, loops=loops)
@@ -491,62 +290,6 @@ def with_figures(record: Record, latency: Latency, loop: LoopRecord | None) -> R
 def without_figures(record: Record) -> Record:
     """Return a record of the verdict alone."""
     return replace(record, latency=None, loop=None, latencies=(), loops=())
-
-
-def strongest(latencies: tuple[Latency, ...]) -> Latency | None:
-    """Return the figures of the strongest protocol, or None if there are none; it has one of each."""
-    return max(latencies, key=lambda one: PROTOCOLS.index(one.protocol), default=None)
-
-
-def _how(one: Latency) -> tuple[object, ...]:
-    return one.protocol, one.threads, one.spin
-
-
-def _how_paced(one: LoopRecord) -> tuple[object, ...]:
-    return one.rate_hz, one.late, one.quick, one.threads, one.spin
-
-
-def stronger(before: Verification | None, new: Verification) -> Verification:
-    """Return which of two verdicts on the same files is kept, with the actions gate that saw more.
-
-    A rejection replaces whatever was there, and gives way only to a verdict that looked at least as closely. So does a
-    failure, which may have been of the moment: it gives way to any. Otherwise
-    a verified one is stronger than one that is not, then the higher gate, then more pairs; of equals, the new one.
-    """
-    if before is None or new.status in ("rejected", "failed") or before.status == "failed" or _run_anew(before, new):
-        return new
-    if before.status == "rejected":
-        return new if _overturns(new, before) else before
-    kept, other = (new, before) if _strength(new) >= _strength(before) else (before, new)
-    if other.observations <= kept.observations:
-        return kept
-    figures = ("max_abs_diff", "tolerance", "agreement", "regret", "observations", "worst")
-    return replace(kept, **{name: getattr(other, name) for name in figures})
-
-
-def _run_anew(before: Verification, new: Verification) -> bool:
-    """Whether old pairs do not count: episodes are truncated elsewhere now, or the same seeds gave other returns.
-
-    An environment was then found not to replay.
-    """
-    if not before.rung == new.rung == "reward":
-        return False
-    both = zip(before.returns, new.returns, strict=False)
-    other = any(old[0] == now[0] and old != now for old, now in both)
-    return other or before.max_episode_steps != new.max_episode_steps
-
-
-def _strength(verdict: Verification) -> tuple[bool, int, int]:
-    proves_nothing = verdict.rung == "recordings" and not verdict.agrees_on_recordings
-    return verdict.status == "verified", GATES.index("actions" if proves_nothing else verdict.rung), verdict.pairs
-
-
-def _overturns(new: Verification, rejection: Verification) -> bool:
-    if new.rung == rejection.rung == "reward":
-        return new.pairs >= rejection.pairs
-    if rejection.rung == "actions" and new.observations < rejection.observations:
-        return False
-    return GATES.index(new.rung) >= GATES.index(rejection.rung)
 
 
 def _reference(bundle: Bundle) -> str:
@@ -594,11 +337,6 @@ def _read_file(path: Path) -> MachineRecords:
         raise BundleError(f"{path} cannot be read: {error.strerror}.") from error
     except msgspec.DecodeError as error:
         raise BundleError(f"{path} is damaged ({error}). Delete it, then verify and bench again.") from error
-
-
-def unjudged(build: Build) -> Verification:
-    """Return what is known of a build that no gate has seen: what became of building it."""
-    return Verification(cast(Status, build.status), reason=build.reason)
 
 
 def as_row(variant: str, build: Build, record: Record | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import tyro
 
 from export.bundle import records
 from export.bundle.reader import Bundle
-from export.bundle.records import Verification
+from export.bundle.verdicts import Verification
 from export.commands.console import fault_summary, finding_lines, show, verdict_lines, wrapped
 from export.verification.fault_injection.inject import inject_faults
 from export.verification.trials import TrialReturns, read_trials

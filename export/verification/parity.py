@@ -14,8 +14,8 @@ import numpy as np
 
 from export.bundle.manifest import Build, Spreads
 from export.bundle.reader import Bundle, why_not
-from export.bundle.records import Gate, Verification, unjudged
 from export.bundle.spreads import masked, measure_spreads
+from export.bundle.verdicts import Gate, Verification, unjudged
 from export.libraries import causes
 from export.targets import Variant
 from export.verification.tolerances import action_difference, compare_scores, regret, ties

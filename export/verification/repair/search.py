@@ -31,8 +31,8 @@ import numpy as np
 
 from export import targets
 from export.bundle.reader import Bundle
-from export.bundle.records import Verification
 from export.bundle.spreads import measure_spreads
+from export.bundle.verdicts import Verification
 from export.quantize import Quantizer
 from export.targets import ExportRequest, FromGraph, Place, Variant
 from export.verification.parity import run_gates

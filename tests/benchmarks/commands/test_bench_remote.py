@@ -22,9 +22,11 @@ from benchmarks.commands import bench, bench_options, bench_remote
 from benchmarks.commands.ssh import Host
 from benchmarks.report.data import Report
 from export.bundle import records
+from export.bundle.latencies import Latency
 from export.bundle.machine import this_machine
 from export.bundle.reader import Bundle
-from export.bundle.records import Latency, MachineRecords, Record, Verification
+from export.bundle.records import MachineRecords, Record
+from export.bundle.verdicts import Verification
 from tests.conftest import skip_without
 from xfer.errors import UnavailableError, UsageError, XferError
 from xfer.files import to_json

@@ -6,9 +6,11 @@ import pytest
 
 from benchmarks.commands import recommend
 from export.bundle import records
+from export.bundle.latencies import Latency, LoopRecord
 from export.bundle.machine import this_machine
 from export.bundle.reader import Bundle
-from export.bundle.records import Latency, LoopRecord, MachineRecords, Verification
+from export.bundle.records import MachineRecords
+from export.bundle.verdicts import Verification
 from xfer.errors import UsageError, XferError
 from xfer.files import from_json, to_json
 

@@ -7,10 +7,12 @@ import pytest
 
 from benchmarks.measure import worker_process
 from export.bundle import records
+from export.bundle.latencies import Latency
 from export.bundle.machine import this_machine
 from export.bundle.manifest import MANIFEST, RECORDS, Build
 from export.bundle.reader import Bundle
-from export.bundle.records import Divergence, Latency, MachineRecords, Record, Verification, as_row, printed, stronger
+from export.bundle.records import MachineRecords, Record, as_row, printed
+from export.bundle.verdicts import Divergence, Verification, stronger
 from export.verification.ledger import Ledger
 from export.verification.pairs import Outcome
 from tests.permissions import read_only

@@ -10,7 +10,7 @@ import pytest
 
 from export.bundle import records
 from export.bundle.reader import Bundle
-from export.bundle.records import Verification
+from export.bundle.verdicts import Verification
 from export.verification import pairs, reward
 from export.verification.ledger import Ledger
 from export.verification.non_inferiority import MARGIN
