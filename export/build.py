@@ -119,35 +119,36 @@ def export(
     memory = int(max_memory * 1e9)
     on_step("reading the policy")
     imported, path = import_policy(source, importing, Path(output) if output is not None else None, memory, on_note)
-    policy = imported.policy
-    request = ExportRequest(policy, policy.spec, imported.calibration, options or ExportOptions())
-    run = str(imported.folder.resolve())
-    builder = Builder(
-        request,
-        lambda: imported.held_out,
-        path,
-        run=run,
-        command=command,
-        reference=imported.reference,
-        renew=imported.renewed,
-        on_step=on_step,
-    )
-    built: dict[Variant, tuple[Build, bool]] = {}
-
-    def build(variant: Variant, float_layers: tuple[str, ...] | None = None) -> None:
-        on_step(f"exporting {variant}")
-        built[variant] = builder.build(variant, float_layers)
-        on_build(*built[variant])
-
-    for variant in variants:
-        build(variant)
-    repairs: list[Repaired] = []
-    if repair:
-        from export.verification.repair.bundle import repair_bundle
-
-        repairs = repair_bundle(
-            path, request, variants, imported.held_out, build, on_step, on_repair, memory=memory // 4
+    with tasks.truncated(tasks.max_episode_steps() or imported.max_episode_steps):
+        policy = imported.policy
+        request = ExportRequest(policy, policy.spec, imported.calibration, options or ExportOptions())
+        run = str(imported.folder.resolve())
+        builder = Builder(
+            request,
+            lambda: imported.held_out,
+            path,
+            run=run,
+            command=command,
+            reference=imported.reference,
+            renew=imported.renewed,
+            on_step=on_step,
         )
+        built: dict[Variant, tuple[Build, bool]] = {}
+
+        def build(variant: Variant, float_layers: tuple[str, ...] | None = None) -> None:
+            on_step(f"exporting {variant}")
+            built[variant] = builder.build(variant, float_layers)
+            on_build(*built[variant])
+
+        for variant in variants:
+            build(variant)
+        repairs: list[Repaired] = []
+        if repair:
+            from export.verification.repair.bundle import repair_bundle
+
+            repairs = repair_bundle(
+                path, request, variants, imported.held_out, build, on_step, on_repair, memory=memory // 4
+            )
     return ExportResult(path, tuple(built.values()), tuple(repairs))
 
 
@@ -244,7 +245,7 @@ class Builder:
         on_step: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._request, self._command = request, command
-        provenance = describe(request.policy, run)
+        provenance = replace(describe(request.policy, run), max_episode_steps=tasks.max_episode_steps())
         self._facts = {
             "xfer": __version__,
             "weights": provenance.weights,

@@ -101,6 +101,8 @@ class Provenance:
         parameters: Executed parameters.
         macs: Multiply-accumulates of one step.
         xfer: Version that wrote the bundle.
+        max_episode_steps: Steps after which the episodes were truncated that the policy was trained and its reward
+            scale was measured in, where the user said so (``--max-episode-steps``); else None.
     """
 
     run: str
@@ -111,6 +113,7 @@ class Provenance:
     parameters: int
     macs: int
     xfer: str
+    max_episode_steps: int | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ rewrite a bundle can rewrite its hashes. ``writer.py`` writes bundles; this file
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -24,7 +24,7 @@ from export.bundle.manifest import GOLDEN, HELD_OUT, MANIFEST, STATUSES, Build, 
 from export.bundle.spreads import measure_spreads
 from export.libraries.causes import failure
 from export.targets import ExportOptions, Place, Variant
-from xfer import __version__
+from xfer import __version__, tasks
 from xfer.errors import BundleError, UnavailableError, check_choice
 from xfer.files import sha256
 from xfer.runner import Runner, Session
@@ -98,6 +98,10 @@ class Bundle:
         if extra:
             raise BundleError(f"{folder / min(extra)} is not in the manifest. Export again.")
         return folder
+
+    def truncated(self) -> AbstractContextManager[None]:
+        """Truncate episodes as those were that the policy was trained in, unless the user says otherwise."""
+        return tasks.truncated(tasks.max_episode_steps() or self.manifest.provenance.max_episode_steps)
 
     def golden(self) -> Trajectories:
         """Return the golden trajectories.

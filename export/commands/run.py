@@ -80,7 +80,8 @@ def main(args: Args) -> dict[str, Any]:
     if args.video and not any(o.dtype == "uint8" and len(o.shape) == 3 for o in bundle.spec.observations):
         raise UsageError("--video: this policy has no image observation.")
     tasks.trust(args.task)
-    task = tasks.load_recorded(bundle.spec.task)
+    with bundle.truncated():
+        task = tasks.load_recorded(bundle.spec.task)
     from xfer.evaluate import episode_returns
 
     console = Console()

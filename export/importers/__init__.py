@@ -102,6 +102,8 @@ class ImportedPolicy:
         reference: The variant that all others are compared with.
         renewed: Whether the observations were given or recorded just now, and may be others than before.
         memory: Bytes of observations that may be in memory at once.
+        max_episode_steps: Steps after which the episodes were truncated that it was trained in, or its reward scale
+            was measured in, or None.
 
     Raises:
         RunError: By the properties, if their file is missing or damaged.
@@ -112,6 +114,7 @@ class ImportedPolicy:
     reference: str = "eager-fp32"
     renewed: bool = False
     memory: int = MEMORY
+    max_episode_steps: int | None = None
 
     @cached_property
     def calibration(self) -> Trajectories:

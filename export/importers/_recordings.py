@@ -97,7 +97,7 @@ def gather(
     with writable(folder, RunError):
         write_atomically(folder / FACTS, to_json(Facts(source, weights, spec, steps)))
     renewed = file is not None or known is None
-    return ImportedPolicy(replace(policy, spec=spec), folder, renewed=renewed, memory=memory)
+    return ImportedPolicy(replace(policy, spec=spec), folder, renewed=renewed, memory=memory, max_episode_steps=steps)
 
 
 def environment(spec: PolicySpec) -> tuple[Task | None, str]:

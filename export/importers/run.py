@@ -15,4 +15,5 @@ def load(path: Path) -> ImportedPolicy:
         RunError: If there is no run here, or it is not finished.
         WeightsError: If its files are damaged.
     """
-    return ImportedPolicy(RunFolder(path).policy(), path)
+    run = RunFolder(path)
+    return ImportedPolicy(run.policy(), path, max_episode_steps=run.config().max_episode_steps)

@@ -106,7 +106,8 @@ def verify(
         from export.verification import reward  # which needs gymnasium, as the first two gates do not
         from export.verification.ledger import Ledger
 
-        found = reward.run_gate(bundle, found, pairs, workers or processes(), on_pairs, Ledger(bundle, keep=keep))
+        with bundle.truncated():
+            found = reward.run_gate(bundle, found, pairs, workers or processes(), on_pairs, Ledger(bundle, keep=keep))
     return _kept(bundle, found, on_note) if keep else found
 
 

@@ -302,6 +302,19 @@ def test_an_endless_environment_is_verified_where_episodes_are_truncated(fault, 
     assert (verdict.pairs, verdict.max_episode_steps, verdict.returns[0][1]) == (2, 5, 5.0)
 
 
+@pytest.mark.parametrize("fault", ["endless"], indirect=True)
+def test_episodes_of_a_bundle_are_truncated_as_they_were_when_it_was_exported(fault, capsys):
+    exported = ["tests.xfer.tasks.test_environment:make", "--task", TASK, "--targets", "eager,torchscript"]
+    assert main(["export", *exported, "--max-episode-steps", "5"]) == 0
+    assert main(["export", *exported]) == 0  # it is remembered there too
+    where = ["make.bundle", "--task", TASK, "--json"]
+    assert main(["verify", *where, "--pairs", "1"]) == 0
+    assert main(["run", *where, "--variant", "torchscript-fp32", "--episodes", "1"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["returns"] == [5.0]
+    assert main(["run", *where, "--variant", "eager-fp32", "--episodes", "1", "--max-episode-steps", "3"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["returns"] == [3.0]
+
+
 def test_the_reason_why_there_is_no_environment_is_printed(tmp_path):
     from dataclasses import replace
 
