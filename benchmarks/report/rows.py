@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from benchmarks.measure import whole_backbone
+from benchmarks.measure import kernel, whole_backbone
 from benchmarks.measure.protocol import Candidate, Measurement, Protocol
 from benchmarks.stats.percentiles import MIN_SAMPLES, is_stable, percentile, speedups, upper_bound
 from export.bundle.manifest import NOT_RUN, Build, Provenance
@@ -122,11 +122,17 @@ class RowBuilder:
     protocol: Protocol
 
     def figures(self, measurements: Mapping[str, Measurement]) -> dict[str, Latency | None]:
-        """Return the figures of each candidate, or None where its process failed."""
-        found = {}
+        """Return the figures of each candidate, or None where its process failed.
+
+        Args:
+            measurements: Of the candidates, by name, and of the reference kernel.
+        """
+        found, slowed = {}, kernel.slowed_rounds(measurements.get(kernel.NAME))
         for c in self.candidates:
-            protocol = whole_backbone.short(self.protocol) if self.is_whole(c) else self.protocol
-            found[c.name] = summarize(measurements[c.name], measurements.get(c.baseline), protocol)
+            protocol, beside = self.protocol, slowed
+            if self.is_whole(c):  # in rounds of its own, without the kernel
+                protocol, beside = whole_backbone.short(protocol), ()
+            found[c.name] = summarize(measurements[c.name], measurements.get(c.baseline), protocol, beside)
         return found
 
     def is_whole(self, candidate: Candidate) -> bool:
@@ -164,13 +170,16 @@ def verdict(build: Build, record: Record | None) -> Verification:
     return (record and record.verification) or unjudged(build)
 
 
-def summarize(measurement: Measurement, baseline: Measurement | None, protocol: Protocol) -> Latency | None:
+def summarize(
+    measurement: Measurement, baseline: Measurement | None, protocol: Protocol, slowed: Sequence[bool] = ()
+) -> Latency | None:
     """Return the figures that a record keeps, times in milliseconds.
 
     Args:
         measurement: Of the variant.
         baseline: Of the reference in the same rounds, or None where it cannot run here.
         protocol: What was asked of both.
+        slowed: Of their rounds, whether the reference kernel was slowed, where it took its turns in them.
 
     Returns:
         None if the variant's process failed: half a measurement is not published.
@@ -205,7 +214,7 @@ def summarize(measurement: Measurement, baseline: Measurement | None, protocol: 
         p999_ms=p999,
         p999_upper_ms=b999,
         rounds=len(measurement.rounds),
-        disturbed_rounds=sum(disturbance.disturbed for disturbance in measurement.disturbances),
+        disturbed_rounds=measurement.disturbed_rounds(slowed),
         starts_ms=tuple(1000 * median for median in measurement.start_medians()),
         cold_start_spread_s=(min(startups), max(startups)) if startups else None,
     )
