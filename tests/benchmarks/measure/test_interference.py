@@ -246,7 +246,7 @@ def test_a_process_that_takes_10_percent_of_the_bound_core_marks_the_bench(form)
     waits = [one.waited for one in found.disturbances]
     latency = summarize(found, None, protocol)
     assert np.mean(waits) > 0.07, waits
-    assert latency.disturbed_rounds >= 0.8 * latency.rounds, waits
+    assert latency.disturbed_rounds >= 0.6 * latency.rounds, waits
 
 
 @pytest.mark.timing
