@@ -52,7 +52,7 @@ BLIND = (
 
 @dataclass(frozen=True)
 class Interference:
-    """What went on during the turns of a round that was not the variant's own. Shares are of the turns' time, 0 to 1.
+    """What went on during the turns of a round that was not the variant's own. Shares are from 0 to 1.
 
     Attributes:
         others: Share of the cores' time that other processes took: of all usable cores, or of those that the variant
@@ -61,9 +61,10 @@ class Interference:
             0.0 where the system does not tell.
         frequency_mhz: Mean clock of the variant's cores at the end, or None where the system does not tell.
         gpu_clock_mhz: The GPU's clock (SM) at the end, or None where the variant does not run on one.
-        waited: Share for which a thread of the worker was ready to run and had no core; in each turn, of the thread
-            that waited longest. None where the kernel does not tell, and in version 0.2.0.
-        throttled: Share for which a control group of the worker's had used up its quota.
+        waited: How long a thread of the worker was ready to run and had no core; in each turn, the thread that waited
+            longest. As a share of the time that the worker was at work, which is all of a turn, and of a control loop
+            that of its ticks. None where the kernel does not tell, and in version 0.2.0.
+        throttled: How long a control group of the worker's had used up its quota, as such a share.
         preempted: How often a core was taken from a thread of the worker that wanted to go on (involuntary context
             switches); None where the kernel does not tell, and in version 0.2.0.
     """
@@ -126,23 +127,29 @@ class Meter:
             usable = bound = online
         self._usable, self._bound = usable, bound or usable
         self._turns: list[tuple[Reading, Reading]] = []
+        self._at_work = 0.0
         self._begin = self._read()
 
     def begin(self) -> None:
         """Note where the counters stand before a turn."""
         self._begin = self._read()
 
-    def end(self) -> None:
-        """Note where they stand after it."""
+    def end(self, at_work: float = math.inf) -> None:
+        """Note where they stand after it.
+
+        Args:
+            at_work: For how many seconds the worker was at work, where it slept for the rest of the turn.
+        """
         moment = time.monotonic()  # of the turn; what reading takes is none of it
         self._turns.append((self._begin, replace(self._read(), moment=moment)))
+        self._at_work += min(at_work, moment - self._begin.moment)
 
     def disturbance(self) -> Interference:
         """Return what happened in the turns since this was last asked for; at least one."""
-        turns, self._turns = self._turns, []
+        turns, self._turns, at_work, self._at_work = self._turns, [], self._at_work, 0.0
         # Only now the clocks: asking for them takes processor time itself.
         frequency, gpu_clock = _frequency_mhz(self._bound), nvml.clock_mhz() if self._gpu else None
-        return interference(turns, self._usable, self._bound, frequency, gpu_clock)
+        return interference(turns, self._usable, self._bound, at_work, frequency, gpu_clock)
 
     def _read(self) -> Reading:
         import psutil
@@ -166,6 +173,7 @@ def interference(
     turns: Sequence[tuple[Reading, Reading]],
     usable: Sequence[int],
     bound: Sequence[int],
+    at_work: float,
     frequency_mhz: float | None = None,
     gpu_clock_mhz: float | None = None,
 ) -> Interference:
@@ -175,20 +183,24 @@ def interference(
         turns: The readings, in order.
         usable: Logical cores that this machine gives us.
         bound: Those of them that the worker is bound to.
+        at_work: For how many seconds the worker was at work in these turns.
         frequency_mhz: As in ``Interference``.
         gpu_clock_mhz: Likewise.
     """
-    spent = sum(end.moment - begin.moment for begin, end in turns)
     waits = [_longest(begin.waits, end.waits) for begin, end in turns if begin.waits is not None]
     counts = [sum(_since(begin.preemptions, end.preemptions)) for begin, end in turns]
     told = any(end.preemptions for _, end in turns)
+
+    def share(seconds: float) -> float:
+        return min(1.0, seconds / at_work) if at_work else 0.0
+
     return Interference(
         others=max(_others(turns, usable), _others(turns, bound)),
         steal=_stolen(turns, bound),
         frequency_mhz=frequency_mhz,
         gpu_clock_mhz=gpu_clock_mhz,
-        waited=min(1.0, sum(waits) / spent) if waits else None,
-        throttled=min(1.0, sum(end.throttled - begin.throttled for begin, end in turns) / spent),
+        waited=share(sum(waits)) if waits else None,
+        throttled=share(sum(end.throttled - begin.throttled for begin, end in turns)),
         preempted=round(sum(counts)) if told else None,
     )
 

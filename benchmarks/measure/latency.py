@@ -164,4 +164,5 @@ class _Run:
             tuple(self.turns),
             tuple(self.starts),
             tuple(self.cold_starts_s),
+            spin=self.protocol.spin,
         )

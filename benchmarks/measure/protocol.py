@@ -49,6 +49,7 @@ class Protocol:
         starts: How often the process of each variant is started afresh, with its share of the rounds.
         lead_in_seconds: Shortest time in those untimed calls.
         seed: Of the order in which variants take their turns, another one in each pass.
+        spin: Whether idle threads spin between calls; as wherever a bundle is opened, they do not unless asked to.
     """
 
     threads: int
@@ -67,6 +68,7 @@ class Protocol:
     starts: int = 1
     lead_in_seconds: float = 0.0
     seed: int = 0
+    spin: bool = False
 
     @property
     def turn(self) -> Turn:
@@ -147,11 +149,12 @@ class Candidate:
         if not self.variant:
             return False
         variant = Variant.parse(self.variant)
-        return variant.place in ("cuda", "tensorrt") or variant.target.startswith("tensorrt")
+        return variant.place in ("cuda", "cudagraphs", "tensorrt") or variant.target.startswith("tensorrt")
 
     def assignment(self, protocol: Protocol) -> Assignment:
         """Return what its worker is to run."""
-        return Assignment(str(self.bundle.resolve()), self.variant, protocol.threads, protocol.bound, self.batch)
+        folder = str(self.bundle.resolve())
+        return Assignment(folder, self.variant, protocol.threads, protocol.bound, self.batch, protocol.spin)
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,7 @@ class Measurement:
         turns: How many calls each turn had, in order, a tuple a round; empty in version 0.2.0.
         starts: How many rounds each start of its process gave; empty in version 0.2.0, which had one start.
         cold_starts_s: From process start to first action, of each start.
+        spin: Whether idle threads spun between calls; in version 0.2.0 they always did.
     """
 
     name: str
@@ -193,6 +197,7 @@ class Measurement:
     turns: tuple[tuple[int, ...], ...] = ()
     starts: tuple[int, ...] = ()
     cold_starts_s: tuple[float, ...] = ()
+    spin: bool = True
 
     def by_turn(self) -> list[tuple[float, ...]]:
         """Return the samples of each turn; where turns were not kept apart, a round is one."""

@@ -76,6 +76,10 @@ class Row:
     disturbed_rounds: int | None = None
     starts_ms: tuple[float, ...] = ()
     cold_start_spread_s: tuple[float, float] | None = None
+    strict: bool | None = None
+    spin: bool | None = None
+    baseline: str | None = None
+    measured: str | None = None
     whole_backbone: bool = False
 
     @classmethod
@@ -111,6 +115,7 @@ class RowBuilder:
         candidates: What is measured: the bundle's own variants, in Python and C++, and those of a whole backbone.
         provenance: The graph of the whole backbone, where that is measured.
         protocol: How much is measured.
+        measured: When, as ISO 8601 in UTC.
     """
 
     builds: Mapping[str, Build]
@@ -120,6 +125,7 @@ class RowBuilder:
     candidates: Sequence[Candidate]
     provenance: Provenance
     protocol: Protocol
+    measured: str = ""
 
     def figures(self, measurements: Mapping[str, Measurement]) -> dict[str, Latency | None]:
         """Return the figures of each candidate, or None where its process failed.
@@ -132,7 +138,8 @@ class RowBuilder:
             protocol, beside = self.protocol, slowed
             if self.is_whole(c):  # in rounds of its own, without the kernel
                 protocol, beside = whole_backbone.short(protocol), ()
-            found[c.name] = summarize(measurements[c.name], measurements.get(c.baseline), protocol, beside)
+            baseline = measurements.get(c.baseline)
+            found[c.name] = summarize(measurements[c.name], baseline, protocol, self.measured, beside)
         return found
 
     def is_whole(self, candidate: Candidate) -> bool:
@@ -171,14 +178,19 @@ def verdict(build: Build, record: Record | None) -> Verification:
 
 
 def summarize(
-    measurement: Measurement, baseline: Measurement | None, protocol: Protocol, slowed: Sequence[bool] = ()
+    measurement: Measurement,
+    baseline: Measurement | None,
+    protocol: Protocol,
+    measured: str = "",
+    slowed: Sequence[bool] = (),
 ) -> Latency | None:
     """Return the figures that a record keeps, times in milliseconds.
 
     Args:
         measurement: Of the variant.
-        baseline: Of the reference in the same rounds, or None where it cannot run here.
+        baseline: Of the reference on the same device in the same rounds, or None where that was not measured.
         protocol: What was asked of both.
+        measured: When, as ISO 8601 in UTC.
         slowed: Of their rounds, whether the reference kernel was slowed, where it took its turns in them.
 
     Returns:
@@ -217,6 +229,10 @@ def summarize(
         disturbed_rounds=measurement.disturbed_rounds(slowed),
         starts_ms=tuple(1000 * median for median in measurement.start_medians()),
         cold_start_spread_s=(min(startups), max(startups)) if startups else None,
+        strict=protocol.strict,
+        spin=measurement.spin,
+        baseline=baseline.name if ratios and baseline else "",
+        measured=measured,
     )
 
 

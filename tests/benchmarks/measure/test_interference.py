@@ -71,7 +71,7 @@ def round_of(form, waits=(), stolen=0.0, throttled=0.0):
                 Reading(ends, [0.0], steals[1], 0.0, afters, {7: 4}, throttled * ends),
             )
         )
-    return interference(turns, (0,), (0,))
+    return interference(turns, (0,), (0,), protocol.passes * seconds)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -102,10 +102,20 @@ def test_what_the_hypervisor_takes_is_rounded_once_a_round_and_never_marked_for_
     assert round_of("default", stolen=0.5).steal == pytest.approx(0.5, abs=0.02)
 
 
+def test_of_a_worker_that_mostly_sleeps_what_counts_is_the_time_at_work():
+    """A loop of 10 s whose ticks take 2 s in all, and are kept waiting for 0.2 s of them."""
+    begin = Reading(0.0, [0.0], [0.0], 0.0, {1: 3.0}, {}, 1.0)
+    end = Reading(10.0, [2.0], [0.0], 2.0, {1: 3.2}, {}, 1.2)
+    found = interference([(begin, end)], (0,), (0,), 2.0)
+    assert (found.waited, found.throttled) == (pytest.approx(0.1), pytest.approx(0.1))
+    asleep = interference([(begin, replace(end, waits={1: 3.0}, throttled=1.0))], (0,), (0,), 0.0)
+    assert not asleep.disturbed
+
+
 def test_what_is_neither_the_worker_s_nor_ours_is_others():
     begin = Reading(10.0, working=[5.0, 7.0], stolen=[0.0, 1.0], ours=3.0)
     end = Reading(20.0, working=[13.0, 13.0], stolen=[0.5, 2.0], ours=11.0)
-    found = interference([(begin, end)], (0, 1), (0, 1))
+    found = interference([(begin, end)], (0, 1), (0, 1), 10.0)
     # Of 20 s on two cores 14 were worked, 8 of them by us; 1 s of the second was stolen.
     assert found.others == pytest.approx((6 - RESOLUTION_S) / 20)
     assert found.steal == pytest.approx((1 - TICK_S) / 10)
@@ -116,13 +126,13 @@ def test_what_is_neither_the_worker_s_nor_ours_is_others():
 def test_of_the_bound_cores_alone_the_others_share_is_their_own():
     begin = Reading(0.0, working=[0.0, 0.0], stolen=[0.0, 0.0], ours=0.0)
     end = Reading(1.0, working=[0.0, 1.0], stolen=[0.0, 0.0], ours=0.6)
-    assert interference([(begin, end)], (0, 1), (1,)).others == pytest.approx(0.4 - RESOLUTION_S)
+    assert interference([(begin, end)], (0, 1), (1,), 1.0).others == pytest.approx(0.4 - RESOLUTION_S)
 
 
 def test_less_than_the_kernel_s_ticks_resolve_is_no_evidence():
     begin = Reading(0.0, working=[0.0], stolen=[0.0], ours=0.0)
     end = Reading(0.05, [0.03], [TICK_S], ours=0.02)
-    found = interference([(begin, end)], (0,), (0,))
+    found = interference([(begin, end)], (0,), (0,), 1.0)
     assert (found.others, found.steal) == (0.0, 0.0)
 
 
@@ -132,7 +142,7 @@ def test_short_turns_are_added_up_and_what_lies_between_them_is_nobody_s():
     turns = [
         (Reading(a, [a], [0.0], 0.0, {1: a}), Reading(b, [a + 0.03], [0.0], 0.0, {1: a + 0.03})) for a, b in moments
     ]
-    found = interference(turns, (0,), (0,))
+    found = interference(turns, (0,), (0,), 0.2)
     assert found.others == pytest.approx((4 * 0.03 - 2 * RESOLUTION_S) / (4 * 0.05))
     assert found.waited == pytest.approx(0.03 / 0.05)
 
@@ -184,7 +194,7 @@ def test_a_thread_that_ends_takes_its_count_along_and_one_with_its_number_counts
         ({1: 5.0}, {}, 0.0),
         ({1: 5.0}, None, 0.0),
     ):
-        assert interference([turn(before, after)], (0,), (0,)).waited == pytest.approx(waited), after
+        assert interference([turn(before, after)], (0,), (0,), 1.0).waited == pytest.approx(waited), after
 
 
 @pytest.mark.parametrize("text", [None, "0 0 0\n"])
@@ -193,7 +203,7 @@ def test_a_kernel_that_does_not_count_waits_says_so_and_ticks_are_left(tmp_path,
     waits, preempted = threads(42, write(tmp_path, files))
     assert (waits, preempted) == (None, {42: 3})
     begin, end = Reading(0.0, [0.0], [0.0], 0.0, waits, {42: 3}), Reading(1.0, [1.0], [0.0], 0.5, waits, {42: 9})
-    found = interference([(begin, end)], (0,), (0,))
+    found = interference([(begin, end)], (0,), (0,), 1.0)
     assert (found.waited, found.preempted) == (None, 6)
     assert found.disturbed
 
