@@ -215,8 +215,8 @@ class Measurement:
         Args:
             slowed: Of the rounds, whether the reference kernel was slowed, where it took its turns in them.
         """
-        by_round = itertools.zip_longest(self.disturbances, slowed[: len(self.disturbances)], fillvalue=False)
-        return sum(bool(one and one.disturbed) or bool(slow) for one, slow in by_round)
+        own = {index for index, one in enumerate(self.disturbances) if one.disturbed}
+        return len(own | {index for index, slow in enumerate(slowed[: len(self.disturbances)]) if slow})
 
     def by_start(self) -> list[Sequence[tuple[float, ...]]]:
         """Return the rounds of each start; where starts were not counted, there was one."""

@@ -62,13 +62,13 @@ def round_of(form, waits=(), stolen=0.0, throttled=0.0):
         moment = 3 * index * seconds  # two others have their turns in between
         ends = moment + seconds
         steals = [[math.floor(stolen * at / TICK_S) * TICK_S] for at in (moment, ends)]
-        befores, afters = (
+        at_begin, at_end = (
             {7 + n: 5.0 + index * 0.1 + share * at for n, share in enumerate(waits)} for at in (0, seconds)
         )
         turns.append(
             (
-                Reading(moment, [0.0], steals[0], 0.0, befores, {7: 3}, throttled * moment),
-                Reading(ends, [0.0], steals[1], 0.0, afters, {7: 4}, throttled * ends),
+                Reading(moment, [0.0], steals[0], 0.0, at_begin, {7: 3}, throttled * moment),
+                Reading(ends, [0.0], steals[1], 0.0, at_end, {7: 4}, throttled * ends),
             )
         )
     return interference(turns, (0,), (0,), protocol.passes * seconds)
