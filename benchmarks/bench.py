@@ -13,6 +13,7 @@ from benchmarks.measure import baselines, batch_sweep, conditions, control_loop,
 from benchmarks.measure import cpp as cpp_runtime
 from benchmarks.measure import whole_backbone as backbone
 from benchmarks.measure.control_loop import ControlLoop
+from benchmarks.measure.interference import BLIND
 from benchmarks.measure.messages import Pace
 from benchmarks.measure.protocol import MIN_ROUNDS, Candidate, Measurement, Protocol, full, usable_cores
 from benchmarks.report.data import Report
@@ -170,12 +171,13 @@ def _measure(
             loops[:] = found
             on_report(lambda: so_far(measurements, "before the control loops were over"))
     sweep, missing = batch_sweep.run(whole, batches, short, step)
-    return replace(so_far(measurements), sweep=tuple(sweep), notes=(*report.notes, *missing))
+    notes = (*report.notes, *missing, *blind(measurements.values()))
+    return replace(so_far(measurements), sweep=tuple(sweep), notes=notes)
 
 
 def _keep(bundle: Bundle, report: Report, rows: RowBuilder) -> None:
     """Keep the figures in the bundle's records; a variant whose process failed loses those of earlier benches."""
-    figures = rows.figures({one.name: one for one in report.measurements})
+    figures = rows.figures({one.name: one for one in (*report.measurements, report.kernel) if one is not None})
     loops = {loop.name: loop_record(loop, report.measured) for loop in report.loops}
     for name in rows.names:
         if name in figures and (figures[name] or name in rows.known):
@@ -216,6 +218,12 @@ def _whole_backbone(bundle: Bundle, variants: list[str], path: Path) -> _Beside:
         return _Beside(notes=[sibling])
     note = "The whole backbone was timed after the other rows, with fewer starts and calls."
     return _Beside(backbone.candidates(sibling), [sibling.manifest.provenance], [note])
+
+
+def blind(measurements: Iterable[Measurement]) -> list[str]:
+    """Say, in a line, where the kernel does not tell what a worker suffered."""
+    watched = [one.disturbances[-1] for one in measurements if one.disturbances]
+    return [BLIND] if any(disturbance.waited is None for disturbance in watched) else []
 
 
 def check_libraries() -> None:

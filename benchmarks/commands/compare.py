@@ -239,7 +239,7 @@ def _times(report: Report) -> Times:
 def notes(old: Report, new: Report) -> list[str]:
     """Return what makes the two reports less than comparable, or their figures less than sure."""
     from benchmarks.report.conclusion import caveats
-    from benchmarks.report.figures import interference_figures
+    from benchmarks.report.figures import interferences
 
     found = []
 
@@ -266,8 +266,11 @@ def notes(old: Report, new: Report) -> list[str]:
         texts = [" ".join(f"{k} {v}" for k, v in sorted(versions[i] - versions[1 - i])) or "less" for i in (0, 1)]
         differ(f"Different libraries run {name}", texts)
     for word, report in zip(("old", "new"), both, strict=True):
-        watched = [interference_figures(m) for m in report.measurements if m.disturbances]
-        telling = [caveat for caveat in caveats(report, None, watched) if caveat.mark not in ("provisional", "slower")]
+        telling = [
+            caveat
+            for caveat in caveats(report, None, interferences(report))
+            if caveat.mark not in ("provisional", "slower")
+        ]
         found += [f"The {word} report: {caveat.text}" for caveat in telling]
     return [*found, *filter(None, [basis(old, new).why])]
 

@@ -35,6 +35,7 @@ class Args(Common):
       xfer reproduce verdict-simulation
       xfer reproduce crosscheck runs/cartpole.bundle --threads 2
       xfer reproduce overhead runs/cartpole.bundle --threads 2
+      xfer reproduce interference runs/cartpole.bundle
       xfer reproduce resnet-speed --output runs/resnet18
       xfer reproduce transfer --output runs/transfer
       xfer reproduce gpu --output runs/gpu

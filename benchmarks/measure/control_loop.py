@@ -190,7 +190,7 @@ class _Run:
         """Run one segment, and add it to what there is."""
         self.meter.begin()
         ticks = self.worker.keep_pace(part)
-        self.meter.end()
+        self.meter.end(at_work=sum(ticks.latencies))
         self.waited += ticks.idle
         self.burnt += ticks.idle_processor
         self.loop = self._with(ticks)

@@ -1,11 +1,13 @@
 """The reference kernel: a small fixed piece of work, half memory and half arithmetic, whatever is installed.
 
 A bench gives it a process and turns as if it were a variant. Its times say what the machine itself could do in a round:
-``xfer compare`` holds two benches against it where the baseline's own libraries changed. It uses Python's standard
-library alone, so a new NumPy or PyTorch leaves it as it was.
+a round in which it was slowed had a neighbor that no counter shows, and ``xfer compare`` holds two benches against it
+where the baseline's own libraries changed. It uses Python's standard library alone, so a new NumPy or PyTorch leaves it
+as it was.
 
-    candidate()     what to hand to ``latency.measure``, which returns its measurement under ``NAME``
-    Kernel()()      do the work once, and return how long it took, in nanoseconds
+    candidate()       what to hand to ``latency.measure``, which returns its measurement under ``NAME``
+    slowed_rounds()   in which rounds of that measurement it was slowed
+    Kernel()()        do the work once, and return how long it took, in nanoseconds
 """
 
 from __future__ import annotations
@@ -17,9 +19,12 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 from benchmarks.measure import worker
 from benchmarks.measure.messages import Assignment, Reply, Request
-from benchmarks.measure.protocol import Candidate
+from benchmarks.measure.protocol import Candidate, Measurement
+from benchmarks.stats.slowed import slowed
 from xfer.files import from_json
 
 NAME = "reference kernel"
@@ -37,6 +42,20 @@ HASHED_BYTES, HASHES = 16 * 2**10, 64
 def candidate() -> Candidate:
     """Return what is measured; it has neither a bundle nor a baseline."""
     return Candidate(NAME, Path(), "", worker=(sys.executable, "-P", "-m", "benchmarks.measure.kernel"))
+
+
+def slowed_rounds(measurement: Measurement | None) -> tuple[bool, ...]:
+    """Return of each round whether the kernel was slowed in it; see ``benchmarks/stats/slowed.py``.
+
+    Args:
+        measurement: Of the kernel; None, or one without turns, as of version 0.2.0, says nothing.
+    """
+    if measurement is None or not measurement.turns:
+        return ()
+    medians = iter(float(np.median(calls)) for calls in measurement.by_turn())
+    rounds = [[next(medians) for _ in turns] for turns in measurement.turns]
+    ends = np.cumsum(measurement.starts)
+    return slowed([rounds[end - count : end] for count, end in zip(measurement.starts, ends, strict=True)])
 
 
 class Kernel:

@@ -209,6 +209,15 @@ class Measurement:
             parts += [samples[end - count : end] for count, end in zip(counts, ends, strict=True)]
         return parts
 
+    def disturbed_rounds(self, slowed: Sequence[bool] = ()) -> int:
+        """Count the rounds in which something else was at work.
+
+        Args:
+            slowed: Of the rounds, whether the reference kernel was slowed, where it took its turns in them.
+        """
+        own = {index for index, one in enumerate(self.disturbances) if one.disturbed}
+        return len(own | {index for index, slow in enumerate(slowed[: len(self.disturbances)]) if slow})
+
     def by_start(self) -> list[Sequence[tuple[float, ...]]]:
         """Return the rounds of each start; where starts were not counted, there was one."""
         ends = list(itertools.accumulate(self.starts or (len(self.rounds),)))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.measure.interference import LIMIT
 from benchmarks.measure.protocol import Measurement
 from benchmarks.report import decision, figures, table
 from benchmarks.report.data import Report
@@ -73,8 +74,7 @@ class Findings:
 def conclude(report: Report) -> Findings:
     """Work out what follows from a report's data."""
     loops = tuple(figures.loop_figures(loop, report.limits.max_miss_rate) for loop in report.loops)
-    watched = [m for m in report.measurements if m.disturbances]
-    disturbances = tuple(figures.interference_figures(measurement) for measurement in watched)
+    disturbances = figures.interferences(report)
     decided = decide(report)
     points = figures.comparable(report.rows, report.reference)
     return Findings(
@@ -268,12 +268,16 @@ def _named(names: Sequence[str]) -> str:
 def _disturbed(those: Sequence[InterferenceFigures]) -> str:
     """Say how much of the measurement was disturbed, and by how much at worst."""
     disturbed, rounds = sum(one.disturbed for one in those), sum(one.rounds for one in those)
-    taken = {
-        "other processes": max(one.others for one in those),
-        "the hypervisor": max(one.steal for one in those),
+    others, steal, throttled = (max(getattr(one, name) for one in those) for name in ("others", "steal", "throttled"))
+    waited, slowed = max(one.waited or 0.0 for one in those), max(one.slowed for one in those)
+    causes = {
+        f"other processes took up to {table.share(others)} of the cores": others,
+        f"the hypervisor took up to {table.share(steal)} of the cores": steal,
+        f"a variant waited for a core for up to {table.share(waited)} of a round": waited,
+        f"the container's quota was used up for up to {table.share(throttled)} of a round": throttled,
     }
-    who = max(taken, key=lambda name: taken[name])
-    return (
-        f"Something else ran in {disturbed} of {rounds} rounds of {_named([one.name for one in those])}:"
-        f" {who} took up to {table.share(taken[who])} of the cores."
-    )
+    worst = max(causes, key=lambda words: causes[words])
+    found = [worst] if causes[worst] > LIMIT else []
+    found += [f"the reference kernel was slowed in {slowed}, by what no counter shows"] if slowed else []
+    where = f"{disturbed} of {rounds} rounds of {_named([one.name for one in those])}"
+    return f"Something else ran in {where}: {'; '.join(found)}."

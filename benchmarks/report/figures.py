@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.measure import kernel
 from benchmarks.measure.control_loop import ControlLoop
 from benchmarks.measure.protocol import Measurement
+from benchmarks.report.data import Report
 from benchmarks.report.rows import Row
 from benchmarks.stats import miss_rate
 from benchmarks.stats.bootstrap import RewardSummary, summarize
@@ -106,16 +108,20 @@ def loop_figures(loop: ControlLoop, max_miss_rate: float) -> LoopFigures:
 
 @dataclass(frozen=True)
 class InterferenceFigures:
-    """What else ran beside one variant, over all of its rounds.
+    """What one variant suffered that was not its own, over all of its rounds. Shares are of a round's time, 0 to 1.
 
     Attributes:
         name: Name of its row.
         rounds: How many rounds were watched.
         disturbed: In how many of them something else took time.
-        others: Largest share of the cores' time that other processes took in a round, 0 to 1; see ``Interference``.
-        steal: Largest share that the hypervisor gave to other machines, 0 to 1.
+        others: Largest share of the cores' time that other processes took in a round; see ``Interference``.
+        steal: Largest share that the hypervisor gave to other machines.
         frequency_mhz: Lowest and highest clock of the cores, or None where the system does not tell.
         gpu_clock_mhz: Lowest and highest clock of the GPU, or None where none ran or it does not tell.
+        waited: Largest share for which it was ready to run and had no core, or None where the system does not tell.
+        throttled: Largest share for which its container's quota was used up.
+        preempted: How often a core was taken from it, in all rounds, or None where the system does not tell.
+        slowed: In how many rounds the reference kernel was slowed.
     """
 
     name: str
@@ -125,19 +131,42 @@ class InterferenceFigures:
     steal: float
     frequency_mhz: tuple[float, float] | None
     gpu_clock_mhz: tuple[float, float] | None
+    waited: float | None = None
+    throttled: float = 0.0
+    preempted: int | None = None
+    slowed: int = 0
 
 
-def interference_figures(measurement: Measurement) -> InterferenceFigures:
-    """Return what disturbed one variant; at least one of its rounds was watched."""
+def interferences(report: Report) -> tuple[InterferenceFigures, ...]:
+    """Return what disturbed each variant that was watched."""
+    slowed = kernel.slowed_rounds(report.kernel)
+    apart = {row.variant for row in report.rows if row.whole_backbone}  # in rounds of its own, without the kernel
+    watched = [one for one in report.measurements if one.disturbances]
+    return tuple(interference_figures(one, () if one.name in apart else slowed) for one in watched)
+
+
+def interference_figures(measurement: Measurement, slowed: Sequence[bool] = ()) -> InterferenceFigures:
+    """Return what disturbed one variant; at least one of its rounds was watched.
+
+    Args:
+        measurement: Of the variant.
+        slowed: Of its rounds, whether the reference kernel was slowed, where it took its turns in them.
+    """
     watched = measurement.disturbances
+    waits = [one.waited for one in watched if one.waited is not None]
+    counts = [one.preempted for one in watched if one.preempted is not None]
     return InterferenceFigures(
         name=measurement.name,
         rounds=len(watched),
-        disturbed=sum(one.disturbed for one in watched),
+        disturbed=measurement.disturbed_rounds(slowed),
         others=max(one.others for one in watched),
         steal=max(one.steal for one in watched),
         frequency_mhz=_range(one.frequency_mhz for one in watched),
         gpu_clock_mhz=_range(one.gpu_clock_mhz for one in watched),
+        waited=max(waits, default=None),
+        throttled=max(one.throttled for one in watched),
+        preempted=sum(counts) if counts else None,
+        slowed=sum(slowed[: len(watched)]),
     )
 
 

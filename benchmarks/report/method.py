@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks.measure.interference import MAX_OTHERS, MAX_STEAL
+from benchmarks.measure.interference import LIMIT
 from benchmarks.report.data import Report
 from benchmarks.report.table import share
 from benchmarks.stats.percentiles import MIN_SAMPLES, TOLERANCE, WINDOWS
+from benchmarks.stats.slowed import FALSE_ALARMS
 from export.bundle.manifest import Provenance
 
 
@@ -60,7 +61,10 @@ def explanation(report: Report) -> str:
         f" {MIN_SAMPLES[0.999]:,}), and so is a bound above it with too few turns, which are the independent units"
         f" (p99: 483, p99.9: 4,846). Unstable: the speed-ups of the run's {min(WINDOWS, protocol.rounds)} stretches of"
         " consecutive rounds (the medians, where there is no baseline, and of the baseline itself) differ by more than"
-        f" {share(TOLERANCE)}; drifting: the baseline's medians do. Disturbed: in some round other processes took"
-        f" more than {share(MAX_OTHERS)} of the cores' time, or the hypervisor more than {share(MAX_STEAL)}. Nothing is"
-        " clipped, no round dropped."
+        f" {share(TOLERANCE)}; drifting: the baseline's medians do. Disturbed: in some round the variant's process"
+        f" waited for a core for more than {share(LIMIT)} of its turns' time, or its container's quota was used up for"
+        f" so long, or other processes took more than that share of the cores beyond what the system's ticks of 10 ms"
+        f" resolve, or the hypervisor did; or the reference kernel was slowed by more than {share(TOLERANCE)} in that"
+        f" round and by more than chance explains (which happens in at most {share(FALSE_ALARMS)} of quiet benches)."
+        " Nothing is clipped, no round dropped."
     )

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from benchmarks.measure import whole_backbone
+from benchmarks.measure import kernel, whole_backbone
 from benchmarks.measure.protocol import Candidate, Measurement, Protocol
 from benchmarks.stats.percentiles import MIN_SAMPLES, is_stable, percentile, speedups, upper_bound
 from export.bundle.latencies import Latency
@@ -130,11 +130,18 @@ class RowBuilder:
     measured: str = ""
 
     def figures(self, measurements: Mapping[str, Measurement]) -> dict[str, Latency | None]:
-        """Return the figures of each candidate, or None where its process failed."""
-        found = {}
+        """Return the figures of each candidate, or None where its process failed.
+
+        Args:
+            measurements: Of the candidates, by name, and of the reference kernel.
+        """
+        found, slowed = {}, kernel.slowed_rounds(measurements.get(kernel.NAME))
         for c in self.candidates:
-            protocol = whole_backbone.short(self.protocol) if self.is_whole(c) else self.protocol
-            found[c.name] = summarize(measurements[c.name], measurements.get(c.baseline), protocol, self.measured)
+            protocol, beside = self.protocol, slowed
+            if self.is_whole(c):  # in rounds of its own, without the kernel
+                protocol, beside = whole_backbone.short(protocol), ()
+            baseline = measurements.get(c.baseline)
+            found[c.name] = summarize(measurements[c.name], baseline, protocol, self.measured, beside)
         return found
 
     def is_whole(self, candidate: Candidate) -> bool:
@@ -173,7 +180,11 @@ def verdict(build: Build, record: Record | None) -> Verification:
 
 
 def summarize(
-    measurement: Measurement, baseline: Measurement | None, protocol: Protocol, measured: str = ""
+    measurement: Measurement,
+    baseline: Measurement | None,
+    protocol: Protocol,
+    measured: str = "",
+    slowed: Sequence[bool] = (),
 ) -> Latency | None:
     """Return the figures that a record keeps, times in milliseconds.
 
@@ -182,6 +193,7 @@ def summarize(
         baseline: Of the reference on the same device in the same rounds, or None where that was not measured.
         protocol: What was asked of both.
         measured: When, as ISO 8601 in UTC.
+        slowed: Of their rounds, whether the reference kernel was slowed, where it took its turns in them.
 
     Returns:
         None if the variant's process failed: half a measurement is not published.
@@ -216,7 +228,7 @@ def summarize(
         p999_ms=p999,
         p999_upper_ms=b999,
         rounds=len(measurement.rounds),
-        disturbed_rounds=sum(disturbance.disturbed for disturbance in measurement.disturbances),
+        disturbed_rounds=measurement.disturbed_rounds(slowed),
         starts_ms=tuple(1000 * median for median in measurement.start_medians()),
         cold_start_spread_s=(min(startups), max(startups)) if startups else None,
         strict=protocol.strict,

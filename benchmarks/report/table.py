@@ -232,14 +232,19 @@ def _interval(interval: Interval) -> str:
 
 
 def disturbances(figures: Sequence[InterferenceFigures]) -> tuple[list[str], list[list[str]]]:
-    """Return the columns and rows of what else ran beside each variant; an empty column is left out."""
-    columns = ["Variant", "Rounds disturbed", "Other processes at most", "Hypervisor at most", "Clock", "GPU clock"]
+    """Return the columns and rows of what disturbed each variant; an empty column is left out."""
+    columns = ["Variant", "Rounds disturbed", "Waited for a core at most", "Preempted", "Throttled at most"]
+    columns += ["Other processes at most", "Hypervisor at most", "Kernel slowed", "Clock", "GPU clock"]
     rows = [
         [
             one.name,
             f"{one.disturbed} of {one.rounds}",
+            NOTHING if one.waited is None else share(one.waited),
+            _maybe(one.preempted, "{:,} times"),
+            share(one.throttled) if one.throttled else NOTHING,
             share(one.others),
             share(one.steal),
+            f"{one.slowed} rounds" if one.slowed else NOTHING,
             _clock(one.frequency_mhz),
             _clock(one.gpu_clock_mhz),
         ]

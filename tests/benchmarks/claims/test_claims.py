@@ -35,7 +35,7 @@ def test_a_claim_that_does_not_hold_exits_non_zero_and_prints_its_object_all_the
     assert answer["holds"] is False
     failed = [row for row in answer["rows"] if not row["holds"]]
     assert {row["case"].partition(" of ")[0] for row in failed} >= {"p50", "p90", "p95"}
-    assert captured.err.splitlines() == [f"xfer: The claim does not hold: {len(failed)} of 28 cases failed."]
+    assert captured.err.splitlines() == [f"xfer: The claim does not hold: {len(failed)} of 31 cases failed."]
 
 
 def test_bounds_of_percentiles_cover_the_truth_and_an_unchanged_policy_is_seldom_slower(monkeypatch):
@@ -47,6 +47,8 @@ def test_bounds_of_percentiles_cover_the_truth_and_an_unchanged_policy_is_seldom
     assert rows["an unchanged policy"] <= 9 / 60
     assert 0.1 < rows["a variant 5% slower"] < rows["a variant 8% slower"]
     assert rows["a variant 8% slower"] > 0.8
+    assert rows["a bench without a neighbor"] <= 9 / 60
+    assert rows["rounds that a neighbor slows by 20%"] > 0.8
 
 
 @pytest.mark.parametrize("kind", protocol_simulation.KINDS, ids=lambda kind: kind.name)

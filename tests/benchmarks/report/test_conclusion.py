@@ -1,10 +1,13 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from benchmarks.measure import kernel
 from benchmarks.measure.control_loop import ControlLoop
 from benchmarks.measure.interference import Interference
-from benchmarks.report import conclusion
+from benchmarks.measure.protocol import Measurement
+from benchmarks.report import conclusion, table
 from benchmarks.report.conclusion import conclude, missed
 from benchmarks.report.decision import Limits
 from benchmarks.report.figures import comparable, pareto_front, reward_summaries
@@ -155,6 +158,41 @@ def test_caveats_name_what_is_wrong_with_the_whole_report(sample):
     assert "only three rounds" in texts["partial"]
     assert "4 of 10 rounds of onnx-fp32: other processes took up to 90 %" in texts["disturbed"]
     assert texts["unstable"] == "The speed-up of 5 rows moved by more than 5 % during the run."
+
+
+@pytest.mark.parametrize(
+    ("suffered", "words"),
+    [
+        ({"waited": 0.08, "preempted": 3}, "a variant waited for a core for up to 8 % of a round."),
+        ({"throttled": 0.3}, "the container's quota was used up for up to 30 % of a round."),
+        ({"steal": 0.2}, "the hypervisor took up to 20 % of the cores."),
+    ],
+)
+def test_the_caveat_says_what_a_variant_suffered(sample, suffered, words):
+    quiet = Interference(0.0, 0.0, waited=0.001, preempted=1)
+    watched = (quiet, replace(quiet, **suffered), *[quiet] * 8)
+    measurements = (replace(sample.measurements[0], disturbances=watched),)
+    found = conclude(replace(sample, measurements=measurements, loops=()))
+    (text,) = [caveat.text for caveat in found.caveats if caveat.mark == "disturbed"]
+    assert text.startswith("Something else ran in 1 of 10 rounds of eager-fp32: ")
+    assert text.endswith(words)
+    columns, (row,) = table.disturbances(found.disturbances)
+    assert len(columns) == len(row)
+    assert f"{9 + suffered.get('preempted', 1)} times" in row
+
+
+def test_rounds_in_which_the_reference_kernel_was_slowed_are_disturbed_for_all_but_whole_backbones(sample):
+    times = np.ones((5, 2, 10))
+    times[3, 1] = 1.5
+    rounds = tuple(tuple(one.tolist()) for start in times for one in start)
+    common = Measurement(kernel.NAME, "", rounds, turns=((1,) * 10,) * 10, starts=(2,) * 5)
+    quiet = (Interference(0.0, 0.0, waited=0.0),) * 10
+    measurements = tuple(replace(one, disturbances=quiet) for one in sample.measurements)
+    rows = (*sample.rows[:-1], replace(sample.rows[-1], variant=measurements[-1].name, whole_backbone=True))
+    found = conclude(replace(sample, measurements=measurements, rows=rows, kernel=common, loops=()))
+    assert [one.disturbed for one in found.disturbances] == [1] * (len(measurements) - 1) + [0]
+    (text,) = [caveat.text for caveat in found.caveats if caveat.mark == "disturbed"]
+    assert text.endswith("the reference kernel was slowed in 1, by what no counter shows.")
 
 
 def test_a_clean_report_has_no_caveats(sample):
