@@ -22,7 +22,7 @@ from benchmarks.stats.percentiles import TOLERANCE
 FALSE_ALARMS = 0.05
 """Of undisturbed benches, how many may have a round that is called slowed."""
 
-RESAMPLES = 1999
+RESAMPLES = 999
 """How often turns are dealt anew."""
 
 REFERENCE = 0.25
@@ -56,4 +56,4 @@ def slowed(starts: Sequence[Sequence[Sequence[float]]]) -> tuple[bool, ...]:
         return ()
     # What was observed is one of the dealings. A start's longest round by itself is exceeded by none of its own.
     critical = np.sort(largest)[math.ceil((1 - FALSE_ALARMS) * (RESAMPLES + 1)) - 1]
-    return tuple(excess > max(math.log1p(TOLERANCE), critical + 1e-12) for excess in observed)
+    return tuple(bool(excess > max(math.log1p(TOLERANCE), critical + 1e-12)) for excess in observed)

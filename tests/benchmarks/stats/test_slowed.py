@@ -30,6 +30,7 @@ def test_a_round_that_a_neighbor_slows_by_a_fifth_is_found_and_no_other():
     rng = np.random.default_rng(4)
     found = slowed(bench(rng, deviation=0.05, slower=0.2, of=lambda start, index: start % 2 == 0 and index == 3))
     assert [index for index, one in enumerate(found) if one] == [3, 13, 23, 33]
+    assert {type(one) for one in found} == {bool}
 
 
 def test_what_moves_by_less_than_what_counts_as_unstable_is_not_called_slowed():
