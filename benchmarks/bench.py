@@ -102,8 +102,10 @@ def bench(
         candidates = [*own, *beside.candidates]
         provenances = (opened.manifest.provenance, *beside.provenances)
         measured = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        known = records.load(opened)
-        rows = RowBuilder(opened.builds, known, names, cannot_run, candidates, provenances[-1], protocol, measured)
+        known, execute = records.load(opened), opened.spec.action.execute
+        rows = RowBuilder(
+            opened.builds, known, names, cannot_run, candidates, provenances[-1], protocol, measured, execute
+        )
         report = Report(
             machine=this_machine(),
             measured=measured,
@@ -113,7 +115,7 @@ def bench(
             reward=opened.spec.reward,
             provenances=provenances,
             protocol=protocol,
-            notes=(*_no_speedups(opened, cannot_run), *baselines.notes(own), *beside.notes),
+            notes=(*_no_speedups(opened, cannot_run), *baselines.notes(own), *_planned(execute), *beside.notes),
             rows=(),
             measurements=(),
             bundle=str(opened.path),
@@ -173,6 +175,16 @@ def _measure(
     sweep, missing = batch_sweep.run(whole, batches, short, step)
     notes = (*report.notes, *missing, *blind(measurements.values()))
     return replace(so_far(measurements), sweep=tuple(sweep), notes=notes)
+
+
+def _planned(execute: int) -> list[str]:
+    """Say what times are of, where more than one action is acted of an inference."""
+    if execute == 1:
+        return []
+    return [
+        f"Times are of an inference, of which {execute} actions are acted: one tick of {execute} takes that long, the"
+        f" others next to nothing. Shared by all, it is 1/{execute} an action."
+    ]
 
 
 def _keep(bundle: Bundle, report: Report, rows: RowBuilder) -> None:

@@ -57,6 +57,8 @@ class ControlLoop:
         threads: Threads inside an operation; 0 in version 0.2.0.
         spin: Whether idle threads spun between ticks; in version 0.2.0 they always did.
         quick: Whether the bench was a short one.
+        inferred: Whether an inference fell on each tick that was acted on; empty in version 0.2.0 and in C++, where one
+            falls on all.
     """
 
     name: str
@@ -74,6 +76,7 @@ class ControlLoop:
     threads: int = 0
     spin: bool = True
     quick: bool = False
+    inferred: tuple[bool, ...] = ()
 
     @property
     def ticks(self) -> int:
@@ -202,6 +205,7 @@ class _Run:
             latencies_ms=loop.latencies_ms + _milliseconds(ticks.latencies),
             starts_ms=loop.starts_ms + _milliseconds(ticks.starts),
             dropped=loop.dropped + ticks.dropped,
+            inferred=loop.inferred + ticks.inferred,
             segments=(*loop.segments, len(ticks.latencies)),
             disturbances=(*loop.disturbances, self.meter.disturbance()),
             idle_cores=self.burnt / self.waited if self.waited else None,

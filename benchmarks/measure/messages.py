@@ -114,6 +114,7 @@ class Ticks:
         dropped: How many ticks were not acted on, since they fell due while the loop was late.
         idle: How long the loop waited for its next tick, altogether.
         idle_processor: Processor time that the process took meanwhile, with all of its threads.
+        inferred: Whether an inference fell on each tick that was acted on.
     """
 
     latencies: tuple[float, ...] = ()
@@ -122,3 +123,4 @@ class Ticks:
     dropped: int = 0
     idle: float = 0.0
     idle_processor: float = 0.0
+    inferred: tuple[bool, ...] = ()
