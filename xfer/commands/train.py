@@ -117,7 +117,9 @@ def defaults(task: Task, first: Args, file: RunConfig | None) -> tuple[Args, Alg
             demonstrations=demonstrations,
             max_episode_steps=file.max_episode_steps,
         )
-        policy = file.policy if file.task == task.name else replace(file.policy, image=task.image)
+        policy = (
+            file.policy if file.task == task.name else replace(file.policy, image=task.image, images=dict(task.images))
+        )
         how = {"imitation": file.imitation, "ppo": file.ppo}
     demonstrated = bool(first.run.demonstrations or run.demonstrations)
     imitation = how["imitation"] or ImitationConfig.for_task(task, demonstrated)

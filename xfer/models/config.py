@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 HeadKind = Literal["spatial-softmax", "flatten", "average"]
 MemoryKind = Literal["none", "gru"]
+TrunkKind = Literal["shared", "each"]
 
 TASK_IMAGE = ImageConfig(crop=(0, 0, 0, 0))
 """Stands for the task's own ``image``."""
@@ -43,11 +44,19 @@ class PolicyConfig:
     """gru: a GRU between head and scores keeps a state over an episode. Only imitation trains it."""
     memory_size: Annotated[int, at_least(1)] = 64
     """Units of --memory gru."""
+    trunks: TrunkKind = "shared"
+    """Of a task with several cameras: one trunk looks through all of them, or each has its own."""
+    images: Annotated[dict[str, ImageConfig], tyro.conf.Suppress] = field(default_factory=dict)
+    """What holds in place of ``image`` for some cameras, by the name of the observation. Default: as the task says."""
 
     @property
     def memory_units(self) -> int:
         """Size of the recurrent state, 0 where there is none."""
         return self.memory_size if self.memory == "gru" else 0
+
+    def image_of(self, camera: str) -> ImageConfig:
+        """Return how the frames of a camera become its network's input."""
+        return self.images.get(camera, self.image)
 
     def check(self) -> None:
         """Refuse values that do not fit.
@@ -64,12 +73,12 @@ class PolicyConfig:
         """Return the configuration that suits a task: the class's defaults, then the task's, then ``given``.
 
         Args:
-            task: Its ``image`` and ``defaults`` are used.
+            task: Its ``image``, ``images`` and ``defaults`` are used.
             algorithm: ``imitation`` or ``ppo``: a task may bring defaults for each.
             **given: Fields that are set.
         """
         brought = {k: v for k, v in task_defaults(task, algorithm).items() if k in cls.__dataclass_fields__}
-        return cls(**{"image": task.image, **brought, **given})
+        return cls(**{"image": task.image, "images": dict(task.images), **brought, **given})
 
 
 def upgrade_policy(data: Any) -> Any:

@@ -34,6 +34,8 @@ REFERENCE = ""
 """The bundle's reference is what the fault damages."""
 HISTORY = ("history",)
 """What a fault in the history needs."""
+TWO, ALIKE = ("second camera",), ("second camera with frames of the same size",)
+"""What a fault in a camera needs."""
 FLOAT = ("onnx-fp32",)
 """What is quantized."""
 
@@ -47,7 +49,7 @@ class Fault:
         what: How that happens, as a sentence.
         damage: Makes it in a copy of a bundle that holds the reference and what the fault needs.
         variant: The variant that is damaged; empty for the reference.
-        needs: What the bundle must have besides the reference: variants that it starts from, or a state.
+        needs: What the bundle must have besides the reference: variants that it starts from, a history, or cameras.
     """
 
     name: str
@@ -174,6 +176,13 @@ FAULTS = (
         "normalization left out", "Mean and deviation are not subtracted and divided.", in_graph(graphs.NotNormalized)
     ),
     Fault("wrong value range", "The frame comes as 0..1 and is divided by 255 again.", in_graph(graphs.ValueRange)),
+    Fault(
+        "cameras swapped",
+        "Each camera's frame was taken for the other's.",
+        in_graph(graphs.CamerasSwapped),
+        needs=ALIKE,
+    ),
+    Fault("camera ignored", "The last camera is not looked at.", in_graph(graphs.CameraIgnored), needs=TWO),
     Fault(
         "history never updated",
         "The policy gets the first history forever.",
