@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -46,8 +46,8 @@ class PolicyConfig:
     """Units of --memory gru."""
     trunks: TrunkKind = "shared"
     """Of a task with several cameras: one trunk looks through all of them, or each has its own."""
-    images: Annotated[dict[str, ImageConfig], tyro.conf.Suppress] = field(default_factory=dict)
-    """What holds in place of ``image`` for some cameras, by the name of the observation. Default: as the task says."""
+    images: Annotated[tuple[tuple[str, ImageConfig], ...], tyro.conf.Suppress] = ()
+    """What holds in place of ``image`` for some cameras: observations' names with it. Default: as the task says."""
 
     @property
     def memory_units(self) -> int:
@@ -56,7 +56,7 @@ class PolicyConfig:
 
     def image_of(self, camera: str) -> ImageConfig:
         """Return how the frames of a camera become its network's input."""
-        return self.images.get(camera, self.image)
+        return dict(self.images).get(camera, self.image)
 
     def check(self) -> None:
         """Refuse values that do not fit.
@@ -78,7 +78,7 @@ class PolicyConfig:
             **given: Fields that are set.
         """
         brought = {k: v for k, v in task_defaults(task, algorithm).items() if k in cls.__dataclass_fields__}
-        return cls(**{"image": task.image, "images": dict(task.images), **brought, **given})
+        return cls(**{"image": task.image, "images": tuple(task.images.items()), **brought, **given})
 
 
 def upgrade_policy(data: Any) -> Any:

@@ -343,7 +343,7 @@ def _cameras(config: PolicyConfig, of: PolicySpec | Task) -> tuple[tuple[Camera,
     """
     images, vectors = _observed(of)
     names = [frame.name for frame in images]
-    for name in config.images:
+    for name, _ in config.images:
         check_choice("camera in PolicyConfig.images", name, names)
     cameras = tuple(Camera(frame, config.image_of(frame.name)) for frame in images)
     for frame, image in cameras:
@@ -455,7 +455,7 @@ def make_spec(
         image: How its frames become the network's input.
         score_kind: What a discrete action is chosen from. A continuous one's scores are always its mean.
         memory: ``PolicyConfig.memory_units``.
-        images: ``PolicyConfig.images``: what holds in place of ``image`` for some cameras. Default: as the task says.
+        images: What holds in place of ``image`` for some cameras, by name. Default: ``Task.images``.
 
     Raises:
         UsageError: If the task gives something else than images and vectors.

@@ -293,8 +293,8 @@ def _plain(config: RunConfig) -> dict[str, Any]:
 def _first_difference(old: Any, new: Any, name: str = "") -> str:
     """Describe the first field in which two configurations differ, or return an empty string."""
     if isinstance(old, dict) and isinstance(new, dict):
-        for key in {**old, **new}:
-            if found := _first_difference(old.get(key), new.get(key), key):
+        for key in old:
+            if found := _first_difference(old[key], new.get(key), key):
                 return found
         return ""
     return "" if old == new else f"{name.replace('_', '-')} is {old} there, {new} here"

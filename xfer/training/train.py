@@ -106,7 +106,7 @@ def train(
         check_choice("option", name, _names(RunOptions, PolicyConfig, ImitationConfig, PPOConfig))
         raise UsageError(f"{flag(name)} is no option of --algorithm {algorithm}.")
     if policy.image == TASK_IMAGE:
-        policy = replace(policy, image=task.image, images={**task.images, **policy.images})
+        policy = replace(policy, image=task.image, images=policy.images or tuple(task.images.items()))
     if policy.memory == "none":
         policy = replace(policy, memory_size=PolicyConfig.memory_size)  # it means nothing: runs should not differ in it
     check(task, policy, how, run, device)
@@ -175,7 +175,7 @@ def build_policy(task: Task, config: PolicyConfig, how: ImitationConfig | PPOCon
     """
     torch.manual_seed(how.seed)
     score_kind = SCORE_KINDS[how.loss] if isinstance(how, ImitationConfig) else "logits"
-    policy = Policy(config, make_spec(task, config.image, score_kind, config.memory_units, config.images))
+    policy = Policy(config, make_spec(task, config.image, score_kind, config.memory_units, dict(config.images)))
     policy.split(how.train_from)  # a wrong name should fail before anything is written
     if isinstance(how, PPOConfig):
         ppo.initialize(policy.readout, 0.01)

@@ -22,7 +22,7 @@ def build(task: Task, trunks: str = "shared", tap: str = "stem", head: str = "av
     config = PolicyConfig.for_task(
         task, backbone="resnet18", tap=tap, head=head, keypoints=4, trunks=trunks, hidden=(), **options
     )
-    return Policy(config, make_spec(task, config.image, "values", config.memory_units, config.images)).eval()
+    return Policy(config, make_spec(task, config.image, "values", config.memory_units, dict(config.images))).eval()
 
 
 def with_joints(task: Task) -> Task:
@@ -175,7 +175,7 @@ def test_a_crop_that_does_not_fit_names_the_camera():
     task = replace(two_cameras.unlike(), images={})
     with pytest.raises(UsageError, match=r"does not fit the 24 x 32 frame 'pole'\. Task.images"):
         build(task, "each")
-    with pytest.raises(UsageError, match="camera in PolicyConfig.images 'pol'. Did you mean 'pole'"):
+    with pytest.raises(UsageError, match=r"camera in PolicyConfig.images 'pol'\. Did you mean 'pole'"):
         build(replace(task, images={"pol": task.image}), "each")
 
 
