@@ -107,6 +107,11 @@ class TensorSpec:
         """Return zeros of shape [batch, *shape]."""
         return np.zeros((batch, *self.shape), self.dtype)
 
+    @property
+    def is_image(self) -> bool:
+        """Whether it is what a camera gives: uint8 [H, W, 3], or [H, W, 1] of a gray one."""
+        return self.dtype == "uint8" and len(self.shape) == 3 and self.shape[2] in (1, 3)
+
 
 @dataclass(frozen=True)
 class ActionSpec:

@@ -27,7 +27,7 @@ class Rendered(gymnasium.ObservationWrapper[dict[str, np.ndarray], Any, Any]):
 
     Args:
         env: The environment, with ``render_mode="rgb_array"``.
-        observations: Specs of what it observes, the image first.
+        observations: Specs of what it observes; the image first, where ``observe`` is left out.
         observe: Returns the arrays, one for each spec; by default the rendered picture.
     """
 

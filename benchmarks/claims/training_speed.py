@@ -224,7 +224,7 @@ def _difference(ours: Trainer, theirs: Any) -> float:
     frames = np.stack([env.reset(seed=seed)[0]["frame"] for seed in range(16)])
     env.close()
     with torch.no_grad():
-        seen, _ = policy.see(torch.from_numpy(frames), torch.zeros(16, *policy.history_shape))
+        seen, _ = policy.see({"frame": torch.from_numpy(frames)}, torch.zeros(16, *policy.history_shape))
         scores, values = agent(agent.frozen(seen), torch.zeros(16, 0))
         other_scores, other_values = theirs.outputs(frames)
         differences = (scores.log_softmax(1) - other_scores, values - other_values)

@@ -11,6 +11,7 @@ import tyro
 
 from export.bundle.reader import Bundle
 from export.libraries.cores import default_threads
+from export.libraries.pictures import cameras, side_by_side
 from xfer import tasks
 from xfer.commands import Episodes, truncates
 from xfer.errors import UnavailableError, UsageError
@@ -42,7 +43,7 @@ class Args(Episodes):
     spin: bool = False
     """Let idle threads spin between calls, as xfer bench --spin measures it."""
     video: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
-    """Write the policy's images: .mp4 or .gif."""
+    """Write the policy's images, several cameras' side by side: .mp4 or .gif."""
     task: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
     """The bundle's task, where that is somebody's own module:function: it is imported only if you name it here."""
 
@@ -62,8 +63,7 @@ class TimedRunner(Runner):
         if self.inferred:  # what was planned takes next to nothing
             self.seconds.append(time.perf_counter() - start)
         if self.frames is not None:
-            frame = next(o for o in self.spec.observations if o.dtype == "uint8" and len(o.shape) == 3)
-            self.frames.append(observations[frame.name].reshape(frame.shape))
+            self.frames.append(side_by_side(observations, self.spec).copy())
         return action
 
 
@@ -78,7 +78,7 @@ def main(args: Args) -> dict[str, Any]:
     if args.video:
         _check_video(args.video)
     bundle = Bundle(args.bundle)
-    if args.video and not any(o.dtype == "uint8" and len(o.shape) == 3 for o in bundle.spec.observations):
+    if args.video and not cameras(bundle.spec):
         raise UsageError("--video: this policy has no image observation.")
     tasks.trust(args.task)
     with bundle.truncated():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import re
 from typing import Any
 
@@ -83,6 +84,7 @@ def check(module: nn.Module, spec: PolicySpec) -> None:
     Raises:
         UsageError: If not, with what differs.
     """
+    refuse_another_order(module, spec)
     wanted = [spec.action.chunk, spec.chunk_scores, *spec.states]
     for batch in (2, 1):
         try:
@@ -104,6 +106,27 @@ def check(module: nn.Module, spec: PolicySpec) -> None:
             raise UsageError(
                 f"The module gives {', '.join(found)} for a batch of {batch}; its spec says {', '.join(due)}"
                 f" ({', '.join(spec.output_names)})."
+            )
+
+
+def refuse_another_order(module: nn.Module, spec: PolicySpec) -> None:
+    """See whether the names of forward's parameters stand in the spec's order, as far as they are the spec's names.
+
+    Two cameras of one size that were exchanged are seen by no gate: the module is what all else is compared with.
+
+    Raises:
+        UsageError: If not.
+    """
+    try:
+        found = [*inspect.signature(getattr(module, "module", module).forward).parameters]
+    except (TypeError, ValueError):  # of a script module, for one
+        return
+    names = [tensor.name for tensor in spec.inputs]
+    for place, name in enumerate(names[: len(found)]):
+        if found[place] != name and found[place] in names:
+            raise UsageError(
+                f"The module's forward({', '.join(found)}) takes '{found[place]}' where its spec has '{name}'"
+                f" ({', '.join(names)}). Inputs are given by their place: put them in one order."
             )
 
 

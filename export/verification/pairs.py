@@ -33,6 +33,7 @@ from export.bundle.manifest import Spreads
 from export.bundle.reader import Bundle
 from export.bundle.verdicts import Divergence
 from export.libraries import causes
+from export.libraries.pictures import cameras, side_by_side
 from export.verification.tolerances import action_difference, regret
 from xfer import tasks, user_code
 from xfer.errors import ExecutionError, ObservationError, XferError
@@ -354,14 +355,11 @@ def margin(fork: Fork, spreads: Spreads, spec: PolicySpec) -> float:
 
 
 def picture(observations: Arrays, spec: PolicySpec) -> str:
-    """Return the first image among some observations as PNG in base64, or an empty string if there is none."""
-    for tensor in spec.observations:
-        if tensor.color_order and tensor.dtype == "uint8":
-            from PIL import Image
+    """Return the images among some observations, side by side, as PNG in base64; an empty string if there is none."""
+    if not cameras(spec):
+        return ""
+    from PIL import Image
 
-            pixels = observations[tensor.name]
-            pixels = pixels[..., ::-1] if tensor.color_order == "BGR" else pixels.squeeze()
-            file = io.BytesIO()
-            Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG")
-            return base64.b64encode(file.getvalue()).decode()
-    return ""
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(side_by_side(observations, spec))).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()

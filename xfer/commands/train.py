@@ -54,6 +54,7 @@ class Args(Common):
       xfer train cartpole --demonstrations cartpole/expert-v0 --steps 2000
       xfer train driving --memory gru --memory-size 128
       xfer train cartpole --horizon 4 --execute 2
+      xfer train reach:two-cameras --trunks each
       xfer train cartpole --algorithm ppo --total-frames 200000
       xfer train navigation:empty --algorithm ppo --weights runs/simple
       xfer train my_robot:task --algorithm ppo --rollout-steps 64 --gamma 0.98
@@ -118,7 +119,11 @@ def defaults(task: Task, first: Args, file: RunConfig | None) -> tuple[Args, Alg
             demonstrations=demonstrations,
             max_episode_steps=file.max_episode_steps,
         )
-        policy = file.policy if file.task == task.name else replace(file.policy, image=task.image)
+        policy = (
+            file.policy
+            if file.task == task.name
+            else replace(file.policy, image=task.image, images=tuple(task.images.items()))
+        )
         how = {"imitation": file.imitation, "ppo": file.ppo}
     demonstrated = bool(first.run.demonstrations or run.demonstrations)
     imitation = how["imitation"] or ImitationConfig.for_task(task, demonstrated)

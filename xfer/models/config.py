@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 HeadKind = Literal["spatial-softmax", "flatten", "average"]
 MemoryKind = Literal["none", "gru"]
+TrunkKind = Literal["shared", "each"]
 
 TASK_IMAGE = ImageConfig(crop=(0, 0, 0, 0))
 """Stands for the task's own ``image``."""
@@ -47,11 +48,19 @@ class PolicyConfig:
     """Actions that one inference plans ahead, a chunk. Only imitation trains more than 1."""
     execute: Annotated[int, at_least(1)] = 1
     """How many of them are acted before the next inference."""
+    trunks: TrunkKind = "shared"
+    """Of a task with several cameras: one trunk looks through all of them, or each has its own."""
+    images: Annotated[tuple[tuple[str, ImageConfig], ...], tyro.conf.Suppress] = ()
+    """What holds in place of ``image`` for some cameras: observations' names with it. Default: as the task says."""
 
     @property
     def memory_units(self) -> int:
         """Size of the recurrent state, 0 where there is none."""
         return self.memory_size if self.memory == "gru" else 0
+
+    def image_of(self, camera: str) -> ImageConfig:
+        """Return how the frames of a camera become its network's input."""
+        return dict(self.images).get(camera, self.image)
 
     def check(self) -> None:
         """Refuse values that do not fit.
@@ -72,12 +81,12 @@ class PolicyConfig:
         """Return the configuration that suits a task: the class's defaults, then the task's, then ``given``.
 
         Args:
-            task: Its ``image`` and ``defaults`` are used.
+            task: Its ``image``, ``images`` and ``defaults`` are used.
             algorithm: ``imitation`` or ``ppo``: a task may bring defaults for each.
             **given: Fields that are set.
         """
         brought = {k: v for k, v in task_defaults(task, algorithm).items() if k in cls.__dataclass_fields__}
-        return cls(**{"image": task.image, **brought, **given})
+        return cls(**{"image": task.image, "images": tuple(task.images.items()), **brought, **given})
 
 
 def upgrade_policy(data: Any) -> Any:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from xfer.models.cameras import Seen
 
 
 class Standardize(nn.Module):
@@ -89,14 +92,17 @@ class Head(nn.Sequential):
     """Pooling layers, perhaps a memory, then the readout, which is the last; a vector joins behind the pooling.
 
     Shape:
-        Features [B, C, h, w] and a vector [B, D] (or None) to scores [B, A]; with a memory, ``step`` does that.
+        Features [B, C, h, w] (of several cameras a list) and a vector [B, D] (or None) to scores [B, A]; with a memory,
+        ``step`` does that.
     """
 
-    def hidden(self, features: Tensor, vector: Tensor | None = None) -> Tensor:
+    def hidden(self, features: Seen, vector: Tensor | None = None) -> Tensor:
         """Return what the readout, or the memory before it, reads, [B, F + D]: pooled features, then the vector."""
+        pooled: Any = features
         for layer in itertools.islice(self, len(self) - (1 if self.memory is None else 2)):
-            features = layer(features)
-        return features if vector is None else torch.cat([features, vector.to(features.dtype)], dim=1)
+            pooled = layer(pooled)
+        read: Tensor = pooled
+        return read if vector is None else torch.cat([read, vector.to(read.dtype)], dim=1)
 
     @property
     def memory(self) -> Memory | None:
@@ -109,14 +115,14 @@ class Head(nn.Sequential):
         """From [B, F + D], or from the memory, [B, M], to scores."""
         return self[-1]
 
-    def step(self, features: Tensor, vector: Tensor | None, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, features: Seen, vector: Tensor | None, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Return scores [B, A] and the next memory, float32 [B, M]."""
         assert self.memory is not None, "this head has no memory"
         hidden = self.hidden(features, vector)
         held: Tensor = self.memory(hidden, memory.to(hidden.dtype))
         return self.readout(held), held.float()
 
-    def forward(self, features: Tensor, vector: Tensor | None = None) -> Tensor:
+    def forward(self, features: Seen, vector: Tensor | None = None) -> Tensor:
         """Return scores."""
         scores: Tensor = self.readout(self.hidden(features, vector))
         return scores

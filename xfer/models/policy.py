@@ -2,8 +2,8 @@
 
 frame ─► preprocess ─► newest ─┐
 history ───────────────────────┴► three frames ─► trunk ─► pool ─┬► readout ─► scores ─► action
-vectors ───────────────────────────────────────► standardize ────┘ ▲
-                                                                   with --memory gru a GRU stands here
+another camera likewise ─────────────────────────────────────────┤ ▲
+vectors ───────────────────────────────────────► standardize ────┘ with --memory gru a GRU stands here
 
 ``--train-from`` cuts the trunk: what lies before it is frozen, the rest is trainable.
 """
@@ -11,15 +11,27 @@ vectors ────────────────────────
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from xfer.errors import UsageError, check_choice
 from xfer.models import backbones
+from xfer.models.cameras import (
+    PackedStages,
+    Packing,
+    Pooled,
+    Seen,
+    Shape,
+    by_camera,
+    each,
+    modules,
+    one_or_all,
+    through,
+)
 from xfer.models.config import TASK_IMAGE, PolicyConfig
 from xfer.models.heads import Head, Memory, SpatialSoftmax, Standardize, make_readout
 from xfer.models.preprocess import Preprocess
@@ -53,20 +65,35 @@ class Exportable(Protocol):
         """All its weights by name."""
 
 
+class Camera(NamedTuple):
+    """An image among the observations, and how it becomes a trunk's input."""
+
+    frame: TensorSpec
+    image: ImageConfig
+
+    @property
+    def kept(self) -> Shape:
+        """Shape of the earlier frames that are kept, [past * C, h, w]."""
+        return (self.image.past * self.image.channels, *self.image.size)
+
+
 class Policy(nn.Module):
     """A pretrained trunk with a head for one task.
 
-    It sees one image, and any number of vectors, which join where the pooled features are read.
+    It sees one image or several, and any number of vectors, which join where the pooled features are read. Several
+    cameras share a trunk, or have one each (``PolicyConfig.trunks``); standardizing and pooling are each one's own.
 
     Args:
         config: How to build it.
         spec: The contract it fulfills; ``make_spec`` derives one from a task.
 
     Attributes:
-        frame_name: Name of the image among the spec's observations.
+        cameras: The images among the spec's observations, in its order.
+        seen: How the trunk's inputs of all cameras are packed into one tensor.
+        past: The same of the frames that are kept.
         vector_names: Names of the vectors, in the spec's order.
         vector_size: Their elements together, D.
-        history_shape: Shape of the kept frames of one row, [0, h, w] where there are none.
+        history_shape: Shape of the kept frames of one row, packed; [0, h, w] of one camera that keeps none.
         framed: Whether the runner keeps earlier frames (``TensorSpec.frames``), and not the policy's states.
         head_size: What the readout reads: pooled features and vectors, F + D, or the memory, M.
 
@@ -77,40 +104,33 @@ class Policy(nn.Module):
     def __init__(self, config: PolicyConfig, spec: PolicySpec) -> None:
         super().__init__()
         config.check()
-        image = config.image
-        if image == TASK_IMAGE:
-            raise UsageError("PolicyConfig.image is not set. PolicyConfig.for_task(task) takes the task's.")
-        if image.frames * image.channels != 3:
-            raise UsageError(
-                f"{image.frames} frames of {image.channels} channels do not fit the backbone's three input"
-                " channels: use 3 gray frames or 1 in color."
-            )
-        self.framed = any(observation.frames > 1 for observation in spec.observations)
+        self.config, self.spec = config, spec
         planned = (spec.action.horizon, spec.action.execute)
         if planned != (config.horizon, config.execute):
             raise UsageError(f"The spec's horizon and execute are {planned}, not those of the policy's configuration.")
-        if spec.states != (_memory(config.memory_units) if self.framed else _states(image, config.memory_units)):
+        self.framed = any(observation.frames > 1 for observation in spec.observations)
+        self.cameras, vectors = _cameras(config, spec)
+        wanted = _memory(config.memory_units) if self.framed else _states(self.cameras, config.memory_units)
+        if spec.states != wanted:
             names = ", ".join(f"{state.name} {list(state.shape)}" for state in spec.states)
             raise UsageError(f"The states of the spec ({names or 'none'}) are not those of the policy's configuration.")
-        self.config, self.spec = config, spec
-        frame, vectors = _observed(spec)
-        if frame.frames != (image.past + 1 if self.framed else 1):
-            raise UsageError(f"'{frame.name}' has frames {frame.frames}; the policy's configuration {image.past + 1}.")
-        self.frame_name, self.vector_names = frame.name, tuple(vector.name for vector in vectors)
+        for frame, image in self.cameras:
+            if frame.frames != (due := image.past + 1 if self.framed else 1):
+                raise UsageError(f"'{frame.name}' has frames {frame.frames}; the policy's configuration {due}.")
+        self.vector_names = tuple(vector.name for vector in vectors)
         self.vector_size = sum(math.prod(vector.shape) for vector in vectors)
-        self.history_shape = (image.past * image.channels, *image.size)
-        self.preprocess = Preprocess(frame, image)
-        self.trunk = backbones.build(config.backbone, config.tap)
-        channels, height, width = self._feature_shape()
-        self.standardize = Standardize((channels, 1, 1))
+        self.seen = Packing((3, *camera.image.size) for camera in self.cameras)
+        self.past = Packing(camera.kept for camera in self.cameras)
+        self.history_shape = self.past.shape
+        self.preprocess = each([Preprocess(camera.frame, camera.image) for camera in self.cameras])
+        trunks = len(self.cameras) if config.trunks == "each" else 1
+        self.trunk = each([backbones.build(config.backbone, config.tap) for _ in range(trunks)])
+        shapes = _shapes(self.trunk, self.seen)
+        self.standardize = each([Standardize((channels, 1, 1)) for channels, _, _ in shapes])
         self.standardize_vector = Standardize((self.vector_size,), MIN_DEVIATION) if self.vector_size else nn.Identity()
-        if config.head == "spatial-softmax":
-            pool: list[nn.Module] = [SpatialSoftmax(channels, config.keypoints, (height, width))]
-            pooled = 2 * config.keypoints
-        elif config.head == "flatten":
-            pool, pooled = [nn.Flatten()], channels * height * width
-        else:
-            pool, pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten()], channels
+        pools = [_pool(config, shape) for shape in shapes]
+        pool = pools[0] if len(pools) == 1 else [Pooled(nn.Sequential(*layers) for layers in pools)]
+        pooled = sum(_pooled_size(config, shape) for shape in shapes)
         joined = pooled + self.vector_size
         units = config.memory_units
         self.head_size = units or joined
@@ -130,75 +150,97 @@ class Policy(nn.Module):
         """What turns pooled features and vectors, or the memory, into scores."""
         return self.head.readout
 
-    def _feature_shape(self) -> tuple[int, int, int]:
-        was_training = self.trunk.training
-        with torch.no_grad():
-            features = self.trunk.eval()(torch.zeros(1, 3, *self.config.image.size))
-        self.trunk.train(was_training)
-        _, channels, height, width = features.shape
-        return channels, height, width
-
-    def see(self, frame: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
-        """Turn the newest frame and the kept ones into the trunk's input.
+    def see(self, observations: Mapping[str, Tensor], history: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn the newest frame of each camera and the kept ones into the trunk's input.
 
         Args:
-            frame: uint8 [B, H, W, 3].
-            history: float32 [B, past * C, h, w], preprocessed earlier frames, oldest first.
+            observations: uint8 [B, H, W, C] of each camera, by name.
+            history: float32 [B, *history_shape], preprocessed earlier frames, oldest first.
 
         Returns:
-            The trunk's input, float32 [B, 3, h, w], and the next history.
+            The trunk's input, float32 [B, 3, h, w], of several cameras packed as ``seen`` says; and the next history.
         """
-        channels, image = self.config.image.channels, self.config.image
-        window = torch.cat([history, self.preprocess(frame)], dim=1)
-        seen = window[:, :: image.frame_step] if channels == 1 else window[:, -3:]
-        return seen, window[:, channels:]
+        frames = [observations[camera.frame.name] for camera in self.cameras]
+        seen, after = self.look(frames, by_camera(self.past.unpack(history)))
+        return self.seen.pack(one_or_all(seen)), self.past.pack(one_or_all(after))
 
-    def begun(self, frame: Tensor, history: Tensor, begins: Tensor) -> Tensor:
+    def look(self, frames: Sequence[Tensor], kept: Sequence[Tensor | None]) -> tuple[list[Tensor], list[Tensor]]:
+        """Do so with a tensor for each camera, unpacked; ``kept`` of one that keeps nothing is not looked at."""
+        found, after = [], []
+        own = zip(self.cameras, modules(self.preprocess), frames, kept, strict=True)
+        for camera, preprocess, frame, earlier in own:
+            channels, image = camera.image.channels, camera.image
+            window = preprocess(frame)
+            if image.past:
+                assert earlier is not None
+                window = torch.cat([earlier, window], dim=1)
+            found.append(window[:, :: image.frame_step] if channels == 1 else window[:, -3:])
+            after.append(window[:, channels:])
+        return found, after
+
+    def begun(self, observations: Mapping[str, Tensor], history: Tensor, begins: Tensor) -> Tensor:
         """Return the history with which episodes begin, in the rows where one does.
 
-        That is zeros, as a state is at first; or copies of the first frame, where the runner keeps frames.
+        That is zeros, as a state is at first; or copies of the first frames, where the runner keeps frames.
 
         Args:
-            frame: uint8 [B, H, W, 3].
-            history: float32 [B, past * C, h, w].
+            observations: uint8 [B, H, W, C] of each camera, by name.
+            history: float32 [B, *history_shape].
             begins: Which rows, bool [B].
         """
         first = torch.zeros_like(history)
         if self.framed:
-            first = self.preprocess(frame).repeat(1, self.config.image.past, 1, 1)
+            own = zip(self.cameras, modules(self.preprocess), strict=True)
+            kept = [
+                preprocess(observations[camera.frame.name]).repeat(1, camera.image.past, 1, 1)
+                for camera, preprocess in own
+            ]
+            first = self.past.pack(one_or_all(kept))
         return torch.where(begins[:, None, None, None], first, history)
 
     def unstacked(self, observations: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """Return the newest frames, and what ``see`` takes as the history, of frames that the runner has kept.
+        """Return the newest frames, and each camera's earlier ones, preprocessed, of frames that the runner has kept.
 
         Args:
-            observations: Tensors by name, the image uint8 [B, past + 1, H, W, 3], the newest last.
+            observations: Tensors by name, an image uint8 [B, past + 1, H, W, C], the newest last; of a camera that
+                keeps none [B, H, W, C].
         """
-        frames = observations[self.frame_name]
-        earlier = self.preprocess(frames[:, :-1].flatten(0, 1)).reshape(-1, *self.history_shape)
-        return {**observations, self.frame_name: frames[:, -1]}, [earlier]
+        newest, earlier = dict(observations), []
+        for camera, preprocess in zip(self.cameras, modules(self.preprocess), strict=True):
+            if camera.image.past:
+                frames = observations[camera.frame.name]
+                newest[camera.frame.name] = frames[:, -1]
+                earlier.append(preprocess(frames[:, :-1].flatten(0, 1)).reshape(-1, *camera.kept))
+        return newest, earlier
 
     def vector(self, observations: Mapping[str, Tensor]) -> Tensor:
         """Return the observations' vectors as one, as they came: float32 [B, D], where D may be 0."""
         if not self.vector_names:
-            frame = observations[self.frame_name]
+            frame = observations[self.cameras[0].frame.name]
             return torch.zeros(len(frame), 0, device=frame.device)
         return torch.cat([observations[name].flatten(1) for name in self.vector_names], dim=1)
 
-    def scores(self, seen: Tensor, vector: Tensor | None = None) -> Tensor:
-        """Return scores, float32 [B, A], of the trunk's input [B, 3, h, w] and what ``vector`` gave [B, D]."""
-        scores: Tensor = self.head(self.standardize(self.trunk(seen)), _standardized(self.standardize_vector, vector))
+    def scores(self, seen: Seen, vector: Tensor | None = None) -> Tensor:
+        """Return scores, float32 [B, A].
+
+        Args:
+            seen: The trunk's input [B, 3, h, w], of several cameras packed, or as a list.
+            vector: What ``vector`` gave [B, D].
+        """
+        scores: Tensor = self.head(self._features(seen), _standardized(self.standardize_vector, vector))
         return scores
 
-    def step(self, seen: Tensor, vector: Tensor | None, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, seen: Seen, vector: Tensor | None, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Return scores as well as the next memory, float32 [B, M], of a policy with or without one (M is 0)."""
         if not self.config.memory_units:
             return self.scores(seen, vector), memory
-        return self.head.step(
-            self.standardize(self.trunk(seen)), _standardized(self.standardize_vector, vector), memory
-        )
+        return self.head.step(self._features(seen), _standardized(self.standardize_vector, vector), memory)
 
-    def split(self, train_from: str) -> tuple[nn.Sequential, Trainable]:
+    def _features(self, seen: Seen) -> Seen:
+        parts = self.seen.unpack(seen) if isinstance(seen, Tensor) else seen
+        return through(self.standardize, through(self.trunk, parts))
+
+    def split(self, train_from: str) -> tuple[nn.Module, Trainable]:
         """Cut the network into its frozen and its trainable part.
 
         Args:
@@ -206,18 +248,25 @@ class Policy(nn.Module):
 
         Returns:
             ``frozen`` and ``trainable``: ``scores(x, v) == trainable(frozen(x), v)``. They share the policy's own
-            modules.
+            modules. The features between them are float32 [B, C, h, w], of several cameras packed.
 
         Raises:
             UsageError: If the stage does not exist in this (cut) network.
         """
-        stages = list(self.trunk.named_children())
-        names = [name for name, _ in stages]
+        trunks = modules(self.trunk)
+        names = [name for name, _ in trunks[0].named_children()]
         check_choice("layer for --train-from", train_from, ["all", "head", *names[1:]])
-        first = {"all": 0, "head": len(stages)}.get(train_from, -1)
+        first = {"all": 0, "head": len(names)}.get(train_from, -1)
         first = names.index(train_from) if first < 0 else first
-        frozen, trainable = ([module for _, module in part] for part in (stages[:first], stages[first:]))
-        return nn.Sequential(*frozen), Trainable(nn.Sequential(*trainable), self)
+        frozen = each([nn.Sequential(*list(trunk.children())[:first]) for trunk in trunks])
+        trained = each([nn.Sequential(*list(trunk.children())[first:]) for trunk in trunks])
+        if len(self.cameras) == 1:
+            return frozen, Trainable(trained, self)
+        between = Packing(_shapes(frozen, self.seen)) if first else self.seen
+        return (
+            PackedStages(self.seen, frozen, between) if first else nn.Sequential(),
+            Trainable(PackedStages(between, trained), self),
+        )
 
     def fit_standardize(self, train_from: str, features: Tensor, vector: Tensor | None = None) -> None:
         """Fix the scale of what the head reads.
@@ -227,11 +276,13 @@ class Policy(nn.Module):
 
         Args:
             train_from: First layer that is trained.
-            features: What the frozen part gave, float32 [N, C, h, w].
+            features: What the frozen part gave, float32 [N, C, h, w], of several cameras packed.
             vector: The vectors of the same frames, float32 [N, D].
         """
         if train_from == "head":
-            self.standardize.fit(features)
+            parts = by_camera(Packing(_shapes(self.trunk, self.seen)).unpack(features))
+            for standardize, part in zip(modules(self.standardize), parts, strict=True):
+                standardize.fit(part)
         if isinstance(self.standardize_vector, Standardize):
             assert vector is not None, "this policy reads vectors too"
             self.standardize_vector.fit(vector)
@@ -250,21 +301,22 @@ class Trainable(nn.Module):
     """The part of a policy that is trained; it shares the policy's modules.
 
     Args:
-        stages: The trunk's stages that are trained.
+        stages: The trunk's stages that are trained; of several cameras they take packed features, and give a list.
         policy: Whose they are.
 
     Shape:
-        Features of the frozen part [B, C, h, w] and vectors [B, D] (or None) to scores [B, A].
+        Features of the frozen part [B, C, h, w] (packed) and vectors [B, D] (or None) to scores [B, A].
     """
 
-    def __init__(self, stages: nn.Sequential, policy: Policy) -> None:
+    def __init__(self, stages: nn.Module, policy: Policy) -> None:
         super().__init__()
         self.stages, self.standardize, self.head = stages, policy.standardize, policy.head
         self.standardize_vector = policy.standardize_vector
 
     def hidden(self, features: Tensor, vector: Tensor | None = None) -> Tensor:
         """Return what the readout (or a critic beside it, or the memory before it) reads: [B, F + D]."""
-        return self.head.hidden(self.standardize(self.stages(features)), _standardized(self.standardize_vector, vector))
+        seen = through(self.standardize, self.stages(features))
+        return self.head.hidden(seen, _standardized(self.standardize_vector, vector))
 
     @property
     def readout(self) -> nn.Module:
@@ -304,37 +356,93 @@ class Deployed(nn.Module):
         histories: list[Tensor] = []
         if self.policy.framed:
             observations, histories = self.policy.unstacked(observations)
-        frame, states = observations[self.policy.frame_name], inputs[len(names) :]
-        action, scores, *after = self.act(frame, vector, *histories, *states)
+        frames = [observations[camera.frame.name] for camera in self.policy.cameras]
+        action, scores, *after = self.act(frames, vector, *histories, *inputs[len(names) :])
         return action, scores, *after[len(histories) :]
 
-    def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
-        """Do so with the image, uint8 [B, H, W, 3], the vectors, float32 [B, D] or None, and the states."""
-        policy, after = self.policy, list(states)
-        if policy.config.image.past:
-            seen, after[0] = policy.see(frame, states[0])
-        else:
-            seen = policy.preprocess(frame)
+    def act(self, frames: list[Tensor], vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
+        """Do so with each camera's image, uint8 [B, H, W, C], the vectors, float32 [B, D] or None, and the states."""
+        policy, histories = self.policy, iter(states)
+        found, later = policy.look(frames, [next(histories) if c.image.past else None for c in policy.cameras])
+        after = [one for camera, one in zip(policy.cameras, later, strict=True) if camera.image.past]
+        seen = one_or_all([one.to(self.dtype) for one in found])
         if policy.config.memory_units:
-            scores, after[-1] = policy.step(seen.to(self.dtype), vector, states[-1])
+            scores, memory = policy.step(seen, vector, states[-1])
+            after.append(memory)
         else:
-            scores = policy.scores(seen.to(self.dtype), vector)
+            scores = policy.scores(seen, vector)
         scores = scores.float()
         return (to_action(scores, self.spec), scores, *after)
 
 
-def _observed(of: PolicySpec | Task) -> tuple[TensorSpec, list[TensorSpec]]:
-    """Return the image and the vectors among the observations of a spec or a task."""
-    images = [o for o in of.observations if o.dtype == "uint8" and len(o.shape) == 3]
+def _observed(of: PolicySpec | Task) -> tuple[list[TensorSpec], list[TensorSpec]]:
+    """Return the images and the vectors among the observations of a spec or a task."""
+    images = [o for o in of.observations if o.is_image]
     vectors = [o for o in of.observations if o.dtype == "float32" and len(o.shape) == 1]
-    if len(images) != 1 or len(images) + len(vectors) != len(of.observations):
+    if not images or len(images) + len(vectors) != len(of.observations):
         names = ", ".join(f"{o.name}: {o.dtype} {list(o.shape)}" for o in of.observations)
         task = of.name if isinstance(of, Task) else of.task
         hint = f" gym:{task.partition(':')[2]} looks at its pictures." if task.startswith("env:") else ""
+        raise UsageError(f"A policy sees uint8 images [H, W, 3] and float32 vectors [D]; {task} gives {names}.{hint}")
+    return images, vectors
+
+
+def _cameras(config: PolicyConfig, of: PolicySpec | Task) -> tuple[tuple[Camera, ...], list[TensorSpec]]:
+    """Return the cameras and the vectors of a spec or a task.
+
+    Raises:
+        UsageError: If the configuration does not fit them.
+    """
+    images, vectors = _observed(of)
+    names = [frame.name for frame in images]
+    for name, _ in config.images:
+        check_choice("camera in PolicyConfig.images", name, names)
+    cameras = tuple(Camera(frame, config.image_of(frame.name)) for frame in images)
+    for frame, image in cameras:
+        if image == TASK_IMAGE:
+            raise UsageError(
+                f"PolicyConfig.image is not set (camera '{frame.name}'). PolicyConfig.for_task(task) takes the task's."
+            )
+        if image.frames * image.channels != 3:
+            raise UsageError(
+                f"Camera '{frame.name}': {image.frames} frames of {image.channels} channels do not fit the backbone's"
+                " three input channels: use 3 gray frames or 1 in color."
+            )
+    sizes = {image.size for _, image in cameras}
+    if config.trunks == "shared" and len(sizes) > 1:
+        found = ", ".join(f"'{frame.name}' {image.size[0]} x {image.size[1]}" for frame, image in cameras)
         raise UsageError(
-            f"A policy sees one uint8 image [H, W, 3] and float32 vectors [D]; {task} gives {names}.{hint}"
+            f"Cameras that share a trunk must give it pictures of one size, and these give {found}: use --trunks each,"
+            " or other crops."
         )
-    return images[0], vectors
+    return cameras, vectors
+
+
+def _shapes(trunk: nn.Module, seen: Packing) -> list[Shape]:
+    """Return the shapes of the features that a trunk, or some of its stages, gives of each camera."""
+    training = [(module, module.training) for module in trunk.modules()]
+    like = next(trunk.parameters(), torch.zeros(()))
+    with torch.no_grad():
+        shown = [torch.zeros(1, *shape, device=like.device, dtype=like.dtype) for shape in seen.shapes]
+        found = through(trunk.eval(), one_or_all(shown))
+    for module, was in training:
+        module.training = was
+    return [(one.shape[1], one.shape[2], one.shape[3]) for one in by_camera(found)]
+
+
+def _pool(config: PolicyConfig, shape: Shape) -> list[nn.Module]:
+    """Return the layers that turn the features of a camera, [B, C, h, w], into [B, F]."""
+    channels, height, width = shape
+    if config.head == "spatial-softmax":
+        return [SpatialSoftmax(channels, config.keypoints, (height, width))]
+    return [nn.Flatten()] if config.head == "flatten" else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+
+
+def _pooled_size(config: PolicyConfig, shape: Shape) -> int:
+    """Return F."""
+    if config.head == "spatial-softmax":
+        return 2 * config.keypoints
+    return math.prod(shape) if config.head == "flatten" else shape[0]
 
 
 def _standardized(standardize: nn.Module, vector: Tensor | None) -> Tensor | None:
@@ -373,11 +481,13 @@ def from_action(action: Tensor, spec: PolicySpec) -> Tensor:
     return (action - low) / (high - low) * 2 - 1
 
 
-def _states(image: ImageConfig, memory: int) -> tuple[TensorSpec, ...]:
-    """Return what a policy keeps from step to step: earlier frames, then its memory; or neither."""
+def _states(cameras: Sequence[Camera], memory: int) -> tuple[TensorSpec, ...]:
+    """Return what a policy keeps from step to step: earlier frames of each camera, then its memory; or neither."""
     states = []
-    if image.past:
-        states.append(TensorSpec("history", "float32", (image.past * image.channels, *image.size)))
+    for camera in cameras:
+        if camera.image.past:
+            name = "history" if len(cameras) == 1 else f"{camera.frame.name}_history"
+            states.append(TensorSpec(name, "float32", camera.kept))
     return (*states, *_memory(memory))
 
 
@@ -396,13 +506,20 @@ def planning(spec: PolicySpec, config: PolicyConfig) -> PolicySpec:
     """
     if config.horizon == 1:
         return spec
-    past = config.image.past
-    observations = tuple(replace(o, frames=past + 1) if o.dtype == "uint8" else o for o in spec.observations)
+    cameras, _ = _cameras(config, spec)
+    frames = {frame.name: image.past + 1 for frame, image in cameras}
+    observations = tuple(replace(o, frames=frames.get(o.name, 1)) for o in spec.observations)
     action = replace(spec.action, horizon=config.horizon, execute=config.execute)
     return replace(spec, observations=observations, states=_memory(config.memory_units), action=action)
 
 
-def make_spec(task: Task, image: ImageConfig, score_kind: ScoreKind, memory: int = 0) -> PolicySpec:
+def make_spec(
+    task: Task,
+    image: ImageConfig,
+    score_kind: ScoreKind,
+    memory: int = 0,
+    images: Mapping[str, ImageConfig] | None = None,
+) -> PolicySpec:
     """Derive the contract of a policy for ``task`` that preprocesses with ``image``.
 
     Args:
@@ -410,12 +527,14 @@ def make_spec(task: Task, image: ImageConfig, score_kind: ScoreKind, memory: int
         image: How its frames become the network's input.
         score_kind: What a discrete action is chosen from. A continuous one's scores are always its mean.
         memory: ``PolicyConfig.memory_units``.
+        images: What holds in place of ``image`` for some cameras, by name. Default: ``Task.images``.
 
     Raises:
-        UsageError: If the task gives something else than an image and vectors.
+        UsageError: If the task gives something else than images and vectors.
     """
-    _observed(task)
-    states = _states(image, memory)
+    found, _ = _observed(task)
+    other = task.images if images is None else images
+    states = _states([Camera(frame, other.get(frame.name, image)) for frame in found], memory)
     kind: ScoreKind = score_kind if task.action.kind == "discrete" else "mean"
     return PolicySpec(task.name, task.control_hz, task.observations, states, task.action, kind, task.reward)
 

@@ -29,14 +29,14 @@ class Preprocess(nn.Module):
     """Crop, shrink, (gray,) scale and normalize frames.
 
     Args:
-        frame: The raw frame: uint8 [H, W, 3], RGB or BGR.
+        frame: The raw frame: uint8 [H, W, 3], RGB or BGR, or [H, W, 1] of a gray camera.
         image: What to do to it.
 
     Raises:
         UsageError: If the crop does not fit the frame, or ``shrink`` does not divide it.
 
     Shape:
-        uint8 [B, H, W, 3] to float32 [B, C, h, w].
+        uint8 [B, H, W, 3 or 1] to float32 [B, C, h, w].
     """
 
     weight: Tensor
@@ -44,12 +44,17 @@ class Preprocess(nn.Module):
 
     def __init__(self, frame: TensorSpec, image: ImageConfig) -> None:
         super().__init__()
-        height, width, _ = self.frame_shape = frame.shape
+        height, width, self.colors = self.frame_shape = frame.shape
         top, bottom, left, right = self.crop = image.crop
         if not (0 <= top < bottom <= height and 0 <= left < right <= width):
-            raise UsageError(f"Crop {image.crop} does not fit the {height} x {width} frame '{frame.name}'.")
+            raise UsageError(
+                f"Crop {image.crop} does not fit the {height} x {width} frame '{frame.name}'. Task.images has room for"
+                " another one of this camera."
+            )
         if (bottom - top) % image.shrink or (right - left) % image.shrink:
-            raise UsageError(f"Crop {image.crop} cannot be shrunk by {image.shrink}: choose multiples of it.")
+            raise UsageError(
+                f"Crop {image.crop} of '{frame.name}' cannot be shrunk by {image.shrink}: choose multiples of it."
+            )
         self.shrink = image.shrink
         self.cast_first = False
         """Cast the whole frame before it is cropped: slower, the same numbers, and what TensorRT wants."""
@@ -60,6 +65,8 @@ class Preprocess(nn.Module):
             mean, std = mix @ mean, mix @ std
         if frame.color_order == "BGR":
             mix = mix.flip(1)
+        if self.colors == 1:
+            mix = mix.sum(1, keepdim=True)
         pixel = mix / (255 * image.shrink**2 * std[:, None])
         weight = pixel.repeat(1, image.shrink)[:, None, None, :].expand(-1, 1, image.shrink, -1)
         self.register_buffer("weight", weight.contiguous(), persistent=False)
@@ -71,5 +78,5 @@ class Preprocess(nn.Module):
         if self.cast_first:
             frame = frame.float()
         band = frame[:, top:bottom, left:right].float()
-        rows = band.reshape(-1, 1, bottom - top, 3 * (right - left))
-        return functional.conv2d(rows, self.weight, self.bias, stride=(self.shrink, 3 * self.shrink))
+        rows = band.reshape(-1, 1, bottom - top, self.colors * (right - left))
+        return functional.conv2d(rows, self.weight, self.bias, stride=(self.shrink, self.colors * self.shrink))

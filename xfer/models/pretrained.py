@@ -19,9 +19,9 @@ from torch import Tensor
 
 from xfer.errors import UsageError, WeightsError
 from xfer.models.backbones import BACKBONES, STAGES, last_name
+from xfer.models.cameras import Each
 
 if TYPE_CHECKING:
-    from xfer.models.config import PolicyConfig
     from xfer.models.policy import Policy
 
 
@@ -60,8 +60,9 @@ class Loaded:
 def load_weights(policy: Policy, source: str) -> Loaded:
     """Load pretrained weights into a policy. There is no fallback from one source to another.
 
-    The trunk is taken whole or not at all. From another run the head is taken as well, as far as it reads the
-    same features with the same shapes: modules in order, up to the first that differs.
+    The trunk is taken whole or not at all; where each camera has its own, all begin with the same. From another run the
+    head is taken as well, as far as it reads the same features with the same shapes: modules in order, up to the first
+    that differs.
 
     Args:
         policy: Changed in place.
@@ -81,7 +82,7 @@ def load_weights(policy: Policy, source: str) -> Loaded:
         state = _read(file)
     elif (Path(source) / "policy.safetensors").is_file():
         state = _read(Path(source) / "policy.safetensors")
-        head = _check_run(Path(source), policy.config)
+        head = _check_run(Path(source), policy)
     else:
         file = Path(source)
         if not file.is_file():
@@ -91,7 +92,7 @@ def load_weights(policy: Policy, source: str) -> Loaded:
             )
         state = _read(file)
     source = file.name if source == "imagenet" else source
-    state = _policy_keys(state, backbone)
+    state = _for_each_camera(_policy_keys(state, backbone), policy)
     wanted = policy.state_dict()
     taken = _fitting_trunk(state, wanted, source, backbone)
     taken += _fitting_head(state, wanted) if head else []
@@ -162,11 +163,17 @@ def _imagenet(backbone: str) -> tuple[Path, str]:
     return file, f"It is not torchvision's own file: its SHA-256 begins with {digest[: len(prefix)]}"
 
 
-def _check_run(folder: Path, config: PolicyConfig) -> bool:
-    """Refuse a run whose network ends too early; say whether its head reads the same features as ``config``'s."""
+def _check_run(folder: Path, policy: Policy) -> bool:
+    """Refuse a run whose network ends too early, or has other trunks; say whether its head reads the same features."""
     from xfer.models.checkpoint import load_description
 
-    other = load_description(folder).config
+    config, description = policy.config, load_description(folder)
+    other, cameras = description.config, sum(o.is_image for o in description.spec.observations)
+    if other.trunks == "each" and (config.trunks, len(policy.cameras)) != ("each", cameras):
+        raise WeightsError(
+            f"{folder} has a trunk for each of its {cameras} cameras: only a policy with as many and --trunks each can"
+            " begin from it."
+        )
     if other.backbone != config.backbone:
         raise WeightsError(f"{folder} is a {other.backbone}: use --backbone {other.backbone}.")
     stages = STAGES[config.backbone]
@@ -215,6 +222,18 @@ def _policy_keys(state: dict[str, Tensor], backbone: str) -> dict[str, Tensor]:
     return {TRUNK + _stage_key(key, backbone): value for key, value in state.items()}
 
 
+def _for_each_camera(state: dict[str, Tensor], policy: Policy) -> dict[str, Tensor]:
+    """Give each camera's trunk the weights of the only one that there is, where cameras have trunks of their own."""
+    own = policy.trunk
+    if not isinstance(own, Each) or any(key.startswith(f"{TRUNK}0.") for key in state):
+        return state
+    copied: dict[str, Tensor] = {}
+    for key, value in state.items():
+        rest = key.removeprefix(TRUNK)
+        copied |= {key: value} if rest == key else {f"{TRUNK}{camera}.{rest}": value for camera in range(len(own))}
+    return copied
+
+
 def _stage_key(key: str, backbone: str) -> str:
     """Return the name within our stages of what torchvision calls ``key``."""
     for stage, paths in BACKBONES[backbone].items():
@@ -230,5 +249,6 @@ def _without_trunk(names: list[str]) -> tuple[str, ...]:
 
 def _modules(names: Iterable[str]) -> str:
     """Shorten names of tensors to the stages, or modules of the head, that they belong to."""
-    short = (name.rpartition(".")[0] if name.startswith("head.") else name.split(".")[0] for name in names)
+    stages = (re.sub(r"^\d+\.", "", name) for name in names)  # without the number of the camera whose trunk it is
+    short = (name.rpartition(".")[0] if name.startswith("head.") else name.split(".")[0] for name in stages)
     return ", ".join(dict.fromkeys(short))

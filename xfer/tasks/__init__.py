@@ -1,9 +1,9 @@
 """Tasks: one file a family. The folder's listing is the list of families.
 
-A file defines ``TASK``, or ``WORLDS`` and ``task(world)`` where a family has several: they are called ``family`` and
-``family:world``. ``WORLDS = ()`` takes any world. ``REQUIRES`` names the modules that its simulator needs; importing
-the file does not need them. A file whose name begins with an underscore is a helper. A user's own task is
-``module:function``, a function without arguments that returns a ``Task``.
+A file defines ``TASK``, which is called ``family``, or ``WORLDS`` and ``task(world)`` where a family has several, which
+are called ``family:world``, or all of these. ``WORLDS = ()`` takes any world. ``REQUIRES`` names the modules that its
+simulator needs; importing the file does not need them. A file whose name begins with an underscore is a helper. A
+user's own task is ``module:function``, a function without arguments that returns a ``Task``.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Task:
         observations: What ``make()``'s environment gives: a dict of arrays with these names.
         action: What it takes.
         reward: Mean return of a random policy and the best one known, or None if unknown.
-        image: How a frame becomes the network's input, by default.
+        image: How a camera's frame becomes its network's input, by default.
         make: Builds the environment.
         expert: What to do in the environment's present state, float32 [A], or None if there is no expert.
         expert_kind: What ``expert`` returns: ``scores`` of discrete actions, of which the largest is the expert's
@@ -56,6 +56,7 @@ class Task:
             time is up, for no reward: nothing is left to chance, observations show the whole state, and only reaching
             the goal is rewarded. Such an episode need not be run to its end.
         max_episode_steps: Steps after which an episode is truncated, or None: then it must end by itself.
+        images: What holds in place of ``image`` for some cameras, by the name of the observation.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Task:
     success: float | None = None
     circles: bool = False
     max_episode_steps: int | None = None
+    images: Mapping[str, ImageConfig] = field(default_factory=dict)
 
 
 def families() -> list[str]:
@@ -82,8 +84,10 @@ def names() -> list[str]:
     """Return the names of all tasks; ``family:...`` stands for a family that takes any world."""
     found = []
     for family in families():
-        worlds: tuple[str, ...] | None = getattr(_family(family), "WORLDS", None)
-        found += [family] if worlds is None else [f"{family}:{world}" for world in worlds or ("...",)]
+        module = _family(family)
+        found += [family] if hasattr(module, "TASK") else []
+        if hasattr(module, "WORLDS"):
+            found += [f"{family}:{world}" for world in module.WORLDS or ("...",)]
     return found
 
 
@@ -110,7 +114,8 @@ def _load(name: str) -> Task:
         if not importlib.util.find_spec(needed):
             raise UnavailableError(f"Task {name} needs {needed}: pip install 'xfer-policy[{family}]'")
     worlds: tuple[str, ...] | None = getattr(module, "WORLDS", None)
-    if (worlds is None) == bool(world) or (worlds and world not in worlds):
+    known = worlds is not None and (not worlds or world in worlds) if world else hasattr(module, "TASK")
+    if not known:
         _unknown(name)
     task: Task = module.task(world) if world else module.TASK
     return task

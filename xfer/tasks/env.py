@@ -74,13 +74,15 @@ def task(world: str) -> Task:
         specs = observation_specs(name, attribute(env, "observation_space"))
         action = action_spec(name, attribute(env, "action_space"))
         rate = frame_rate(env.metadata)
-    frames = [spec.shape for spec in specs if spec.dtype == "uint8" and spec.shape[2:] == (3,)]
+    images = {spec.name: image(*spec.shape[:2]) for spec in specs if spec.is_image}
     return Task(
         name=name,
         control_hz=rate,
         observations=specs,
         action=action,
         reward=None,
-        image=image(*frames[0][:2]) if frames else ImageConfig((0, 0, 0, 0)),
+        image=next(iter(images.values()), ImageConfig((0, 0, 0, 0))),
         make=lambda: Named(make(world), specs, ONLY),
+        defaults={"trunks": "each"} if len({one.size for one in images.values()}) > 1 else {},
+        images=images if len(images) > 1 else {},
     )

@@ -3,6 +3,9 @@
 The second observation is what an arm's own encoders give, joint angles (as cosine and sine) and velocities. Gymnasium's
 own observation also holds the target's position and the way to it: here these must be read from the picture.
 
+``reach:two-cameras`` has a second camera, as on a wrist: it hangs above the fingertip, turns with the forearm, and sees
+the target only when that is near, but then larger.
+
 The picture is drawn with EGL where ``MUJOCO_GL`` names nothing else (on Debian ``apt-get install libegl1
 libgl1-mesa-dri``; no GPU is needed, nor a screen).
 """
@@ -10,6 +13,8 @@ libgl1-mesa-dri``; no GPU is needed, nor a screen).
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,10 +27,12 @@ if TYPE_CHECKING:
     import gymnasium
 
 REQUIRES = ("gymnasium", "mujoco")
+WORLDS = ("two-cameras",)
 
 SIDE = 128
 """Side of the picture in pixels."""
 FRAME = TensorSpec("frame", "uint8", (SIDE, SIDE, 3), color_order="RGB", value_range=(0, 255))
+FIXED, WRIST = replace(FRAME, name="fixed"), replace(FRAME, name="wrist")
 PROPRIO = TensorSpec(
     "proprio",
     "float32",
@@ -34,8 +41,16 @@ PROPRIO = TensorSpec(
     "1, 1, 1, 1, rad/s, rad/s",
 )
 
-CAMERA = {"trackbodyid": -1, "distance": 0.54, "elevation": -90.0, "azimuth": 90.0, "lookat": np.zeros(3)}
+CAMERA: dict[str, Any] = {
+    "trackbodyid": -1,
+    "distance": 0.54,
+    "elevation": -90.0,
+    "azimuth": 90.0,
+    "lookat": np.zeros(3),
+}
 """From straight above: the arm's whole reach, 0.21 m, and a little more."""
+WRIST_HEIGHT = 0.25
+"""Of the second camera above the fingertip, in m: it sees 0.1 m to each side of it."""
 
 TORQUE_WEIGHT = 0.01
 """Weight of the squared torques in the reward. With Gymnasium's own, 1, random torques cost so much that doing nothing
@@ -49,8 +64,11 @@ STIFFNESS, DAMPING = 0.8, 0.1
 gains the best returned 0.4 more, for twice the torque."""
 
 
-def make() -> gymnasium.Env:
-    """Return Reacher-v5 (50 steps at 50 Hz) seen by a camera and by the joints' encoders.
+def make(observations: Sequence[TensorSpec] = (FRAME, PROPRIO)) -> gymnasium.Env:
+    """Return Reacher-v5 (50 steps at 50 Hz) seen by a camera, or two, and by the joints' encoders.
+
+    Args:
+        observations: The cameras and the joints.
 
     Raises:
         UnavailableError: If MuJoCo cannot draw here.
@@ -76,7 +94,7 @@ def make() -> gymnasium.Env:
             f"MuJoCo cannot draw with MUJOCO_GL={os.environ['MUJOCO_GL']} ({error}): apt-get install libegl1"
             " libgl1-mesa-dri, or set MUJOCO_GL=osmesa and install libosmesa6."
         ) from error
-    return Rendered(env, (FRAME, PROPRIO), observe)
+    return Rendered(env, observations, observe if FRAME in observations else observe_twice)
 
 
 def observe(env: gymnasium.Env) -> tuple[np.ndarray, np.ndarray]:
@@ -86,6 +104,34 @@ def observe(env: gymnasium.Env) -> tuple[np.ndarray, np.ndarray]:
     angles, velocities = joints(env)
     proprio = np.concatenate([np.cos(angles), np.sin(angles), velocities])
     return picture(env), proprio.astype(np.float32)
+
+
+def observe_twice(env: gymnasium.Env) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what the fixed camera sees, what the wrist's sees, uint8 [128, 128, 3] both, and the joints, float32 [6].
+
+    One renderer draws both: a second one would be a second context, which the driver changes for each picture.
+    """
+    from xfer.wrappers import picture
+
+    angles, _ = joints(env)
+    simulator: Any = env.unwrapped
+    tip, turned = simulator.get_body_com("fingertip"), np.degrees(angles.sum())
+    _aim(simulator, {**CAMERA, "distance": WRIST_HEIGHT, "azimuth": CAMERA["azimuth"] + turned, "lookat": tip})
+    try:
+        wrist = picture(env)
+    finally:
+        _aim(simulator, CAMERA)
+    fixed, proprio = observe(env)
+    return fixed, wrist, proprio
+
+
+def _aim(simulator: Any, camera: Mapping[str, Any]) -> None:
+    """Let the renderer look as a camera does."""
+    for name, value in camera.items():
+        if name == "lookat":
+            simulator.mujoco_renderer.viewer.cam.lookat[:] = value
+        else:
+            setattr(simulator.mujoco_renderer.viewer.cam, name, value)
 
 
 def joints(env: gymnasium.Env) -> tuple[np.ndarray, np.ndarray]:
@@ -147,3 +193,9 @@ TASK = Task(
         "steps": 150,
     },
 )
+
+
+def task(world: str) -> Task:
+    """Return the task with two cameras."""
+    observations = (FIXED, WRIST, PROPRIO)
+    return replace(TASK, name=f"reach:{world}", observations=observations, make=lambda: make(observations))

@@ -43,7 +43,7 @@ class Frames(NamedTuple):
     """What a round collected.
 
     Attributes:
-        seen: The trunk's inputs, float32 [N, 3, h, w].
+        seen: The trunk's inputs, float32 [N, 3, h, w]; of several cameras packed, as ``Policy.seen`` says.
         expert: What the expert said, float32 [N, A]: scores, probabilities, or actions in the environment's units.
         vector: The observations' vectors, float32 [N, D]; D is 0 where a task has none.
         episode: Number of each frame's episode, int64 [N]; an episode's frames stand in the order of time.
@@ -96,8 +96,8 @@ def collect(
         with torch.inference_mode():
             raw = {name: np.stack([observations[name] for observations in shown]) for name in shown[0]}
             tensors = {name: torch.from_numpy(array).to(device) for name, array in raw.items()}
-            history = policy.begun(tensors[policy.frame_name], history, begins)
-            seen, history = policy.see(tensors[policy.frame_name], history)
+            history = policy.begun(tensors, history, begins)
+            seen, history = policy.see(tensors, history)
             vector = policy.vector(tensors)
             if round_index == 0:
                 chosen = with_noise(expert, task, config.expert_noise, rng)

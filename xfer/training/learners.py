@@ -95,7 +95,7 @@ def kept_bytes(config: RunConfig, policy: Policy, demonstrated: int = 0) -> int:
     settings = config.ppo or config.imitation
     assert settings is not None
     frozen, _ = policy.split(settings.train_from)
-    seen = torch.zeros(1, 3, *policy.config.image.size, device=policy.preprocess.bias.device)
+    seen = torch.zeros(1, *policy.seen.shape, device=next(policy.buffers()).device)
     with torch.inference_mode():
         numbers = int(frozen.eval()(seen).numel()) + policy.vector_size
     if isinstance(settings, ImitationConfig):

@@ -252,7 +252,7 @@ class Collector:
         Nothing that is returned shares memory with ``observations``: the environments write there again.
         """
         tensors = {name: self._to_device(array) for name, array in observations.items()}
-        seen, history = self.policy.see(tensors[self.policy.frame_name], history)
+        seen, history = self.policy.see(tensors, history)
         vector = self.policy.vector(tensors)
         with autocast(self.config, self.device):
             features = self.frozen(seen.contiguous(memory_format=torch.channels_last))
@@ -415,7 +415,7 @@ class Trainer:
         self.predict = self._compiled(self.agent)
         many = distributed.size() > 1
         self.learn = self._compiled(distributed.parallel(self.agent)) if many else self.predict
-        frozen = self._compiled(self.agent.frozen) if len(self.agent.frozen) else self.agent.frozen
+        frozen = self._compiled(self.agent.frozen) if list(self.agent.frozen.children()) else self.agent.frozen
         self.collector = Collector(envs, policy, self.agent, frozen, self.predict, config, device)
 
     def round(self, index: int, tick: Callable[[int], None] = lambda frames: None) -> Iterator[dict[str, float]]:

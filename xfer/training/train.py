@@ -106,7 +106,7 @@ def train(
         check_choice("option", name, _names(RunOptions, PolicyConfig, ImitationConfig, PPOConfig))
         raise UsageError(f"{flag(name)} is no option of --algorithm {algorithm}.")
     if policy.image == TASK_IMAGE:
-        policy = replace(policy, image=task.image)
+        policy = replace(policy, image=task.image, images=policy.images or tuple(task.images.items()))
     if policy.memory == "none":
         policy = replace(policy, memory_size=PolicyConfig.memory_size)  # it means nothing: runs should not differ in it
     check(task, policy, how, run, device)
@@ -175,7 +175,7 @@ def build_policy(task: Task, config: PolicyConfig, how: ImitationConfig | PPOCon
     """
     torch.manual_seed(how.seed)
     score_kind = SCORE_KINDS[how.loss] if isinstance(how, ImitationConfig) else "logits"
-    spec = make_spec(task, config.image, score_kind, config.memory_units)
+    spec = make_spec(task, config.image, score_kind, config.memory_units, dict(config.images))
     policy = Policy(config, planning(spec, config))
     policy.split(how.train_from)  # a wrong name should fail before anything is written
     if isinstance(how, PPOConfig):
@@ -206,6 +206,8 @@ def check(
     """
     policy.check()
     how.check()
+    if policy.trunks == "each" and sum(observation.is_image for observation in task.observations) == 1:
+        raise UsageError(f"--trunks each is for a task with several cameras, and {task.name} has one.")
     if how.amp == "fp16" and device == "cpu":
         raise UsageError("--amp fp16 needs CUDA (its gradients are scaled). Use --amp bf16 or off.")
     if run.until_success is not None and task.success is None:

@@ -38,6 +38,8 @@ HISTORY = ("history",)
 """What a fault in the history needs."""
 CHUNKS, QUEUE, FRAMES = "action chunks", "planned actions that are kept", "frames"
 """What faults in the runner need."""
+TWO, ALIKE = ("second camera",), ("second camera with frames of the same size",)
+"""What a fault in a camera needs."""
 FLOAT = ("onnx-fp32",)
 """What is quantized."""
 
@@ -51,8 +53,8 @@ class Fault:
         what: How that happens, as a sentence.
         damage: Makes it in a copy of a bundle that holds the reference and what the fault needs.
         variant: The variant that is damaged; empty for the reference.
-        needs: What the bundle must have besides the reference: variants that it starts from, or a state, action chunks
-            or frames.
+        needs: What the bundle must have besides the reference: variants that it starts from, a history, cameras, action
+            chunks or frames.
         runner: What acts golden, where the fault is in the runner and no file is damaged.
     """
 
@@ -186,6 +188,13 @@ FAULTS = (
         "normalization left out", "Mean and deviation are not subtracted and divided.", in_graph(graphs.NotNormalized)
     ),
     Fault("wrong value range", "The frame comes as 0..1 and is divided by 255 again.", in_graph(graphs.ValueRange)),
+    Fault(
+        "cameras swapped",
+        "Each camera's frame was taken for the other's.",
+        in_graph(graphs.CamerasSwapped),
+        needs=ALIKE,
+    ),
+    Fault("camera ignored", "The last camera is not looked at.", in_graph(graphs.CameraIgnored), needs=TWO),
     Fault(
         "history never updated",
         "The policy gets the first history forever.",

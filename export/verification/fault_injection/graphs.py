@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from xfer.models.cameras import modules
 from xfer.models.policy import Deployed, Policy, to_action
 from xfer.spec import PolicySpec
 
@@ -23,35 +25,38 @@ GARBLED = 0.025
 class RedAndBlueSwapped(Deployed):
     """Red takes blue's place."""
 
-    def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
-        """Act on the frame with its channels reversed."""
-        return super().act(frame.flip(-1), vector, *states)
+    def act(self, frames: list[Tensor], vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
+        """Act on each frame with its channels reversed."""
+        return super().act([frame.flip(-1) for frame in frames], vector, *states)
 
 
 class UpsideDown(Deployed):
     """The first row is the lowest."""
 
-    def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
-        """Act on the frame with its rows reversed."""
-        return super().act(frame.flip(1), vector, *states)
+    def act(self, frames: list[Tensor], vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
+        """Act on each frame with its rows reversed."""
+        return super().act([frame.flip(1) for frame in frames], vector, *states)
 
 
 class AxesTransposed(Deployed):
     """Channels are taken to come first."""
 
-    def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
-        """Act on the frame's bytes as if they were [B, 3, H, W]."""
-        batch, height, width, channels = frame.shape
-        mixed = frame.reshape(batch, channels, height, width).permute(0, 2, 3, 1)
+    def act(self, frames: list[Tensor], vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
+        """Act on each frame's bytes as if they were [B, 3, H, W]."""
+        sizes = [frame.shape for frame in frames]
+        mixed = [
+            frame.reshape(batch, channels, height, width).permute(0, 2, 3, 1)
+            for frame, (batch, height, width, channels) in zip(frames, sizes, strict=True)
+        ]
         return super().act(mixed, vector, *states)
 
 
 class CropShifted(Deployed):
     """The crop begins three columns off."""
 
-    def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
-        """Act on the frame moved by three columns."""
-        return super().act(frame.roll(3, dims=2), vector, *states)
+    def act(self, frames: list[Tensor], vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
+        """Act on each frame moved by three columns."""
+        return super().act([frame.roll(3, dims=2) for frame in frames], vector, *states)
 
 
 class AnotherResize(Deployed):
@@ -59,14 +64,15 @@ class AnotherResize(Deployed):
 
     def __init__(self, policy: Policy, dtype: torch.dtype) -> None:
         super().__init__(policy, dtype)
-        kernel, shrink = self.policy.preprocess.weight, self.policy.preprocess.shrink
-        first = max(shrink // 2 - 1, 0)
-        middle = slice(first, shrink // 2 + 1)
-        # One luma mix (or channel) for each pixel of a block; they are all the same.
-        blocks = torch.zeros_like(kernel).reshape(-1, shrink, shrink, 3)
-        pixel = kernel.reshape(-1, shrink, shrink, 3).sum((1, 2), keepdim=True)
-        blocks[:, middle, middle] = pixel / len(range(shrink)[middle]) ** 2
-        self.policy.preprocess.weight = blocks.reshape(kernel.shape)
+        for preprocess in preprocesses(self.policy):
+            kernel, shrink, colors = preprocess.weight, preprocess.shrink, preprocess.colors
+            first = max(shrink // 2 - 1, 0)
+            middle = slice(first, shrink // 2 + 1)
+            # One luma mix (or channel) for each pixel of a block; they are all the same.
+            blocks = torch.zeros_like(kernel).reshape(-1, shrink, shrink, colors)
+            pixel = kernel.reshape(-1, shrink, shrink, colors).sum((1, 2), keepdim=True)
+            blocks[:, middle, middle] = pixel / len(range(shrink)[middle]) ** 2
+            preprocess.weight = blocks.reshape(kernel.shape)
 
 
 class NotNormalized(Deployed):
@@ -74,9 +80,9 @@ class NotNormalized(Deployed):
 
     def __init__(self, policy: Policy, dtype: torch.dtype) -> None:
         super().__init__(policy, dtype)
-        preprocess = self.policy.preprocess
-        preprocess.weight = preprocess.weight / (255 * preprocess.weight.sum((1, 2, 3), keepdim=True))
-        preprocess.bias = torch.zeros_like(preprocess.bias)
+        for preprocess in preprocesses(self.policy):
+            preprocess.weight = preprocess.weight / (255 * preprocess.weight.sum((1, 2, 3), keepdim=True))
+            preprocess.bias = torch.zeros_like(preprocess.bias)
 
 
 class ValueRange(Deployed):
@@ -84,7 +90,31 @@ class ValueRange(Deployed):
 
     def __init__(self, policy: Policy, dtype: torch.dtype) -> None:
         super().__init__(policy, dtype)
-        self.policy.preprocess.weight = self.policy.preprocess.weight / 255
+        for preprocess in preprocesses(self.policy):
+            preprocess.weight = preprocess.weight / 255
+
+
+class CamerasSwapped(Deployed):
+    """Of two cameras with frames of one size, each one's frame is taken for the other's."""
+
+    def act(self, frames: list[Tensor], vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
+        """Act with two of the frames exchanged."""
+        one, other = next(
+            pair
+            for pair in itertools.combinations(range(len(frames)), 2)
+            if frames[pair[0]].shape == frames[pair[1]].shape
+        )
+        swapped = [*frames]
+        swapped[one], swapped[other] = frames[other], frames[one]
+        return super().act(swapped, vector, *states)
+
+
+class CameraIgnored(Deployed):
+    """The last camera is not looked at."""
+
+    def act(self, frames: list[Tensor], vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
+        """Act with the last camera's frame in the dark."""
+        return super().act([*frames[:-1], frames[-1] * 0], vector, *states)
 
 
 # What it remembers.
@@ -93,20 +123,22 @@ class ValueRange(Deployed):
 class HistoryStale(Deployed):
     """The history stays as it was."""
 
-    def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
+    def act(self, frames: list[Tensor], vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
         """Act, and hand back the history that came in."""
-        action, scores, *_ = super().act(frame, vector, *states)
+        action, scores, *_ = super().act(frames, vector, *states)
         return action, scores, *states
 
 
 class HistoryLate(Deployed):
     """The newest frame is left out of the history."""
 
-    def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
-        """Act, and put the second newest frame where the newest belongs."""
-        action, scores, after, *others = super().act(frame, vector, *states)
-        newest = self.policy.config.image.channels
-        return action, scores, torch.cat([after[:, :-newest], states[0][:, -newest:]], dim=1), *others
+    def act(self, frames: list[Tensor], vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
+        """Act, and put each camera's second newest frame where the newest belongs."""
+        action, scores, *after = super().act(frames, vector, *states)
+        newest = [camera.image.channels for camera in self.policy.cameras if camera.image.past]
+        for i, channels in enumerate(newest):
+            after[i] = torch.cat([after[i][:, :-channels], states[i][:, -channels:]], dim=1)
+        return action, scores, *after
 
 
 class HistoryNewestFirst(Deployed):
@@ -114,7 +146,8 @@ class HistoryNewestFirst(Deployed):
 
     def __init__(self, policy: Policy, dtype: torch.dtype) -> None:
         super().__init__(policy, dtype)
-        self.policy.trunk.register_forward_pre_hook(lambda module, inputs: inputs[0].flip(1))
+        for trunk in modules(self.policy.trunk):
+            trunk.register_forward_pre_hook(lambda module, inputs: inputs[0].flip(1))
 
 
 class HistoryKept(Deployed):
@@ -126,20 +159,21 @@ class HistoryKept(Deployed):
         super().__init__(policy, dtype)
         self.register_buffer("kept", torch.zeros(1, *self.spec.states[0].shape))
 
-    def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
+    def act(self, frames: list[Tensor], vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
         """Act on the module's own history."""
-        action, scores, after, *others = super().act(frame, vector, self.kept.expand_as(states[0]), *states[1:])
-        # The exporter shows it a black frame, which must leave nothing behind.
-        self.kept.copy_(torch.where((frame > 0).any(), after[:1], self.kept))
+        action, scores, after, *others = super().act(frames, vector, self.kept.expand_as(states[0]), *states[1:])
+        # The exporter shows it black frames, which must leave nothing behind.
+        shown = torch.stack([(frame > 0).any() for frame in frames]).any()
+        self.kept.copy_(torch.where(shown, after[:1], self.kept))
         return action, scores, after, *others
 
 
 class RowsMixed(Deployed):
     """Each row of a batch gets its neighbor's history."""
 
-    def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
+    def act(self, frames: list[Tensor], vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
         """Act, and hand the next histories to the wrong rows."""
-        action, scores, *after = super().act(frame, vector, *states)
+        action, scores, *after = super().act(frames, vector, *states)
         return action, scores, *(state.roll(1, dims=0) for state in after)
 
 
@@ -147,21 +181,23 @@ class FrameBufferFull(Deployed):
     """A buffer of ``SLOTS`` frames takes no more once it is full."""
 
     count: Tensor
-    newest: Tensor
 
     def __init__(self, policy: Policy, dtype: torch.dtype) -> None:
         super().__init__(policy, dtype)
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
-        shape = self.policy.preprocess.frame_shape
-        self.register_buffer("newest", torch.zeros(1, *shape, dtype=torch.uint8))
+        for i, camera in enumerate(self.policy.cameras):
+            self.register_buffer(f"newest{i}", torch.zeros(1, *camera.frame.shape, dtype=torch.uint8))
 
-    def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
-        """Act on the newest frame that the buffer still took in this episode."""
+    def act(self, frames: list[Tensor], vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
+        """Act on the newest frames that the buffer still took in this episode."""
         begins = (states[0] == 0).flatten(1).all(dim=1).any()  # an episode starts from zeros
         self.count.copy_(torch.where(begins, 0, self.count + 1))
-        frame = torch.where(self.count >= SLOTS, self.newest.expand_as(frame), frame)
-        self.newest.copy_(frame[:1])
-        return super().act(frame, vector, *states)
+        shown = []
+        for i, frame in enumerate(frames):
+            newest = self.get_buffer(f"newest{i}")
+            shown.append(torch.where(self.count >= SLOTS, newest.expand_as(frame), frame))
+            newest.copy_(shown[-1][:1])
+        return super().act(shown, vector, *states)
 
 
 # What it computes.
@@ -178,7 +214,8 @@ class StatisticsMove(Deployed):
             module.mean.lerp_(mean.reshape(-1, 1, 1), 0.01)
             module.std.lerp_(std.reshape(-1, 1, 1), 0.01)
 
-        self.policy.standardize.register_forward_pre_hook(learn)
+        for standardize in modules(self.policy.standardize):
+            standardize.register_forward_pre_hook(learn)
 
 
 class BatchNormTraining(Deployed):
@@ -219,18 +256,18 @@ class NotFinite(Deployed):
 class ActionsSwapped(Deployed):
     """The actions' order is reversed, or a continuous action's sign."""
 
-    def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
+    def act(self, frames: list[Tensor], vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
         """Return the opposite action beside the right scores."""
-        action, scores, *after = super().act(frame, vector, *states)
+        action, scores, *after = super().act(frames, vector, *states)
         return opposite(action, scores, self.spec), scores, *after
 
 
 class ActionGarbled(Deployed):
     """Now and then an action is the opposite one. Which, a few digits of a score decide: it has no memory."""
 
-    def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
+    def act(self, frames: list[Tensor], vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
         """Return the opposite action beside the right scores, now and then."""
-        action, scores, *after = super().act(frame, vector, *states)
+        action, scores, *after = super().act(frames, vector, *states)
         digits = 1000 * (scores[..., 0] if action.ndim < scores.ndim else scores)
         garbled = digits - digits.floor() < GARBLED
         return torch.where(garbled, opposite(action, scores, self.spec), action), scores, *after
@@ -239,23 +276,28 @@ class ActionGarbled(Deployed):
 class ScoresRescaled(Deployed):
     """Scores are 5 % too large."""
 
-    def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
+    def act(self, frames: list[Tensor], vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
         """Return the right action beside scores of another unit."""
-        action, scores, *after = super().act(frame, vector, *states)
+        action, scores, *after = super().act(frames, vector, *states)
         return action, scores * 1.05, *after
 
 
 class ExplorationLeftOn(Deployed):
     """One action in twenty is drawn at random."""
 
-    def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
+    def act(self, frames: list[Tensor], vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
         """Return a random action now and then, beside the right scores."""
-        action, scores, *after = super().act(frame, vector, *states)
+        action, scores, *after = super().act(frames, vector, *states)
         explore = torch.rand_like(scores[..., 0]) < 0.05
         if self.spec.action.kind == "continuous":
             anywhere = to_action(2 * torch.rand_like(scores) - 1, self.spec)
             return torch.where(explore[..., None], anywhere, action), scores, *after
         return torch.where(explore, torch.randint_like(action, scores.shape[-1]), action), scores, *after
+
+
+def preprocesses(policy: Policy) -> list[Any]:
+    """Return each camera's ``Preprocess``."""
+    return [*modules(policy.preprocess)]
 
 
 def opposite(action: Tensor, scores: Tensor, spec: PolicySpec) -> Tensor:

@@ -198,7 +198,10 @@ def catch(path: Path, variant: str, verdicts: Verdicts) -> tuple[str, str]:
 
 def not_injectable(bundle: Bundle, fault: Fault) -> str | None:
     """None if a fault can be injected into this bundle here, else what is missing."""
-    there = {state.name for state in bundle.spec.states}
+    there = {state.name.rpartition("_")[2] for state in bundle.spec.states}  # a camera's is called fixed_history
+    frames = [observation.shape for observation in bundle.spec.observations if observation.is_image]
+    there |= {"second camera"} if len(frames) > 1 else set()
+    there |= {"second camera with frames of the same size"} if len(frames) > len(set(frames)) else set()
     there |= {name for name, build in bundle.builds.items() if build.status == "built"}
     there |= _kept_by_runner(bundle.spec)
     for need in fault.needs:

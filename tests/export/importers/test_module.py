@@ -17,7 +17,7 @@ from export.build import DEFAULT_TARGETS
 from export.commands import export as export_command
 from export.commands import verify
 from export.importers import ImportOptions, _recordings, module
-from export.importers._deployed import digest
+from export.importers._deployed import check, digest
 from export.verification.held_out import held_out_observations
 from xfer.errors import BundleError, RunError, UnavailableError, UsageError, XferError
 from xfer.spec import ActionSpec, PolicySpec, TensorSpec
@@ -164,7 +164,6 @@ def test_a_function_that_gives_no_policy_is_refused_with_the_reason(own, functio
 
 
 def test_module_and_spec_must_fit_each_other():
-    from export.importers._deployed import check
 
     two = replace(SPEC, action=ActionSpec("discrete", ("a", "b")))
     with pytest.raises(UsageError, match=r"gives .* float32 \[2, 3\], .*; its spec says .* float32 \[2, 2\]"):
@@ -172,6 +171,22 @@ def test_module_and_spec_must_fit_each_other():
     wide = replace(SPEC, observations=(TensorSpec("joints", "float32", (5,)),))
     with pytest.raises(UsageError, match="fails on zeros of its spec's shapes"):
         check(Deployable(Leaky(), wide).deploy(), wide)
+
+
+def test_a_module_that_takes_its_cameras_in_another_order_is_refused():
+    """No gate would see it: their frames have one size, and the module is what all else is compared with."""
+
+    class Looks(nn.Module):
+        def forward(self, wrist, fixed):
+            scores = torch.stack([camera.float().mean((1, 2, 3)) for camera in (fixed, wrist)], 1)
+            return scores.argmax(1), scores
+
+    frames = tuple(TensorSpec(name, "uint8", (4, 4, 3)) for name in ("fixed", "wrist"))
+    spec = PolicySpec("", 10.0, frames, (), ActionSpec("discrete", ("a", "b")), "logits")
+    with pytest.raises(UsageError, match=r"forward\(wrist, fixed\) takes 'wrist' where its spec has 'fixed'"):
+        check(Deployable(Looks(), spec).deploy(), spec)
+    right = replace(spec, observations=frames[::-1])
+    check(Deployable(Looks(), right).deploy(), right)
 
 
 def test_a_module_that_mixes_types_has_no_half_precision():

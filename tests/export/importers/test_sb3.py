@@ -48,6 +48,9 @@ CASES = {
     "cnn with frame stack": Case("DQN", "CnnPolicy", "Dot-v0", ("stack",), 300, EVERY_STEP),
     "continuous": Case("SAC", "MlpPolicy", "Pendulum-v1", ("normalize",), 120, OFF_POLICY),
     "dict with VecNormalize": Case("PPO", "MultiInputPolicy", "DotAndJoints-v0", ("normalize", "stack"), options=PPO),
+    "two cameras of unlike sizes": Case(
+        "PPO", "MultiInputPolicy", "DotAndCameras-v0", ("normalize", "stack"), options=PPO
+    ),
     "stacked, then normalized": Case("PPO", "MlpPolicy", "Pendulum-v1", ("stack", "normalize"), options=PPO),
 }
 STACK = 3
@@ -143,6 +146,25 @@ def test_onnx_acts_as_predict_does_from_raw_observations(name, folder, tmp_path)
                 runner.reset()
     assert max(differences) <= (0 if bundle.spec.action.kind == "discrete" else 1e-4)
     assert np.std(choices) > 0, "a policy that always does the same shows nothing"
+
+
+def test_several_images_of_a_dict_keep_their_names_sizes_and_histories(folder):
+    own = trained("two cameras of unlike sizes", folder)
+    options = {name: value for name, value in own.options.items() if name != "importer"}
+    policy = sb3.load(own.file, **options)
+    assert {tensor.name: (tensor.dtype, tensor.shape) for tensor in policy.spec.inputs} == {
+        "front": ("uint8", (36, 36, 1)),
+        "joints": ("float32", (4,)),
+        "wrist": ("uint8", (40, 48, 3)),
+        "front_history": ("float32", (STACK - 1, 36, 36)),
+        "joints_history": ("float32", (4 * (STACK - 1),)),
+        "wrist_history": ("float32", (3 * (STACK - 1), 40, 48)),
+    }
+    shown = {t.name: torch.from_numpy(t.zeros(1)) for t in policy.spec.inputs}
+    scores = policy.deploy()(*shown.values())[1]
+    for camera in ("front", "wrist"):
+        other = {**shown, camera: shown[camera] + 255}
+        assert (policy.deploy()(*other.values())[1] - scores).abs().max() > 1e-6, camera
 
 
 def test_an_sb3_policy_is_verified_on_episodes_of_its_own_environment(folder, tmp_path):

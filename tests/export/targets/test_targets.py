@@ -66,7 +66,7 @@ def test_fp32_scores_equal_the_policy_in_training(exported, variant, policy, met
         runner, history = Runner(session, spec), torch.zeros(1, *spec.states[0].shape)
         for frame in met.observations["frame"][:9]:
             with torch.inference_mode():
-                seen, history = policy.see(torch.from_numpy(frame[None]), history)
+                seen, history = policy.see({"frame": torch.from_numpy(frame[None])}, history)
                 wanted = policy.scores(seen)[0].numpy()
             np.testing.assert_allclose(runner.act({"frame": frame}).scores, wanted, atol=1e-4)
 

@@ -31,7 +31,8 @@ def observed(batch=3):
 
 def test_vectors_join_in_the_specs_order_wherever_the_picture_stands():
     policy, given = mixed(), observed()
-    assert (policy.frame_name, policy.vector_names, policy.vector_size) == ("frame", ("joints", "force"), 5)
+    assert ([c.frame.name for c in policy.cameras], policy.vector_names) == (["frame"], ("joints", "force"))
+    assert policy.vector_size == 5
     torch.testing.assert_close(policy.vector(given), torch.cat([given["joints"], given["force"]], 1))
     assert make_policy(tap="stem").vector({"frame": given["frame"]}).shape == (3, 0)
 
@@ -119,7 +120,7 @@ def test_a_memory_is_a_state_beside_the_history_and_a_part_of_the_head():
     given, history, memory = observed(), torch.rand(3, 2, 32, 32), torch.rand(3, 6)
     with torch.no_grad():
         _, scores, _, after = policy.deploy()(given["joints"], given["frame"], history, memory)
-        seen, _ = policy.see(given["frame"], history)
+        seen, _ = policy.see(given, history)
         wanted, remembered = policy.step(seen, given["joints"], memory)
     torch.testing.assert_close((scores, after), (wanted, remembered))
     assert not torch.allclose(after, memory)
@@ -165,8 +166,8 @@ def test_a_discrete_action_is_the_best_scored_one():
 
 @pytest.mark.parametrize(
     "observations",
-    [(JOINTS,), (FRAME, TensorSpec("depth", "uint8", (8, 8, 3))), (FRAME, TensorSpec("n", "int64", (1,)))],
+    [(JOINTS,), (FRAME, TensorSpec("depth", "uint8", (8, 8, 2))), (FRAME, TensorSpec("n", "int64", (1,)))],
 )
 def test_observations_that_a_policy_cannot_see_are_refused_by_name(observations):
-    with pytest.raises(UsageError, match=f"one uint8 image.*{observations[-1].name}"):
+    with pytest.raises(UsageError, match=f"sees uint8 images .*{observations[-1].name}"):
         mixed(observations)

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("mujoco", reason="needs mujoco: pip install 'xfer-policy[reach]'")
 
 from xfer import tasks, train
-from xfer.errors import UnavailableError
+from xfer.errors import UnavailableError, UsageError
 from xfer.evaluate import EVALUATION_SEED, episode_returns
 from xfer.models.torch_session import runner
 from xfer.tasks import reach
@@ -80,6 +80,71 @@ def test_the_whole_reach_is_in_the_picture(env):
         frame = env.observation(None)["frame"].astype(int)
         red = (frame[..., 0] > 100) & (frame[..., 1] < 80) & (frame[..., 2] < 80)
         assert red.sum() >= 4, goal
+
+
+@pytest.fixture(scope="module")
+def twice():
+    env = tasks.load("reach:two-cameras").make()
+    yield env
+    env.close()
+
+
+def test_the_fixed_camera_sees_what_the_only_one_does(env, twice):
+    for one in (env, twice):
+        one.reset(seed=5)
+    for action in np.random.default_rng(0).uniform(-1, 1, (5, 2)).astype(np.float32):
+        alone, both = env.step(action)[0], twice.step(action)[0]
+        np.testing.assert_array_equal(both["fixed"], alone["frame"])
+        np.testing.assert_array_equal(both["proprio"], alone["proprio"])
+        np.testing.assert_array_equal(twice.render(), alone["frame"])  # the renderer is left as it was
+
+
+def test_the_wrist_camera_follows_the_fingertip_and_turns_with_the_forearm(twice):
+    twice.reset(seed=5)
+    shown = []
+    for angles in ((0.3, -0.2), (2.0, 0.9), (-1.0, -0.8)):
+        twice.unwrapped.set_state(np.array([*angles, 0.21, -0.21]), np.zeros(4))
+        wrist = twice.observation(None)["wrist"].astype(int)
+        green = (wrist[..., 1] > 60) & (wrist[..., 1] > wrist[..., 0] + 30) & (wrist[..., 1] > wrist[..., 2])
+        np.testing.assert_allclose(np.argwhere(green).mean(0), (reach.SIDE / 2, reach.SIDE / 2), atol=2)
+        blue = (wrist[..., 2] > 50) & (wrist[..., 2] > wrist[..., 0] + 30) & ~green
+        rows, columns = np.nonzero(blue[:, : reach.SIDE // 4])  # the forearm comes in from the left
+        np.testing.assert_allclose(rows.mean(), reach.SIDE / 2, atol=3)
+        assert len(set(columns)) == reach.SIDE // 4
+        shown.append(wrist)
+    assert (shown[0] != shown[1]).any()
+
+
+def test_the_wrist_camera_sees_a_target_that_is_near_larger(twice):
+    sizes = {}
+    for goal in ((0.15, 0.05), (-0.2, 0.0)):
+        twice.reset(seed=5)
+        twice.unwrapped.set_state(np.array([0.2, 0.2, *goal]), np.zeros(4))
+        seen = {name: twice.observation(None)[name].astype(int) for name in ("fixed", "wrist")}
+        red = {name: (f[..., 0] > 60) & (f[..., 0] > 3 * f[..., 1:].max(-1)) for name, f in seen.items()}
+        sizes[goal] = {name: int(mask.sum()) for name, mask in red.items()}
+    assert sizes[0.15, 0.05]["wrist"] > 2 * sizes[0.15, 0.05]["fixed"] > 0
+    assert sizes[-0.2, 0.0]["wrist"] == 0 < sizes[-0.2, 0.0]["fixed"]
+
+
+def test_one_renderer_draws_both_cameras(twice):
+    """A second one would be a second OpenGL context, which costs more than the picture."""
+    twice.reset(seed=0)
+    twice.step(np.zeros(2, np.float32))
+    assert len(twice.unwrapped.mujoco_renderer._viewers) == 1
+
+
+def test_the_policy_of_two_cameras_is_that_of_one_but_for_a_second_eye():
+    two, one = tasks.load("reach:two-cameras"), tasks.load("reach")
+    assert [o.name for o in two.observations] == ["fixed", "wrist", "proprio"]
+    assert (two.action, two.reward, two.defaults, two.name) == (
+        one.action,
+        one.reward,
+        one.defaults,
+        "reach:two-cameras",
+    )
+    with pytest.raises(UsageError, match="Did you mean 'reach:two-cameras'"):
+        tasks.load("reach:two-camera")
 
 
 def test_a_machine_that_cannot_draw_is_told_what_to_install(monkeypatch):

@@ -115,7 +115,7 @@ def test_what_is_learned_from_is_what_the_environment_shows():
         observations, _ = env.reset(seed=seed)
         history, over = torch.zeros(1, *policy.history_shape), False
         while not over:
-            seen, history = policy.see(torch.from_numpy(observations["frame"])[None], history)
+            seen, history = policy.see({"frame": torch.from_numpy(observations["frame"])[None]}, history)
             expected.append(seen)
             observations, _, terminated, truncated, _ = env.step(1)
             over = terminated or truncated

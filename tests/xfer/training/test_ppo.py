@@ -148,7 +148,7 @@ def test_values_are_of_the_frames_that_came_next(kind):
         history = torch.zeros(1, *policy.history_shape)
         for earlier in range(step + 1):
             frame = torch.full((1, *toys.FRAME.shape), 20 + 50 * earlier + 5 * kind_of_episode, dtype=torch.uint8)
-            seen, history = policy.see(frame, history)
+            seen, history = policy.see({"frame": frame}, history)
         with torch.no_grad():
             return trainer.agent(trainer.agent.frozen(seen), torch.zeros(1, 0))[1].item()
 
