@@ -54,6 +54,6 @@ def slowed(starts: Sequence[Sequence[Sequence[float]]]) -> tuple[bool, ...]:
         observed += [float(one.mean()) - usual for one in rounds]
     if not observed:
         return ()
-    # What was observed is one of the dealings. A start's longest round by itself is exceeded by none of its own.
+    # With what was observed there are RESAMPLES + 1 dealings, of which 5 % at most may be longer than this.
     critical = np.sort(largest)[math.ceil((1 - FALSE_ALARMS) * (RESAMPLES + 1)) - 1]
     return tuple(bool(excess > max(math.log1p(TOLERANCE), critical + 1e-12)) for excess in observed)
