@@ -16,7 +16,8 @@ from benchmarks.measure.control_loop import ControlLoop
 from benchmarks.measure.messages import Pace
 from benchmarks.measure.protocol import MIN_ROUNDS, Candidate, Measurement, Protocol, full, usable_cores
 from benchmarks.report.data import Report
-from benchmarks.report.decision import Limits, loop_record
+from benchmarks.report.decision import Limits
+from benchmarks.report.facts import loop_record
 from benchmarks.report.rows import RowBuilder
 from export import targets
 from export.bundle import records

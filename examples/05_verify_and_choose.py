@@ -4,7 +4,8 @@ import sys
 
 from benchmarks.bench import bench
 from benchmarks.measure.protocol import quick
-from benchmarks.report.decision import Limits, decide, of_rows
+from benchmarks.report.decision import Limits, decide
+from benchmarks.report.facts import of_rows
 from export import verify
 
 

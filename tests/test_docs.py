@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from export.bundle.records import Latency, Verification
+from export.bundle.record import Latency, Verification
 from tests import small_task
 from xfer import cli, errors, tasks
 

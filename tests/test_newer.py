@@ -13,7 +13,7 @@ from export import Bundle, verify
 from export.build import Builder
 from export.bundle import records
 from export.bundle.machine import this_machine
-from export.bundle.records import Latency, Verification
+from export.bundle.record import Latency, Verification
 from export.formats import pack
 from export.targets import ExportOptions, ExportRequest, expand
 from tests.chance_task import REFERENCE, SAME, Sign, met, seeded, small_bundle

@@ -15,7 +15,7 @@ from benchmarks.report.conclusion import conclude
 from benchmarks.report.decision import Limits
 from benchmarks.report.rows import Row
 from benchmarks.report.write import write
-from export.bundle.records import PROVEN
+from export.bundle.record import PROVEN
 from export.libraries.cores import default_threads
 from xfer.errors import UnavailableError
 

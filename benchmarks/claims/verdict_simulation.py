@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 
 from benchmarks.claims import Options, Outcome
-from benchmarks.report.decision import Facts, Limits, decide
+from benchmarks.report.decision import Limits, decide
+from benchmarks.report.facts import Facts
 from export.verification.non_inferiority import MARGIN, REFUTED, log_wealth, refuted
 from export.verification.reward import LOOK_EVERY
 from export.verification.verify import DEFAULT_PAIRS, FULL_PAIRS

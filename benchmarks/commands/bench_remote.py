@@ -30,7 +30,8 @@ from export.bundle import records
 from export.bundle.machine import this_machine
 from export.bundle.manifest import RECORDS
 from export.bundle.reader import Bundle
-from export.bundle.records import MachineRecords, Record
+from export.bundle.record import Record
+from export.bundle.records import MachineRecords
 from xfer import __version__
 from xfer.errors import BundleError, UnavailableError, UsageError, XferError
 from xfer.files import from_json, to_json, write_atomically

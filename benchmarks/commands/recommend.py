@@ -10,7 +10,8 @@ import tyro
 
 from benchmarks.report import decision, table, terminal
 from benchmarks.report.conclusion import kept
-from benchmarks.report.decision import Conditions, Decision, Facts, Limits
+from benchmarks.report.decision import Decision, Limits, deciding
+from benchmarks.report.facts import Conditions, Facts, of_bundle
 from export.bundle.reader import Bundle
 from xfer.commands import Common
 from xfer.errors import UsageError, XferError
@@ -75,7 +76,7 @@ def main(args: Args) -> dict[str, Any]:
     if args.records is not None and not args.records.is_dir():
         raise UsageError(f"--records {args.records} is no folder. xfer verify and xfer bench make it.")
     bundle = Bundle(args.bundle, args.records)
-    decided = decision.decide(decision.of_bundle(bundle, asked), limits, bundle.reference, bundle.spec.reward)
+    decided = decision.decide(of_bundle(bundle, asked), limits, bundle.reference, bundle.spec.reward)
     show(decided)
     return answer(decided)
 
@@ -107,11 +108,11 @@ def answer(decided: Decision) -> dict[str, Any]:
 
 def why_best(best: Facts, decided: Decision) -> str:
     """Say why the best variant is the best."""
-    count, deadline_ms, deciding = len(decided.acceptable), decided.limits.deadline_ms, best.deciding(decided.limits)
+    count, deadline_ms, by_loop = len(decided.acceptable), decided.limits.deadline_ms, deciding(best, decided.limits)
     words = [f"the fastest of {count} variants that keep the limits" if count > 1 else "the only one that does"]
     words[0] += f": {best.status}, p50 {table.milliseconds(best.p50_ms)}"
-    if deadline_ms is not None and deciding is not None:
-        words.append(kept(deciding, deadline_ms))
+    if deadline_ms is not None and by_loop is not None:
+        words.append(kept(by_loop, deadline_ms))
     elif deadline_ms is not None:
         words.append(f"p99 at most {table.milliseconds(best.p99_upper_ms)} of {deadline_ms:g} ms")
     if decision.on_recordings(best, decided.limits):
@@ -127,7 +128,7 @@ def why_best(best: Facts, decided: Decision) -> str:
 
 def conditions(facts: Facts, limits: Limits) -> dict[str, Any]:
     """Return under which conditions a variant was judged, as plain values; a deadline decides which scenario counts."""
-    decided = facts.deciding(limits)
+    decided = deciding(facts, limits)
     common = {"threads": facts.conditions.threads, "spin": facts.conditions.spin}
     if decided is not None:
         loop = decided.loop
@@ -158,7 +159,7 @@ def conditions(facts: Facts, limits: Limits) -> dict[str, Any]:
 
 def in_words(facts: Facts, limits: Limits) -> str:
     """Say under which conditions a variant was judged."""
-    found, decided = conditions(facts, limits), facts.deciding(limits)
+    found, decided = conditions(facts, limits), deciding(facts, limits)
     how = f"paced at {found['rate_hz']:g} Hz" if decided is not None else "back to back"
     words = [how, *([str(facts.conditions)] if facts.conditions.threads is not None else [])]
     words.append({"quick": "a quick bench", "strict": "a strict bench"}.get(found["protocol"], "a default bench"))

@@ -11,7 +11,8 @@ import numpy as np
 from benchmarks.measure.protocol import Measurement
 from benchmarks.report import decision, figures, table
 from benchmarks.report.data import Report
-from benchmarks.report.decision import DEADLINE, VERIFIED, Decision, Facts, Paced
+from benchmarks.report.decision import DEADLINE, VERIFIED, Decision, Paced
+from benchmarks.report.facts import Facts, of_rows
 from benchmarks.report.figures import InterferenceFigures, LoopFigures
 from benchmarks.stats.bootstrap import RewardSummary
 from benchmarks.stats.miss_rate import Judged
@@ -91,8 +92,8 @@ def conclude(report: Report) -> Findings:
 
 def decide(report: Report) -> Decision:
     """Return which variant of a report to ship, under the report's own limits."""
-    facts = decision.of_rows(report.rows, report.loops)
-    return decision.decide(facts, report.limits, report.reference, report.reward)
+    known = of_rows(report.rows, report.loops)
+    return decision.decide(known, report.limits, report.reference, report.reward)
 
 
 def headline(report: Report, decided: Decision) -> str:
@@ -133,7 +134,7 @@ def _nothing(decided: Decision, fastest: Facts) -> str:
 
 def _in_time(best: Facts, decided: Decision) -> str:
     """Say how it keeps the deadline, where there is one."""
-    deadline_ms, deciding = decided.limits.deadline_ms, best.deciding(decided.limits)
+    deadline_ms, deciding = decided.limits.deadline_ms, decision.deciding(best, decided.limits)
     if deadline_ms is None:
         return ""
     if deciding is not None:
@@ -167,9 +168,9 @@ def missed(report: Report) -> list[str]:
     found: list[str] = []
     if limits.deadline_ms is None:
         return found
-    facts = {one.variant: one for one in decision.of_rows(report.rows, report.loops)}
-    for name, one in facts.items():
-        deciding, shown = one.deciding(limits), next(row for row in report.rows if row.variant == name)
+    known = {one.variant: one for one in of_rows(report.rows, report.loops)}
+    for name, one in known.items():
+        deciding, shown = decision.deciding(one, limits), next(row for row in report.rows if row.variant == name)
         if deciding is not None:
             late = deciding.judged.verdict == "missed" and deciding.loop.ticks > 0
         else:

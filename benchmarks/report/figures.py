@@ -14,7 +14,7 @@ from benchmarks.stats import miss_rate
 from benchmarks.stats.bootstrap import RewardSummary, summarize
 from benchmarks.stats.miss_rate import Verdict
 from benchmarks.stats.percentiles import percentile
-from export.bundle.records import PROVEN
+from export.bundle.record import PROVEN
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.measure.interference import MAX_OTHERS, MAX_STEAL
 from benchmarks.report.data import Report
 from benchmarks.report.table import share
-from benchmarks.stats.percentiles import MIN_SAMPLES, TOLERANCE, WINDOWS
+from benchmarks.stats.percentiles import MIN_SAMPLES, TOLERANCE, WINDOWS, fewest_turns
 from export.bundle.manifest import Provenance
 
 
@@ -47,6 +47,8 @@ def explanation(report: Report) -> str:
     what = f"The reference is {reference}"
     if reference.startswith("eager"):
         what = "The baseline is eager PyTorch: contiguous, inference_mode, the same threads"
+    spin = "spin" if any(one.spin for one in report.measurements if one.rounds) else "do not spin"
+    stretches = min(WINDOWS, protocol.rounds)
     return (
         "Timed: raw frame to action (host observation in, host action out, batch 1), rotating through recorded"
         f" frames, in {protocol.rounds} rounds of {protocol.passes} passes over all variants, each pass in an order of"
@@ -54,13 +56,13 @@ def explanation(report: Report) -> str:
         f" was started afresh {protocol.starts} times; a turn begins with at least {protocol.lead_in_calls} untimed"
         f" calls and {1000 * protocol.lead_in_seconds:g} ms of them. At least {protocol.calls:,} calls and"
         f" {protocol.seconds:g} s a variant, after a warm-up in each start of at least {protocol.warmup_calls} calls"
-        f" and {protocol.warmup_seconds:g} s. {what}."
+        f" and {protocol.warmup_seconds:g} s. Idle threads {spin} between calls. {what}."
         " A speed-up is the median over rounds of the ratio of medians within one round, with the smallest and"
         f" largest. A percentile below its sample floor is n/a (p99: {MIN_SAMPLES[0.99]:,} calls, p99.9:"
         f" {MIN_SAMPLES[0.999]:,}), and so is a bound above it with too few turns, which are the independent units"
-        f" (p99: 483, p99.9: 4,846). Unstable: the speed-ups of the run's {min(WINDOWS, protocol.rounds)} stretches of"
-        " consecutive rounds (the medians, where there is no baseline, and of the baseline itself) differ by more than"
-        f" {share(TOLERANCE)}; drifting: the baseline's medians do. Disturbed: in some round other processes took"
-        f" more than {share(MAX_OTHERS)} of the cores' time, or the hypervisor more than {share(MAX_STEAL)}. Nothing is"
-        " clipped, no round dropped."
+        f" (p99: {fewest_turns(0.99):,}, p99.9: {fewest_turns(0.999):,}). Unstable: the speed-ups of the run's"
+        f" {stretches} stretches of consecutive rounds (the medians, where there is no baseline, and of the baseline"
+        f" itself) differ by more than {share(TOLERANCE)}; drifting: the baseline's medians do. Disturbed: in some round"
+        f" other processes took more than {share(MAX_OTHERS)} of the cores' time, or the hypervisor more than"
+        f" {share(MAX_STEAL)}. Nothing is clipped, no round dropped."
     )

@@ -15,7 +15,7 @@ from benchmarks.measure.protocol import Candidate, Measurement, Protocol
 from benchmarks.stats.percentiles import MIN_SAMPLES, is_stable, percentile, speedups, upper_bound
 from export.bundle.manifest import NOT_RUN, Build, Provenance
 from export.bundle.reader import Bundle
-from export.bundle.records import Divergence, Gate, Latency, Record, Status, Verification, unjudged
+from export.bundle.record import Divergence, Gate, Latency, Record, Status, Verification, unjudged
 
 
 @dataclass(frozen=True)

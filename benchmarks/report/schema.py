@@ -14,7 +14,7 @@ import msgspec
 
 from benchmarks.report.conclusion import Findings
 from benchmarks.report.data import SCHEMA, Report
-from export.bundle.records import Latency, Verification
+from export.bundle.record import Latency, Verification
 
 
 def schema() -> dict[str, Any]:

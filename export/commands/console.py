@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from export.bundle.manifest import Build
-from export.bundle.records import Verification
+from export.bundle.record import Verification
 
 if TYPE_CHECKING:
     from export.verification.fault_injection.inject import FaultInjection, Finding

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import tyro
 
-from export.bundle import records
 from export.bundle.reader import Bundle
-from export.bundle.records import Verification
+from export.bundle.record import Verification, printed
 from export.commands.console import fault_summary, finding_lines, show, verdict_lines, wrapped
 from export.verification.fault_injection.inject import inject_faults
 from export.verification.trials import TrialReturns, read_trials
@@ -171,7 +170,7 @@ def answer(found: dict[str, Verification]) -> dict[str, Any]:
 
 def rows(found: dict[str, Verification]) -> list[dict[str, Any]]:
     """Return verdicts as ``--json`` prints them."""
-    return [records.printed({"variant": name, **msgspec.to_builtins(v)}) for name, v in found.items()]
+    return [printed({"variant": name, **msgspec.to_builtins(v)}) for name, v in found.items()]
 
 
 OnVariant = Callable[[str], None]

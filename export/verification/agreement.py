@@ -27,7 +27,7 @@ import numpy as np
 
 from export.bundle.manifest import Spreads
 from export.bundle.reader import Bundle
-from export.bundle.records import Verification
+from export.bundle.record import Verification
 from export.verification.non_inferiority import MARGIN, Verdict, judge_jointly
 from export.verification.parity import unfinished
 from export.verification.tolerances import action_difference, regret

@@ -23,7 +23,7 @@ import msgspec
 from export.bundle import access, records
 from export.bundle.machine import this_machine
 from export.bundle.reader import Bundle
-from export.bundle.records import Record, Verification
+from export.bundle.record import Record, Verification
 from export.verification.pairs import Outcome
 from xfer import tasks
 from xfer.errors import BundleError

@@ -31,7 +31,7 @@ import numpy as np
 
 from export.bundle.manifest import Spreads
 from export.bundle.reader import Bundle
-from export.bundle.records import Divergence
+from export.bundle.record import Divergence
 from export.libraries import causes
 from export.verification.tolerances import action_difference, regret
 from xfer import tasks, user_code

@@ -14,7 +14,7 @@ import numpy as np
 
 from export.bundle.manifest import Build, Spreads
 from export.bundle.reader import Bundle, why_not
-from export.bundle.records import Gate, Verification, unjudged
+from export.bundle.record import Gate, Verification, unjudged
 from export.bundle.spreads import masked, measure_spreads
 from export.libraries import causes
 from export.targets import Variant

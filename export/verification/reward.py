@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from export.bundle.reader import Bundle
-from export.bundle.records import Verification
+from export.bundle.record import Verification
 from export.verification.ledger import MOST_PAIRS, Entry, Ledger
 from export.verification.non_inferiority import MARGIN, MAX_PAIRS, Verdict, judge_jointly
 from export.verification.pairs import Outcome, PairProcesses, why_independent

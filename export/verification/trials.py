@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from export.bundle.reader import Bundle
-from export.bundle.records import Verification
+from export.bundle.record import Verification
 from export.targets import Variant
 from export.verification.non_inferiority import MARGIN, MAX_PAIRS, Verdict, judge_jointly, pairs_to_decide
 from xfer.errors import UnavailableError, UsageError, check_choice

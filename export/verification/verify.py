@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from export.bundle import records
 from export.bundle.reader import Bundle
-from export.bundle.records import Verification
+from export.bundle.record import Verification
 from export.libraries.cores import processes
 from export.targets import Variant
 from export.verification import agreement

@@ -16,7 +16,7 @@ from benchmarks.report.data import Report
 from benchmarks.report.decision import Limits
 from export.bundle import records
 from export.bundle.reader import Bundle
-from export.bundle.records import Verification
+from export.bundle.record import Verification
 from tests.benchmarks.report.sample_report import sample_report
 from xfer.errors import UsageError, XferError
 

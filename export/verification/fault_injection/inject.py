@@ -20,7 +20,7 @@ from export import targets
 from export.bundle.access import copy_tree
 from export.bundle.manifest import GOLDEN, HELD_OUT, MANIFEST
 from export.bundle.reader import Bundle
-from export.bundle.records import Verification
+from export.bundle.record import Verification
 from export.libraries import pytorch
 from export.targets import Variant
 from export.verification.availability import no_reference, no_reward_gate

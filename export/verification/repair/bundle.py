@@ -12,7 +12,7 @@ from export import targets
 from export.bundle import records
 from export.bundle.manifest import Build
 from export.bundle.reader import Bundle
-from export.bundle.records import Verification
+from export.bundle.record import Verification
 from export.targets import ExportRequest, Variant
 from export.verification.availability import no_environment
 from export.verification.non_inferiority import MARGIN

@@ -31,7 +31,7 @@ import numpy as np
 
 from export import targets
 from export.bundle.reader import Bundle
-from export.bundle.records import Verification
+from export.bundle.record import Verification
 from export.bundle.spreads import measure_spreads
 from export.quantize import Quantizer
 from export.targets import ExportRequest, FromGraph, Place, Variant

@@ -24,7 +24,8 @@ from benchmarks.report.data import Report
 from export.bundle import records
 from export.bundle.machine import this_machine
 from export.bundle.reader import Bundle
-from export.bundle.records import Latency, MachineRecords, Record, Verification
+from export.bundle.record import Latency, Record, Verification
+from export.bundle.records import MachineRecords
 from tests.conftest import skip_without
 from xfer.errors import UnavailableError, UsageError, XferError
 from xfer.files import to_json

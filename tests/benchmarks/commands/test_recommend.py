@@ -8,7 +8,8 @@ from benchmarks.commands import recommend
 from export.bundle import records
 from export.bundle.machine import this_machine
 from export.bundle.reader import Bundle
-from export.bundle.records import Latency, LoopRecord, MachineRecords, Verification
+from export.bundle.record import Latency, LoopRecord, Verification
+from export.bundle.records import MachineRecords
 from xfer.errors import UsageError, XferError
 from xfer.files import from_json, to_json
 

@@ -8,7 +8,7 @@ from benchmarks.measure import baselines
 from benchmarks.measure.protocol import Candidate, Measurement, Protocol
 from benchmarks.report import table
 from benchmarks.report.rows import Row, summarize
-from export.bundle.records import Verification
+from export.bundle.record import Verification
 from export.targets import eager
 
 PROTOCOL = Protocol(2, rounds=5)

@@ -15,7 +15,7 @@ from benchmarks.report.decision import Limits
 from benchmarks.report.rows import Row, summarize
 from export.bundle.machine import Machine
 from export.bundle.manifest import Provenance
-from export.bundle.records import Divergence, Verification
+from export.bundle.record import Divergence, Verification
 from xfer.spec import RewardScale
 
 PROTOCOL = Protocol(threads=2, rounds=10, passes=10, quick=True, starts=5, lead_in_seconds=0.015)

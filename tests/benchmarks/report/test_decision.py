@@ -10,11 +10,12 @@ from benchmarks.measure.control_loop import ControlLoop
 from benchmarks.measure.protocol import Candidate, Measurement, Protocol
 from benchmarks.report import decision
 from benchmarks.report.conclusion import conclude
-from benchmarks.report.decision import Conditions, Limits, loop_record
+from benchmarks.report.decision import Limits
+from benchmarks.report.facts import Conditions, Facts, loop_record, of_records
 from benchmarks.report.rows import RowBuilder
-from export.bundle import records
 from export.bundle.manifest import Build
-from export.bundle.records import Latency, LoopRecord, Record, Verification
+from export.bundle.precedence import with_figures, without_figures
+from export.bundle.record import Latency, LoopRecord, Record, Verification
 from tests.benchmarks.report.sample_report import sample_report
 from xfer.errors import UsageError
 from xfer.spec import RewardScale
@@ -122,8 +123,8 @@ def test_the_report_and_the_records_of_one_bench_name_the_same_variant_or_none(s
         for name, figures in rows.figures(measured).items():
             before = kept.get(name, Record(name, "", {}))
             by_loop = by_name.get(name)
-            kept[name] = records.with_figures(before, figures, by_loop) if figures else records.without_figures(before)
-        recommended = decision.decide(decision.of_records(builds, kept, idle), asked, "eager-fp32", REWARD).chosen
+            kept[name] = with_figures(before, figures, by_loop) if figures else without_figures(before)
+        recommended = decision.decide(of_records(builds, kept, idle), asked, "eager-fp32", REWARD).chosen
         named.append(recommended.variant if recommended else "")
         assert conclude(report).ship == named[-1]
 
@@ -140,7 +141,7 @@ def shell():
 
 
 def test_equal_medians_are_told_apart_by_name_whatever_the_order():
-    one = decision.Facts("b", "verified", reward_delta=0.0, reward_interval=(0.0, 0.0), p50_ms=1.0)
+    one = Facts("b", "verified", reward_delta=0.0, reward_interval=(0.0, 0.0), p50_ms=1.0)
     two = replace(one, variant="a")
     for facts in ([one, two], [two, one]):
         assert decision.decide(facts, Limits(), "eager-fp32", REWARD).chosen.variant == "a"
@@ -163,7 +164,7 @@ def test_equal_medians_are_told_apart_by_name_whatever_the_order():
     ],
 )
 def test_each_condition_of_the_rule_says_why_it_fails(changes, why):
-    holds = decision.Facts(
+    holds = Facts(
         "onnx-int8",
         "verified",
         reward_delta=-1.0,
@@ -203,7 +204,7 @@ def test_limits_are_given_back_as_options():
     assert str(Limits(None, 0.02, True, True)) == f"no deadline, at most 2 % of the reward lost, {allowed}"
 
 
-AGREES = decision.Facts("onnx-int8", "provisional", "reward not run", p50_ms=1.0, agrees_on_recordings=True)
+AGREES = Facts("onnx-int8", "provisional", "reward not run", p50_ms=1.0, agrees_on_recordings=True)
 
 
 @pytest.mark.parametrize("reward", [REWARD, None])
@@ -230,7 +231,7 @@ def test_agreement_on_recordings_is_enough_where_one_asks_for_no_more(facts, ask
 
 @pytest.mark.parametrize("reward", [REWARD, None])
 def test_the_margin_of_trials_counts_as_two_percent_whatever_their_unit(reward):
-    tried = decision.Facts("onnx-int8", "verified", p50_ms=1.0, reward_delta=0.0, reward_interval=(-0.08, 0.08))
+    tried = Facts("onnx-int8", "verified", p50_ms=1.0, reward_delta=0.0, reward_interval=(-0.08, 0.08))
     tried = replace(tried, trials_margin=0.1)
     assert decision.judge(tried, Limits(), "eager-fp32", reward).why_not == ""
     late = decision.judge(tried, Limits(max_reward_drop=0.015), "eager-fp32", reward).why_not
@@ -249,12 +250,12 @@ def benched(*benches):
     record = Record("onnx-int8", "", {}, PROVEN)
     for hour, (latency, loop) in enumerate(benches):
         when = f"2026-01-01T{hour:02}:00:00+00:00"
-        record = records.with_figures(record, replace(latency, measured=when), loop and replace(loop, measured=when))
+        record = with_figures(record, replace(latency, measured=when), loop and replace(loop, measured=when))
     return record
 
 
 def judged(record, limits=DEADLINE, asked=LAST):
-    (facts,) = decision.of_records(BUILT, {"onnx-int8": record}, {}, asked=asked)
+    (facts,) = of_records(BUILT, {"onnx-int8": record}, {}, asked=asked)
     return decision.judge(facts, limits, "eager-fp32", REWARD).why_not
 
 
@@ -312,11 +313,11 @@ def test_variants_are_held_against_each_other_with_the_threads_of_the_last_bench
     two, one = benched((FIGURES, None)), benched((FIGURES, None), (replace(FIGURES, threads=1), None))
     builds = {**BUILT, "onnx-fp32": Build("onnx-fp32", "built", folder="onnx-fp32")}
     known = {"onnx-int8": replace(two, variant="onnx-int8"), "onnx-fp32": replace(one, variant="onnx-fp32")}
-    found = {facts.variant: facts for facts in decision.of_records(builds, known, {})}
+    found = {facts.variant: facts for facts in of_records(builds, known, {})}
     assert found["onnx-fp32"].p50_ms is not None
     why = decision.judge(found["onnx-int8"], Limits(), "eager-fp32", REWARD).why_not
     assert why == "not measured on this machine with 1 thread that does not spin: run xfer bench"
-    both = decision.of_records(builds, known, {}, asked=Conditions(threads=2))
+    both = of_records(builds, known, {}, asked=Conditions(threads=2))
     assert all(facts.p50_ms is not None for facts in both)
 
 
@@ -328,7 +329,7 @@ def test_what_counts_of_a_record_of_version_020():
     assert judged(clean, Limits(25.0)) == judged(clean) == ""
     assert judged(clean, Limits(15.0)) == ""  # it kept no latencies: p99 decides
     assert judged(replace(clean, latency=replace(FIGURES, spin=True, p99_upper_ms=16.0)), Limits(15.0)) != ""
-    new = records.with_figures(old, replace(FIGURES, measured="2026"), None)
+    new = with_figures(old, replace(FIGURES, measured="2026"), None)
     assert [one.spin for one in new.latencies] == [True, False]
 
 

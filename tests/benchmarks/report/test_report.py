@@ -13,7 +13,7 @@ from benchmarks.measure.control_loop import ControlLoop
 from benchmarks.report import data, markdown, method, table, terminal, write
 from benchmarks.report.conclusion import conclude
 from benchmarks.report.rows import Row
-from export.bundle.records import Divergence
+from export.bundle.record import Divergence
 from tests.benchmarks.report.sample_report import PROTOCOL, sample_report
 
 

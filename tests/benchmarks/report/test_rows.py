@@ -7,7 +7,7 @@ import pytest
 from benchmarks.measure.protocol import Candidate, Measurement, quick
 from benchmarks.report.rows import RowBuilder
 from export.bundle.manifest import Build, Provenance
-from export.bundle.records import Record, Verification
+from export.bundle.record import Record, Verification
 
 NAME = "onnx-fp32"
 VERIFIED = Record(NAME, "", {}, Verification("verified", "reward"))

@@ -9,8 +9,10 @@ from benchmarks.measure import worker_process
 from export.bundle import records
 from export.bundle.machine import this_machine
 from export.bundle.manifest import MANIFEST, RECORDS, Build
+from export.bundle.precedence import stronger
 from export.bundle.reader import Bundle
-from export.bundle.records import Divergence, Latency, MachineRecords, Record, Verification, as_row, printed, stronger
+from export.bundle.record import Divergence, Latency, Record, Verification, as_row, printed
+from export.bundle.records import MachineRecords
 from export.verification.ledger import Ledger
 from export.verification.pairs import Outcome
 from tests.permissions import read_only

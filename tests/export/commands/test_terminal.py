@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from export.bundle.machine import Machine
 from export.bundle.manifest import Build, FileFact
-from export.bundle.records import Verification
+from export.bundle.record import Verification
 from export.commands.console import (
     WIDTH,
     advice,

@@ -17,7 +17,8 @@ import pytest
 from export.bundle import records
 from export.bundle.machine import Machine, this_machine
 from export.bundle.reader import Bundle
-from export.bundle.records import MachineRecords, Record, Verification
+from export.bundle.record import Record, Verification
+from export.bundle.records import MachineRecords
 from tests.conftest import skip_without
 from tests.export.runtime.conftest import RUNTIME, build_project, header_options, run
 from xfer.files import to_json

@@ -11,6 +11,7 @@ from export import verify
 from export.bundle import records
 from export.bundle.manifest import Spreads
 from export.bundle.reader import Bundle
+from export.bundle.record import Verification
 from export.verification import agreement
 from export.verification.agreement import LIMIT, episode_losses, judge_recordings, step_losses
 from tests.benchmarks.commands.test_recommend import LATENCY
@@ -84,7 +85,7 @@ def test_a_variant_that_goes_wrong_in_a_few_short_episodes_is_not_recommended_on
     held_out = rare_scenes(ENOUGH, rare=8)
     worse = exchange(bundle, Sign(4.0))
     # 0.3 % of all observations: the actions gate of most precisions would let it pass.
-    passed = {name: records.Verification("provisional", "actions", "no environment") for name in (REFERENCE, SAME)}
+    passed = {name: Verification("provisional", "actions", "no environment") for name in (REFERENCE, SAME)}
     found = agreement.run_gate(worse, passed, held_out)
     assert (found[SAME].rung, found[SAME].agrees_on_recordings) == ("recordings", False)
     assert found[SAME].recordings_bound > LIMIT
@@ -111,7 +112,7 @@ def test_the_reference_is_what_the_recording_says_where_it_says_so(bundle):
     with bundle.runner(REFERENCE) as runner:
         recorded = held_out.replay(runner)
     backwards = replace(recorded, actions=1 - recorded.actions, scores=-recorded.scores)
-    provisional = {SAME: records.Verification("provisional", "actions")}
+    provisional = {SAME: Verification("provisional", "actions")}
     assert agreement.run_gate(bundle, provisional, recorded)[SAME].agrees_on_recordings
     assert agreement.run_gate(bundle, provisional, backwards)[SAME].status == "rejected"
 

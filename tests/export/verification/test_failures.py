@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from export import Bundle, verify
-from export.bundle import records
 from export.bundle.manifest import MANIFEST
-from export.bundle.records import Verification
+from export.bundle.precedence import stronger
+from export.bundle.record import Verification
 from export.bundle.writer import file_facts
 from export.libraries.pytorch import TRACE
 from export.targets import eager, torchscript
@@ -194,9 +194,9 @@ def test_recordings_are_judged_of_those_that_can_act(plain, monkeypatch):
 
 def test_a_failure_replaces_a_verdict_and_gives_way_to_any_later_one(plain):
     verified, failed = Verification("verified", "reward", pairs=160), Verification("failed", "numbers", "out of memory")
-    assert records.stronger(verified, failed) is failed
+    assert stronger(verified, failed) is failed
     passed = Verification("provisional", "actions")
-    assert records.stronger(failed, passed) is passed
+    assert stronger(failed, passed) is passed
 
 
 @pytest.mark.parametrize(

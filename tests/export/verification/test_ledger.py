@@ -8,7 +8,7 @@ import pytest
 from export.bundle import records
 from export.bundle.machine import this_machine
 from export.bundle.reader import Bundle
-from export.bundle.records import Divergence, Verification
+from export.bundle.record import Divergence, Verification
 from export.verification.ledger import FIRST_SEED, MOST_PAIRS, Entry, Ledger, seed_base
 from export.verification.pairs import Outcome
 from xfer import evaluate

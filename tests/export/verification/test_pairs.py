@@ -8,7 +8,7 @@ import pytest
 
 from export.bundle.manifest import MANIFEST, Spreads
 from export.bundle.reader import Bundle
-from export.bundle.records import Verification
+from export.bundle.record import Verification
 from export.verification import ledger, pairs
 from export.verification.ledger import Ledger
 from export.verification.pairs import SAME_ACTION, Outcome, fork_tolerance

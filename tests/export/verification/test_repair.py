@@ -18,7 +18,7 @@ from export import targets
 from export.build import Builder
 from export.bundle import records
 from export.bundle.reader import Bundle
-from export.bundle.records import Verification
+from export.bundle.record import Verification
 from export.commands import export as export_command
 from export.commands.console import repair_row
 from export.importers import run

@@ -23,7 +23,7 @@ from export.build import export_policy
 from export.bundle.machine import this_machine
 from export.bundle.manifest import MANIFEST, Spreads
 from export.bundle.reader import Bundle
-from export.bundle.records import Verification
+from export.bundle.record import Verification
 from export.targets import Variant
 from export.verification import pairs
 from export.verification.ledger import Ledger
