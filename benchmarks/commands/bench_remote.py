@@ -29,6 +29,7 @@ from benchmarks.report.conclusion import conclude
 from export.bundle import records
 from export.bundle.machine import this_machine
 from export.bundle.manifest import RECORDS
+from export.bundle.precedence import with_all_figures
 from export.bundle.reader import Bundle
 from export.bundle.record import Record
 from export.bundle.records import MachineRecords
@@ -281,7 +282,8 @@ def _join(ours: Record | None, theirs: Record, *, here: bool, fresh: bool) -> Re
     if ours.libraries != theirs.libraries:
         return ours if here else theirs
     first, second = (ours, theirs) if here else (theirs, ours)
-    timed = next((one for one in ((theirs, first, second) if fresh else (first, second)) if one.latency), theirs)
+    older, newer = (ours, theirs) if fresh or not here else (theirs, ours)
+    timed = with_all_figures(older, newer)  # a quick bench there takes nothing from a longer one that is known here
     return replace(
         theirs,
         verification=first.verification or second.verification,

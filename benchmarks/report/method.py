@@ -62,7 +62,7 @@ def explanation(report: Report) -> str:
         f" {MIN_SAMPLES[0.999]:,}), and so is a bound above it with too few turns, which are the independent units"
         f" (p99: {fewest_turns(0.99):,}, p99.9: {fewest_turns(0.999):,}). Unstable: the speed-ups of the run's"
         f" {stretches} stretches of consecutive rounds (the medians, where there is no baseline, and of the baseline"
-        f" itself) differ by more than {share(TOLERANCE)}; drifting: the baseline's medians do. Disturbed: in some round"
-        f" other processes took more than {share(MAX_OTHERS)} of the cores' time, or the hypervisor more than"
+        f" itself) differ by more than {share(TOLERANCE)}; drifting: the baseline's medians do. Disturbed: in some"
+        f" round other processes took more than {share(MAX_OTHERS)} of the cores' time, or the hypervisor more than"
         f" {share(MAX_STEAL)}. Nothing is clipped, no round dropped."
     )

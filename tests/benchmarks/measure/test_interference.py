@@ -1,8 +1,11 @@
 import subprocess
 import sys
+import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks.measure.interference import (
@@ -12,6 +15,7 @@ from benchmarks.measure.interference import (
     Interference,
     Meter,
     Reading,
+    _descendants,
     shares,
 )
 from benchmarks.measure.latency import measure
@@ -31,6 +35,21 @@ def half_of_the_cores_loaded():
             process = stack.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
             stack.callback(process.kill)
         yield
+
+
+def test_children_of_a_worker_are_found_without_asking_every_process_on_the_machine(monkeypatch):
+    script = "sleep 60 & sh -c 'sleep 60 & wait' & wait"
+    with subprocess.Popen(["sh", "-c", script]) as process:
+        worker = psutil.Process(process.pid)
+        while len(worker.children(recursive=True)) < 4:
+            time.sleep(0.01)
+        expected = {child.pid for child in worker.children(recursive=True)}
+        if list(Path(f"/proc/{process.pid}/task").glob("*/children")):
+            monkeypatch.setattr(psutil.Process, "children", None)
+        found = _descendants(worker)
+        assert {child.pid for child in found} == expected
+        for one in [worker, *found]:
+            one.kill()
 
 
 def test_what_is_neither_the_worker_s_nor_ours_is_others():
