@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 EAGER = "eager-fp32"
 """The build that holds the weights and the configuration of a policy of our own."""
 
-VARIANTS = (EAGER, "torchscript-fp32", "onnx-fp32")
-"""What the cut gains, fp32 shows; exporting and quantizing once more takes longer than timing it."""
+VARIANTS = (EAGER, "torchscript-fp32", "onnx-fp32", "onnx-int8")
 
 
 def build_sibling(bundle: Bundle, golden: Trajectories, variants: list[str], path: Path) -> Bundle | str:

@@ -10,8 +10,3 @@ def test_the_whole_backbone_takes_a_small_share_of_a_bench_and_keeps_its_rounds(
         assert short.rounds >= MIN_ROUNDS
         assert turns * short.turn.seconds <= 0.5
         assert turns <= protocol.rounds * protocol.passes / 4 or protocol.rounds == MIN_ROUNDS
-
-
-def test_of_the_whole_backbone_no_graph_is_exported_twice():
-    exported = [name.partition("-")[0] for name in whole_backbone.VARIANTS]
-    assert len(exported) == len(set(exported))
