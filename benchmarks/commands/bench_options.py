@@ -73,7 +73,7 @@ class Args(Common):
     deadline_ms: float | None = None
     """Longest acceptable time from raw frame to action, in milliseconds, of what the report says to ship. It is held
     against the control loop with --rate-hz, else against the bound of p99. Default: none; with --rate-hz, a period. The
-    exit status is 1 if a variant misses it on the evidence; the reference counts only if --variants names it."""
+    exit status is 1 if a variant misses it on the evidence; eager counts only if --variants names it."""
     max_miss_rate: float = Limits.max_miss_rate
     """Largest acceptable share of the control loop's ticks that miss the deadline. It is held against the 95 % bound:
     0.001 takes 2,995 ticks without a miss."""

@@ -30,7 +30,7 @@ from export.bundle import records
 from export.bundle.machine import this_machine
 from export.bundle.manifest import RECORDS
 from export.bundle.reader import Bundle
-from export.bundle.records import MachineRecords, Record
+from export.bundle.records import MachineRecords, Record, with_all_figures
 from xfer import __version__
 from xfer.errors import BundleError, UnavailableError, UsageError, XferError
 from xfer.files import from_json, to_json, write_atomically
@@ -280,7 +280,8 @@ def _join(ours: Record | None, theirs: Record, *, here: bool, fresh: bool) -> Re
     if ours.libraries != theirs.libraries:
         return ours if here else theirs
     first, second = (ours, theirs) if here else (theirs, ours)
-    timed = next((one for one in ((theirs, first, second) if fresh else (first, second)) if one.latency), theirs)
+    older, newer = (ours, theirs) if fresh or not here else (theirs, ours)
+    timed = with_all_figures(older, newer)  # a quick bench there takes nothing from a longer one that is known here
     return replace(
         theirs,
         verification=first.verification or second.verification,

@@ -251,6 +251,7 @@ def notes(old: Report, new: Report) -> list[str]:
     differ("Different machines", [f"{r.machine.processor} ({r.machine.id})" for r in both])
     differ("Different systems", [f"{r.machine.system}, Python {r.machine.python}" for r in both])
     differ("Different threads", [r.protocol.threads for r in both])
+    differ("Different waiting", [" and ".join(sorted({_waiting(m) for m in r.measurements})) for r in both])
     differ("Different tasks", [r.task for r in both])
     graphs = [r.provenances[0] for r in both]
     differ("Different graphs", [f"{g.backbone} to {g.tap}, {g.head}, {g.macs:,} MACs" for g in graphs])
@@ -273,6 +274,10 @@ def notes(old: Report, new: Report) -> list[str]:
         ]
         found += [f"The {word} report: {caveat.text}" for caveat in telling]
     return [*found, *filter(None, [basis(old, new).why])]
+
+
+def _waiting(measurement: Measurement) -> str:
+    return "threads that spin between calls" if measurement.spin else "threads that sleep between calls"
 
 
 def show(changes: Sequence[Change], notes: Sequence[str], args: Args) -> None:

@@ -118,14 +118,14 @@ class _Run:
     def _warm_up(self) -> None:
         protocol = self.protocol
         window = Turn(math.ceil(protocol.warmup_calls / 5), protocol.warmup_seconds / 5)
-        means: list[float] = []
+        medians: list[float] = []
         spent, done = 0.0, False
-        while len(means) < 5 or not (done or spent >= protocol.warmup_limit_seconds):
+        while len(medians) < 5 or not (done or spent >= protocol.warmup_limit_seconds):
             samples = self.worker.turn(window).seconds
-            means.append(float(np.mean(samples)))
+            medians.append(float(np.median(samples)))
             self.warmup_calls += len(samples)
             spent += sum(samples)
-            done = settled(means)
+            done = settled(medians)
         self.warmup_settled &= done
 
     def begin_round(self) -> None:

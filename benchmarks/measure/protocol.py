@@ -39,7 +39,7 @@ class Protocol:
         quick: Whether this is the short form; its figures are marked.
         warmup_calls: Fewest calls between a start and its first round.
         warmup_seconds: Shortest time between a start and its first round.
-        warmup_limit_seconds: When warm-up ends even if the window means have not settled.
+        warmup_limit_seconds: When warm-up ends even if the windows' medians have not settled.
         lead_in_calls: Fewest untimed calls at the beginning of a turn: the first action after an idle gap is another
             question than back-to-back latency.
         pause_seconds: Pause between two turns; 0 where the other processes are stopped meanwhile.
@@ -169,7 +169,7 @@ class Measurement:
         cores: Logical cores that its process was bound to.
         libraries: Versions of what ran it.
         warmup_calls: Calls before the first round, of all starts together.
-        warmup_settled: Whether the warm-up's window means settled in every start.
+        warmup_settled: Whether the medians of the warm-up's windows settled in every start.
         cold_start_s: From process start to first action, in seconds: the median of all starts.
         peak_memory_bytes: Largest resident memory of the first start, which had seen nothing but zeros until then.
         error: Why the measurement is missing or incomplete, or empty.

@@ -83,10 +83,10 @@ def short(protocol: Protocol) -> Protocol:
     return replace(
         protocol,
         rounds=min(10, protocol.rounds),
-        passes=min(2, protocol.passes),
-        calls=min(128, protocol.calls),
-        seconds=min(1.0, protocol.seconds),
-        starts=min(2, protocol.starts),
+        passes=1,
+        calls=min(64, protocol.calls),
+        seconds=min(0.5, protocol.seconds),
+        starts=1,
         quick=True,
         strict=False,
     )

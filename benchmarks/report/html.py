@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.report import figures, method, plots, table
 from benchmarks.report.conclusion import Findings
 from benchmarks.report.data import Report
-from benchmarks.report.timeline import timeline
+from benchmarks.report.plots.timeline import timeline
 from export.verification.non_inferiority import MARGIN
 
 

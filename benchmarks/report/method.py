@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.measure.interference import LIMIT
 from benchmarks.report.data import Report
 from benchmarks.report.table import share
-from benchmarks.stats.percentiles import MIN_SAMPLES, TOLERANCE, WINDOWS
+from benchmarks.stats.percentiles import MIN_SAMPLES, TOLERANCE, WINDOWS, fewest_turns
 from benchmarks.stats.slowed import FALSE_ALARMS
 from export.bundle.manifest import Provenance
 
@@ -48,6 +48,8 @@ def explanation(report: Report) -> str:
     what = f"The reference is {reference}"
     if reference.startswith("eager"):
         what = "The baseline is eager PyTorch: contiguous, inference_mode, the same threads"
+    spin = "spin" if any(one.spin for one in report.measurements if one.rounds) else "do not spin"
+    stretches = min(WINDOWS, protocol.rounds)
     return (
         "Timed: raw frame to action (host observation in, host action out, batch 1), rotating through recorded"
         f" frames, in {protocol.rounds} rounds of {protocol.passes} passes over all variants, each pass in an order of"
@@ -55,12 +57,13 @@ def explanation(report: Report) -> str:
         f" was started afresh {protocol.starts} times; a turn begins with at least {protocol.lead_in_calls} untimed"
         f" calls and {1000 * protocol.lead_in_seconds:g} ms of them. At least {protocol.calls:,} calls and"
         f" {protocol.seconds:g} s a variant, after a warm-up in each start of at least {protocol.warmup_calls} calls"
-        f" and {protocol.warmup_seconds:g} s. {what}."
+        f" and {protocol.warmup_seconds:g} s. Idle threads {spin} between calls. {what}."
         " A speed-up is the median over rounds of the ratio of medians within one round, with the smallest and"
         f" largest. A percentile below its sample floor is n/a (p99: {MIN_SAMPLES[0.99]:,} calls, p99.9:"
         f" {MIN_SAMPLES[0.999]:,}), and so is a bound above it with too few turns, which are the independent units"
-        f" (p99: 483, p99.9: 4,846). Unstable: the speed-ups of the run's {min(WINDOWS, protocol.rounds)} stretches of"
-        " consecutive rounds (the medians, where there is no baseline, and of the baseline itself) differ by more than"
+        f" (p99: {fewest_turns(0.99):,}, p99.9: {fewest_turns(0.999):,}). Unstable: the speed-ups of the run's"
+        f" {stretches} stretches of consecutive rounds (the medians, where there is no baseline, and of the"
+        " baseline itself) differ by more than"
         f" {share(TOLERANCE)}; drifting: the baseline's medians do. Disturbed: in some round the variant's process"
         f" waited for a core for more than {share(LIMIT)} of its turns' time, or its container's quota was used up for"
         f" so long, or other processes took more than that share of the cores beyond what the system's ticks of 10 ms"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from export.verification.non_inferiority import log_wealth
+from export.verification.non_inferiority import MAX_STAKE, log_wealth
 
 MIN_SAMPLES = {0.5: 1, 0.9: 64, 0.95: 130, 0.99: 662, 0.999: 6636}
 """Fewest samples for which a percentile is given at all (MLPerf Inference's formula)."""
@@ -50,8 +50,8 @@ def upper_bound(turns: Sequence[Sequence[float]], share: float, confidence: floa
         confidence: How often, at least, the bound is not below it.
 
     Returns:
-        A sample, or None below the sample floor, or where even no call above it would refute it: too few turns. With
-        99 % confidence p99 takes 483 turns, p95 95, p90 46 and p50 7.
+        A sample, or None below the sample floor, or where even no call above it would refute it: with fewer than
+        ``fewest_turns``.
     """
     samples = np.concatenate([np.asarray(turn, float) for turn in turns]) if len(turns) else np.empty(0)
     if len(samples) < _floor(share):
@@ -70,6 +70,18 @@ def upper_bound(turns: Sequence[Sequence[float]], share: float, confidence: floa
         if whole < len(some):
             break
     return found
+
+
+def fewest_turns(share: float, confidence: float = CONFIDENCE) -> int:
+    """Return the fewest turns that can give a percentile a bound: so many without a call above it refute the claim.
+
+    Each of them multiplies the stake alike (``log_wealth`` of nothing but zeros).
+
+    Example:
+        >>> [fewest_turns(share) for share in (0.5, 0.9, 0.95, 0.99, 0.999)]
+        [7, 46, 95, 483, 4846]
+    """
+    return math.ceil(math.log(1 / (1 - confidence)) / math.log1p(MAX_STAKE * (1 - share) / share))
 
 
 def _refuted(samples: np.ndarray, owners: np.ndarray, times: np.ndarray, mean: float, confidence: float) -> np.ndarray:
@@ -124,9 +136,12 @@ def windows(rounds: Sequence[Sequence[float]]) -> list[list[float]]:
     return [list(itertools.chain.from_iterable(rounds[a:b])) for a, b in itertools.pairwise(edges)]
 
 
-def settled(means: Sequence[float], last: int = 3) -> bool:
-    """Whether warm-up may end: the means of the last windows lie within 5 % of one another."""
-    return len(means) >= last and _spread(means[-last:]) <= TOLERANCE
+def settled(medians: Sequence[float], last: int = 3) -> bool:
+    """Whether warm-up may end: the medians of the last windows lie within 5 % of one another.
+
+    Not their means, which a single slow call moves: on a shared machine they would hardly ever settle.
+    """
+    return len(medians) >= last and _spread(medians[-last:]) <= TOLERANCE
 
 
 def _spread(values: Sequence[float]) -> float:

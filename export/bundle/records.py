@@ -278,13 +278,20 @@ def with_figures(record: Record, latency: Latency, loop: LoopRecord | None) -> R
 
     A short run takes nothing from a long one: each protocol keeps its last figures.
     """
-    latencies = (*(one for one in record.all_latencies if one.how != latency.how), latency)
-    loops = record.all_loops
-    if loop is not None:
-        loops = (*(one for one in loops if one.how != loop.how), loop)
-    alike = tuple(one for one in latencies if (one.threads, one.spin) == (latency.threads, latency.spin))
-    last = next((one for one in reversed(loops) if (one.threads, one.spin) == (latency.threads, latency.spin)), None)
-    return replace(record, latency=strongest(alike), loop=last, latencies=latencies, loops=loops)
+    return with_all_figures(record, replace(record, latencies=(latency,), loop=None, loops=(loop,) if loop else ()))
+
+
+def with_all_figures(record: Record, newer: Record) -> Record:
+    """Return a record with the figures of a newer one beside those under other conditions."""
+    added, loops = newer.all_latencies, newer.all_loops
+    if not added:
+        return record
+    last, how, paced = added[-1], {one.how for one in added}, {one.how for one in loops}
+    latencies = (*(one for one in record.all_latencies if one.how not in how), *added)
+    loops = (*(one for one in record.all_loops if one.how not in paced), *loops)
+    alike = tuple(one for one in latencies if (one.threads, one.spin) == (last.threads, last.spin))
+    loop = next((one for one in reversed(loops) if (one.threads, one.spin) == (last.threads, last.spin)), None)
+    return replace(record, latency=strongest(alike), loop=loop, latencies=latencies, loops=loops)
 
 
 def without_figures(record: Record) -> Record:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import tyro
 
-from export.bundle import records
 from export.bundle.reader import Bundle
+from export.bundle.records import printed
 from export.bundle.verdicts import Verification
 from export.commands.console import fault_summary, finding_lines, show, verdict_lines, wrapped
 from export.verification.fault_injection.inject import inject_faults
@@ -171,7 +171,7 @@ def answer(found: dict[str, Verification]) -> dict[str, Any]:
 
 def rows(found: dict[str, Verification]) -> list[dict[str, Any]]:
     """Return verdicts as ``--json`` prints them."""
-    return [records.printed({"variant": name, **msgspec.to_builtins(v)}) for name, v in found.items()]
+    return [printed({"variant": name, **msgspec.to_builtins(v)}) for name, v in found.items()]
 
 
 OnVariant = Callable[[str], None]

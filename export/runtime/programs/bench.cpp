@@ -117,14 +117,15 @@ Json percentile(std::vector<double> samples, double share, std::size_t floor) {
   return samples[std::max<std::size_t>(rank, 1) - 1] * 1e3;
 }
 
-double mean(const std::vector<double> &values) {
-  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return (values[(values.size() - 1) / 2] + values[values.size() / 2]) / 2;
 }
 
-// Whether warm-up may end: the last three means lie within 5 % of one another.
-bool settled(const std::vector<double> &means) {
-  if (means.size() < 3) return false;
-  std::vector<double> last(means.end() - 3, means.end());
+// Whether warm-up may end: the last three medians lie within 5 % of one another.
+bool settled(const std::vector<double> &medians) {
+  if (medians.size() < 3) return false;
+  std::vector<double> last(medians.end() - 3, medians.end());
   std::sort(last.begin(), last.end());
   return (last[2] - last[0]) / last[1] <= 0.05;
 }
@@ -186,12 +187,12 @@ int measure(const Arguments &arguments, int argc, char **argv) {
 
   Subject subject(policy, batch);
   subject.step(false);
-  std::vector<double> means;
+  std::vector<double> medians;
   double spent = 0;
   std::size_t warmup_calls = 0;
-  while (means.size() < 5 || (!settled(means) && spent < protocol.warmup_limit_seconds)) {
+  while (medians.size() < 5 || (!settled(medians) && spent < protocol.warmup_limit_seconds)) {
     const auto window = subject.take({protocol.warmup_calls / 5, protocol.warmup_seconds / 5, 0, true});
-    means.push_back(mean(window));
+    medians.push_back(median(window));
     spent += std::accumulate(window.begin(), window.end(), 0.0);
     warmup_calls += window.size();
   }
@@ -217,7 +218,7 @@ int measure(const Arguments &arguments, int argc, char **argv) {
   const std::string variant = arguments.variant();
   const Json measurement = {{"name", variant + " (C++)"}, {"variant", variant}, {"rounds", rounds},
                             {"threads", threads}, {"cores", cores}, {"libraries", libraries(policy)},
-                            {"warmup_calls", warmup_calls}, {"warmup_settled", settled(means)},
+                            {"warmup_calls", warmup_calls}, {"warmup_settled", settled(medians)},
                             {"cold_start_s", cold_start}, {"peak_memory_bytes", peak}, {"error", ""}, {"batch", batch},
                             {"disturbances", Json::array()}, {"turns", turns_of},
                             {"starts", Json::array({rounds.size()})}, {"spin", arguments.has("--spin")}};

@@ -342,7 +342,7 @@ def test_records_from_there_never_lose_a_verdict_that_is_here(bundle):
     judged = replace(timed, verification=OTHER)
     for machine in (here, ROBOT):
         # New figures, the old verdict.
-        assert join(machine, timed) == replace(mine, latency=fresh)
+        assert join(machine, timed) == replace(mine, latency=fresh, latencies=(fresh,))
         assert join(machine, timed, ours=None) == timed
         assert join(machine, replace(timed, latency=None)) == mine
         # A record of files that the bundle does not have says nothing.
@@ -351,9 +351,15 @@ def test_records_from_there_never_lose_a_verdict_that_is_here(bundle):
         assert join(machine, judged, ours=replace(mine, files="gone")) == judged
     # The robot knows best about itself, and this machine about itself.
     newer = replace(judged, libraries={"onnxruntime": "2"})
-    assert join(ROBOT, judged) == judged
+    both = replace(judged, latencies=(fresh,))
+    assert join(ROBOT, judged) == both
     assert join(ROBOT, newer) == newer
-    assert join(here, judged) == replace(judged, verification=VERDICT)
+    assert join(here, judged) == replace(both, verification=VERDICT)
     assert join(here, newer) == mine
     # What was not measured just now may be older than what is here.
-    assert join(here, timed, measured=()) == mine
+    assert join(here, timed, measured=()) == replace(mine, latencies=(FIGURES,))
+    # A quick bench there takes nothing from a strict one that is known here.
+    strict = replace(FIGURES, quick=False, strict=True)
+    for machine in (here, ROBOT):
+        found = join(machine, timed, ours=replace(mine, latency=strict))
+        assert (found.latency, found.latencies) == (strict, (strict, fresh))

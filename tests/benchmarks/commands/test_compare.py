@@ -53,6 +53,13 @@ def verdicts(old, new, alpha=0.05, tolerance=0.02):
     return {change.variant: change.verdict for change in compare.compare(old, new, alpha, tolerance)}
 
 
+def test_another_way_of_waiting_between_calls_is_said():
+    old = bench(1)
+    spinning = replace(old, measurements=tuple(replace(one, spin=not one.spin) for one in old.measurements))
+    assert [note for note in compare.notes(old, spinning) if "between calls" in note] != []
+    assert [note for note in compare.notes(old, bench(2)) if "between calls" in note] == []
+
+
 def test_a_slower_and_a_faster_variant_are_told_from_those_that_did_not_change():
     found = verdicts(bench(1), bench(2, slower={"onnx-int8": 1.1, "torchscript-fp32": 0.85}))
     assert found["onnx-int8"] == "slower"

@@ -5,8 +5,10 @@ import sys
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from benchmarks.bench import blind
@@ -20,6 +22,7 @@ from benchmarks.measure.interference import (
     Interference,
     Meter,
     Reading,
+    _descendants,
     interference,
     threads,
     throttled,
@@ -110,6 +113,21 @@ def test_of_a_worker_that_mostly_sleeps_what_counts_is_the_time_at_work():
     assert (found.waited, found.throttled) == (pytest.approx(0.1), pytest.approx(0.1))
     asleep = interference([(begin, replace(end, waits={1: 3.0}, throttled=1.0))], (0,), (0,), 0.0)
     assert not asleep.disturbed
+
+
+def test_children_of_a_worker_are_found_without_asking_every_process_on_the_machine(monkeypatch):
+    script = "sleep 60 & sh -c 'sleep 60 & wait' & wait"
+    with subprocess.Popen(["sh", "-c", script]) as process:
+        worker = psutil.Process(process.pid)
+        while len(worker.children(recursive=True)) < 3:
+            time.sleep(0.01)
+        expected = {child.pid for child in worker.children(recursive=True)}
+        if list(Path(f"/proc/{process.pid}/task").glob("*/children")):
+            monkeypatch.setattr(psutil.Process, "children", None)
+        found = _descendants(worker)
+        assert {child.pid for child in found} == expected
+        for one in [worker, *found]:
+            one.kill()
 
 
 def test_what_is_neither_the_worker_s_nor_ours_is_others():

@@ -1,4 +1,5 @@
 import shutil
+import sys
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -117,6 +118,19 @@ def test_variants_take_turns_in_rounds_and_a_dead_one_leaves_the_others_their_sa
     assert found["truncated"].rounds == ()
     assert "truncated or exchanged" in found["truncated"].error
     assert set(psutil.Process().children()) == before
+
+
+@pytest.mark.parametrize("module", ["benchmarks.measure.worker", "benchmarks.measure.kernel"])
+def test_a_worker_ends_without_taking_its_libraries_apart(small_bundle, module, tmp_path):
+    left = tmp_path / "left"
+    at_exit = f"import atexit, pathlib; atexit.register(pathlib.Path({str(left)!r}).touch); "
+    program = f"{at_exit}import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+    assignment = Assignment(str(small_bundle.path.resolve()), "onnx-fp32", 1)
+    with WorkerProcess(assignment, (sys.executable, "-c", program)) as worker:
+        assert len(worker.turn(Turn(3, 0)).seconds) == 3
+        process = worker._process
+    assert process.returncode == 0
+    assert not left.exists()
 
 
 @pytest.mark.parametrize(

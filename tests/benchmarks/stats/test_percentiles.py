@@ -11,6 +11,7 @@ from benchmarks.report.rows import summarize
 from benchmarks.stats.percentiles import (
     MIN_SAMPLES,
     drift,
+    fewest_turns,
     is_stable,
     percentile,
     settled,
@@ -95,6 +96,7 @@ def test_the_bound_inverts_the_reward_gate_s():
 def test_with_too_few_turns_there_is_no_bound(share, turns):
     times = np.linspace(1.0, 2.0, turns * 100).reshape(100, turns).T
     flat = np.ones((turns, 100))
+    assert fewest_turns(share) == turns
     assert upper_bound(flat, share) == 1.0
     assert upper_bound(flat[:-1], share) is None
     assert upper_bound(times[:-1], share) is None

@@ -10,6 +10,7 @@ import pytest
 
 from export.bundle import records
 from export.bundle.reader import Bundle
+from export.bundle.records import Record, as_row
 from export.bundle.verdicts import Verification
 from export.verification import pairs, reward
 from export.verification.ledger import Ledger
@@ -295,5 +296,5 @@ def test_pairs_that_shared_episodes_do_not_count_once_the_environment_is_found_n
 
 def test_what_a_verdict_says_can_be_printed_as_json(bundle, drawn):
     drawn.lost[SAME] = lambda rng: 55.0
-    row = records.as_row(SAME, bundle.builds[SAME], records.Record(SAME, "", {}, gate(bundle, [SAME])[SAME]))
+    row = as_row(SAME, bundle.builds[SAME], Record(SAME, "", {}, gate(bundle, [SAME])[SAME]))
     assert json.loads(json.dumps(row, allow_nan=False))["seed_base"] == row["returns"][0][0]
