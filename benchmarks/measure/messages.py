@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from export.libraries.layers import Layer
+
 
 @dataclass(frozen=True)
 class Assignment:
@@ -62,6 +64,7 @@ class Reply:
         peak_memory_bytes: Largest resident memory of this process so far.
         cores: Logical cores that the process may use.
         libraries: Versions of what runs the variant.
+        layers: Where the time of a profiled call goes.
     """
 
     error: str = ""
@@ -70,6 +73,7 @@ class Reply:
     peak_memory_bytes: int | None = None
     cores: tuple[int, ...] = ()
     libraries: dict[str, str] = field(default_factory=dict)
+    layers: tuple[Layer, ...] = ()
 
 
 @dataclass(frozen=True)
