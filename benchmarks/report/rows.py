@@ -76,6 +76,9 @@ class Row:
     disturbed_rounds: int | None = None
     starts_ms: tuple[float, ...] = ()
     cold_start_spread_s: tuple[float, float] | None = None
+    gpu_memory_bytes: int | None = None
+    power_w: float | None = None
+    energy_mj: float | None = None
     whole_backbone: bool = False
 
     @classmethod
@@ -208,6 +211,9 @@ def summarize(measurement: Measurement, baseline: Measurement | None, protocol: 
         disturbed_rounds=sum(disturbance.disturbed for disturbance in measurement.disturbances),
         starts_ms=tuple(1000 * median for median in measurement.start_medians()),
         cold_start_spread_s=(min(startups), max(startups)) if startups else None,
+        gpu_memory_bytes=measurement.gpu_memory_bytes,
+        power_w=measurement.energy.watts if measurement.energy else None,
+        energy_mj=1000 * measurement.energy.watts * float(np.mean(samples)) if measurement.energy else None,
     )
 
 
