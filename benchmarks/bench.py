@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from benchmarks.measure import batch_sweep, conditions, control_loop, kernel, latency
+from benchmarks.measure import baselines, batch_sweep, conditions, control_loop, kernel, latency
 from benchmarks.measure import cpp as cpp_runtime
 from benchmarks.measure import whole_backbone as backbone
 from benchmarks.measure.control_loop import ControlLoop
@@ -60,7 +60,7 @@ def bench(
         variants: Variants or targets, as ``onnx-int8`` or ``torchscript``, as a sequence or with commas between them;
             none: all that the bundle has. The reference is always measured.
         protocol: How much is measured, with how many threads; None: ``full`` with ``default_threads``.
-        loop: Pace of the control loop in which each variant is then run, alone; None: there is none.
+        loop: Pace of the control loop in which each variant is then run; None: there is none.
         batches: Batches at which throughput is measured too.
         limits: What a variant must keep to be shipped. With a loop and no deadline, that is one period.
         whole_backbone: Whether to time the whole backbone too, where the policy taps an early stage of it.
@@ -89,7 +89,7 @@ def bench(
         )
     if loop is not None and limits.deadline_ms is None:
         limits = replace(limits, deadline_ms=1000 / loop.rate_hz)
-    names = choose(opened, variants)
+    names = baselines.added(opened, choose(opened, variants), in_cpp=cpp is not None)
     records.check_writable(opened)
     cannot_run = {name: reason for name in names if (reason := why_not(opened, name)) is not None}
     own = _own_candidates(opened, names, cannot_run, cpp)
@@ -99,17 +99,19 @@ def bench(
             beside = _whole_backbone(opened, [c.variant for c in own], Path(temporary, "whole.bundle"))
         candidates = [*own, *beside.candidates]
         provenances = (opened.manifest.provenance, *beside.provenances)
-        rows = RowBuilder(opened.builds, records.load(opened), names, cannot_run, candidates, provenances[-1], protocol)
+        measured = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        known = records.load(opened)
+        rows = RowBuilder(opened.builds, known, names, cannot_run, candidates, provenances[-1], protocol, measured)
         report = Report(
             machine=this_machine(),
-            measured=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            measured=measured,
             command=command,
             task=opened.spec.task,
             control_hz=opened.spec.control_hz,
             reward=opened.spec.reward,
             provenances=provenances,
             protocol=protocol,
-            notes=(*_no_speedups(opened, cannot_run), *beside.notes),
+            notes=(*_no_speedups(opened, cannot_run), *baselines.notes(own), *beside.notes),
             rows=(),
             measurements=(),
             bundle=str(opened.path),
@@ -136,8 +138,8 @@ def _measure(
     short = batch_sweep.short(protocol)
     beside, less = [c for c in rows.candidates if rows.is_whole(c)], backbone.short(protocol)
     interleaved = [*(c for c in rows.candidates if not rows.is_whole(c)), kernel.candidate()]
-    total = len(interleaved) * latency.steps_per_candidate(protocol) + len(own) * (loop is not None)
-    total += len(beside) * latency.steps_per_candidate(less)
+    total = len(interleaved) * latency.steps_per_candidate(protocol) + len(beside) * latency.steps_per_candidate(less)
+    total += len(own) * control_loop.steps_per_candidate(loop) if loop is not None else 0
     total += len(own) * len(batches) * batch_sweep.steps(short)
     begun = 0
 
@@ -163,10 +165,9 @@ def _measure(
     if loop is not None:
         assert report.limits.deadline_ms is not None
         deadline_ms = report.limits.deadline_ms
-        for one in control_loop.run(whole, protocol, loop, deadline_ms, lambda name: step(name, "control loop")):
-            loops.append(one)
-            why = f"after control loop {len(loops)} of {len(whole)}"
-            on_report(lambda why=why: so_far(measurements, why))  # type: ignore[misc]
+        for found in control_loop.run(whole, protocol, loop, deadline_ms, step):
+            loops[:] = found
+            on_report(lambda: so_far(measurements, "before the control loops were over"))
     sweep, missing = batch_sweep.run(whole, batches, short, step)
     return replace(so_far(measurements), sweep=tuple(sweep), notes=(*report.notes, *missing))
 
@@ -174,7 +175,7 @@ def _measure(
 def _keep(bundle: Bundle, report: Report, rows: RowBuilder) -> None:
     """Keep the figures in the bundle's records; a variant whose process failed loses those of earlier benches."""
     figures = rows.figures({one.name: one for one in report.measurements})
-    loops = {loop.name: loop_record(loop) for loop in report.loops}
+    loops = {loop.name: loop_record(loop, report.measured) for loop in report.loops}
     for name in rows.names:
         if name in figures and (figures[name] or name in rows.known):
             records.save(bundle, name, latency=figures[name], loop=loops.get(name), measured=True)
@@ -184,11 +185,11 @@ def _own_candidates(
     bundle: Bundle, names: Sequence[str], cannot_run: dict[str, str], build: Path | None
 ) -> list[Candidate]:
     able = [name for name in names if name not in cannot_run]
-    own = [Candidate(name, bundle.path, name, bundle.reference) for name in able]
+    own = [Candidate(name, bundle.path, name) for name in able]
     if not own:
         why = "; ".join(dict.fromkeys(f"{name}: {cannot_run[name]}" for name in names))
         raise UnavailableError(f"No variant of {bundle.path} can run here. {why}")
-    return own if build is None else [*own, *cpp_runtime.candidates(own, build)]
+    return baselines.given(own if build is None else [*own, *cpp_runtime.candidates(own, build)], bundle.reference)
 
 
 def _no_speedups(bundle: Bundle, cannot_run: dict[str, str]) -> list[str]:

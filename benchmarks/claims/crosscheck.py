@@ -118,7 +118,9 @@ Statistic = Callable[[Sequence[float]], Any]
 def ours(setup: Setup, variant: str, statistic: Statistic, disturbances: list[Interference]) -> Iterator[TakeTurn]:
     """Start xfer's own worker; what else goes on during its turns is added to ``disturbances``."""
     try:
-        with WorkerProcess(Assignment(str(setup.bundle.path.resolve()), variant, len(setup.cores))) as worker:
+        # With spinning, as by the tools' own defaults.
+        assignment = Assignment(str(setup.bundle.path.resolve()), variant, len(setup.cores), spin=True)
+        with WorkerProcess(assignment) as worker:
             meter = Meter(worker.pid, setup.cores, setup.cores)
 
             def turn() -> float:

@@ -10,6 +10,7 @@ import msgspec
 
 from benchmarks.commands import bench_options
 from benchmarks.commands.bench_options import Args
+from benchmarks.commands.deadline import judged
 from benchmarks.measure.control_loop import ControlLoop
 from benchmarks.report.data import Report
 from export.bundle import records
@@ -28,7 +29,7 @@ def main(args: Args) -> dict[str, Any]:
         UnavailableError: If a library is missing, or no variant can run here.
         BundleError: If the bundle is damaged or cannot be written to.
         XferError: If another machine was to measure, and could not.
-        CheckFailed: With --check, if something that was asked for cannot be had here.
+        CheckFailed: If a variant misses the deadline. With --check, if something that was asked for cannot be had here.
     """
     if args.check:
         from benchmarks.commands import check
@@ -73,7 +74,7 @@ def main(args: Args) -> dict[str, Any]:
     findings = conclude(report)
     paths = write.write(report, findings, output)
     terminal.show(report, findings, paths)
-    return answer(report, paths)
+    return judged(report, answer(report, paths), args.variants)
 
 
 def answer(report: Report, paths: dict[str, str]) -> dict[str, Any]:
@@ -82,20 +83,28 @@ def answer(report: Report, paths: dict[str, str]) -> dict[str, Any]:
         "variants": [row.plain(picture=False) for row in report.rows],
         "machine": msgspec.to_builtins(report.machine),
         "report": paths,
-        "loops": [_loop_row(loop) for loop in report.loops],
+        "loops": [_loop_row(loop, report.limits.max_miss_rate) for loop in report.loops],
         "sweep": msgspec.to_builtins(report.sweep),
         "conditions": msgspec.to_builtins(report.conditions),
     }
 
 
-def _loop_row(loop: ControlLoop) -> dict[str, Any]:
-    done = bool(loop.latencies_ms)
+def _loop_row(loop: ControlLoop, max_miss_rate: float) -> dict[str, Any]:
+    from benchmarks.report.figures import loop_figures
+
+    done, found = bool(loop.latencies_ms), loop_figures(loop, max_miss_rate)
     return {
         "variant": loop.name,
         "rate_hz": loop.rate_hz,
         "deadline_ms": loop.deadline_ms,
-        "ticks": len(loop.latencies_ms),
+        "ticks": loop.ticks,
         "missed": loop.missed,
+        "verdict": found.verdict,
+        "miss_rate_upper": found.miss_rate_upper,
+        "more_ticks": found.more_ticks,
+        "dropped": loop.dropped,
+        "idle_cores": loop.idle_cores,
+        "disturbed": loop.disturbed,
         "worst_ms": loop.worst_ms if done else None,
         "jitter_ms": loop.jitter_ms if done else None,
         "error": loop.error,

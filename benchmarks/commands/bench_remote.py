@@ -22,6 +22,7 @@ import msgspec
 
 from benchmarks.bench import check_libraries
 from benchmarks.commands import bench_options
+from benchmarks.commands.deadline import judged
 from benchmarks.commands.ssh import NOT_FOUND, Host, LostError, last_line
 from benchmarks.report import write
 from benchmarks.report.conclusion import conclude
@@ -80,7 +81,14 @@ def main(args: bench_options.Args) -> dict[str, Any]:
         _say(f"{host.name}: copying {bundle.path}")
         copy_bundle(host, bundle)
         _say(f"{host.name}: measuring")
-        host.stream([xfer, *remote_words(args, folder)], watch.take)
+        try:
+            host.stream([xfer, *remote_words(args, folder)], watch.take)
+        except LostError:
+            raise
+        except XferError:
+            if watch.result is None:
+                raise
+            # It ended with a result all the same: a deadline was missed there, which is told below.
         if watch.result is None:
             raise XferError(f"it gave no result: install xfer {__version__} there")
         host.rsync(f"{host.name}:{folder}.report/", f"{output}/")
@@ -99,7 +107,7 @@ def main(args: bench_options.Args) -> dict[str, Any]:
     terminal.show(whole, findings, paths)
     if not any(row["status"] in ("verified", "provisional") for row in rows):
         _say(f"Nothing is verified there yet: ssh {host.name} {args.remote_xfer} verify {folder}")
-    return {**watch.result, "report": paths}
+    return judged(whole, {**watch.result, "report": paths}, args.variants)
 
 
 def probe(host: Host, xfer: str) -> str:
@@ -278,6 +286,8 @@ def _join(ours: Record | None, theirs: Record, *, here: bool, fresh: bool) -> Re
         verification=first.verification or second.verification,
         latency=timed.latency,
         loop=timed.loop,
+        latencies=timed.latencies,
+        loops=timed.loops,
     )
 
 

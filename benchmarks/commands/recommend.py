@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import tyro
 
 from benchmarks.report import decision, table, terminal
-from benchmarks.report.decision import Decision, Facts, Limits
+from benchmarks.report.conclusion import kept
+from benchmarks.report.decision import Conditions, Decision, Facts, Limits
 from export.bundle.reader import Bundle
 from xfer.commands import Common
 from xfer.errors import UsageError, XferError
@@ -21,8 +22,10 @@ class Args(Common):
 
     The drop in reward is held against the 95 % bound that xfer verify recorded on a machine of this kind; without an
     environment, trials (xfer verify --returns) or recordings (--on-recordings) take the place of rewards. The deadline
-    is held against the control loop of the last xfer bench, if it ran one with that deadline, else against the upper
-    99 % bound of p99. Other machines' latencies are not believed, nor are other kinds' verdicts.
+    is held against a control loop (xfer bench --rate-hz), if one was run with these threads, else against the upper
+    99 % bound of p99. Variants are held against each other with equal threads and spinning, by default those of the
+    last bench; of several benches the strictest counts. Other machines' latencies are not believed, nor are other
+    kinds' verdicts.
 
     Example commands:
       xfer recommend cartpole.bundle
@@ -40,6 +43,14 @@ class Args(Common):
     no deadline."""
     max_reward_drop: float = Limits.max_reward_drop
     """Largest acceptable loss, as a share of the reference return less the random return."""
+    max_miss_rate: float = Limits.max_miss_rate
+    """Largest acceptable share of the control loop's ticks that miss the deadline, held against its 95 % bound."""
+    rate_hz: float | None = None
+    """Rate of the control loop that counts. Default: that of the last one."""
+    threads: int | None = None
+    """Threads that the variants will have. Default: as in the last bench."""
+    spin: bool | None = None
+    """Whether idle threads will spin between calls. Default: as in the last bench."""
     allow_provisional: bool = False
     """Also take variants that look clean on too few episodes for a proof."""
     on_recordings: bool = False
@@ -58,11 +69,13 @@ def main(args: Args) -> dict[str, Any]:
         BundleError: If the bundle or this machine's records are damaged.
         XferError: If no variant keeps the limits.
     """
-    limits = Limits(args.deadline_ms, args.max_reward_drop, args.allow_provisional, args.on_recordings).check()
+    allowed = args.allow_provisional, args.on_recordings
+    limits = Limits(args.deadline_ms, args.max_reward_drop, *allowed, args.max_miss_rate).check()
+    asked = Conditions(args.threads, args.spin, args.rate_hz)
     if args.records is not None and not args.records.is_dir():
         raise UsageError(f"--records {args.records} is no folder. xfer verify and xfer bench make it.")
     bundle = Bundle(args.bundle, args.records)
-    decided = decision.decide(decision.of_bundle(bundle), limits, bundle.reference, bundle.spec.reward)
+    decided = decision.decide(decision.of_bundle(bundle, asked), limits, bundle.reference, bundle.spec.reward)
     show(decided)
     return answer(decided)
 
@@ -88,16 +101,17 @@ def answer(decided: Decision) -> dict[str, Any]:
         "reward_delta": best.reward_delta,
         "why": why,
         "ties": list(decided.ties),
+        "conditions": conditions(best, decided.limits),
     }
 
 
 def why_best(best: Facts, decided: Decision) -> str:
     """Say why the best variant is the best."""
-    count, deadline_ms, loop = len(decided.acceptable), decided.limits.deadline_ms, best.loop
+    count, deadline_ms, deciding = len(decided.acceptable), decided.limits.deadline_ms, best.deciding(decided.limits)
     words = [f"the fastest of {count} variants that keep the limits" if count > 1 else "the only one that does"]
     words[0] += f": {best.status}, p50 {table.milliseconds(best.p50_ms)}"
-    if deadline_ms is not None and loop is not None and loop.deadline_ms == deadline_ms:
-        words.append(f"all {loop.ticks:,} deadlines of {deadline_ms:g} ms kept")
+    if deadline_ms is not None and deciding is not None:
+        words.append(kept(deciding, deadline_ms))
     elif deadline_ms is not None:
         words.append(f"p99 at most {table.milliseconds(best.p99_upper_ms)} of {deadline_ms:g} ms")
     if decision.on_recordings(best, decided.limits):
@@ -108,7 +122,60 @@ def why_best(best: Facts, decided: Decision) -> str:
     elif best.reward_delta is not None:
         words.append(f"a change in return of {best.reward_delta:+.2f} so far")
     ties = f" A tie: {', '.join(decided.ties)} may be as fast." if decided.ties else ""
-    return f"{', '.join(words)}.{ties}"
+    return f"{', '.join(words)}. Measured {in_words(best, decided.limits)}.{ties}"
+
+
+def conditions(facts: Facts, limits: Limits) -> dict[str, Any]:
+    """Return under which conditions a variant was judged, as plain values; a deadline decides which scenario counts."""
+    decided = facts.deciding(limits)
+    common = {"threads": facts.conditions.threads, "spin": facts.conditions.spin}
+    if decided is not None:
+        loop = decided.loop
+        return {
+            "scenario": "paced",
+            "rate_hz": loop.rate_hz,
+            **common,
+            "protocol": "quick" if loop.quick else "default",
+            "measured": loop.measured,
+            "disturbed": loop.disturbed_segments > 0,
+            "stable": None,
+            "ticks": loop.ticks,
+            "missed": decided.missed,
+            "miss_rate_upper": decided.judged.upper,
+            "late": loop.late,
+            "idle_cores": loop.idle_cores,
+        }
+    return {
+        "scenario": "back to back",
+        "rate_hz": None,
+        **common,
+        "protocol": facts.protocol,
+        "measured": facts.measured,
+        "disturbed": facts.disturbed_rounds > 0,
+        "stable": facts.stable,
+    }
+
+
+def in_words(facts: Facts, limits: Limits) -> str:
+    """Say under which conditions a variant was judged."""
+    found, decided = conditions(facts, limits), facts.deciding(limits)
+    how = f"paced at {found['rate_hz']:g} Hz" if decided is not None else "back to back"
+    words = [how, *([str(facts.conditions)] if facts.conditions.threads is not None else [])]
+    words.append({"quick": "a quick bench", "strict": "a strict bench"}.get(found["protocol"], "a default bench"))
+    if found["measured"]:
+        words[-1] += f" of {found['measured'][:16].replace('T', ' ')} UTC"
+    loop = decided.loop if decided is not None else None
+    if loop is not None and loop.idle_cores is not None:
+        words.append(f"{loop.idle_cores:.2g} cores busy between ticks")
+    if loop is not None and loop.segments:
+        words.append(_disturbed(loop.disturbed_segments, loop.segments, "segments"))
+    elif decided is None and facts.rounds:
+        words.append(_disturbed(facts.disturbed_rounds, facts.rounds, "rounds"))
+    return ", ".join([*words, *(["unstable"] if found["stable"] is False else [])])
+
+
+def _disturbed(disturbed: int, count: int, what: str) -> str:
+    return f"disturbed in {disturbed} of {count} {what}" if disturbed else "undisturbed"
 
 
 def why_none(decided: Decision) -> str:

@@ -173,6 +173,7 @@ class _Run:
             tuple(self.cold_starts_s),
             self.gpu_memory_bytes,
             self.energy.energy(),
+            spin=self.protocol.spin,
         )
 
 

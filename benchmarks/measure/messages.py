@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from export.libraries.layers import Layer
 
@@ -17,6 +18,7 @@ class Assignment:
         threads: Threads inside an operation.
         cores: Logical cores that the process is bound to; empty leaves it where it is.
         batch: Observations in one step.
+        spin: Whether idle threads spin between calls.
     """
 
     bundle: str
@@ -24,6 +26,7 @@ class Assignment:
     threads: int
     cores: tuple[int, ...] = ()
     batch: int = 1
+    spin: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,24 +79,32 @@ class Reply:
     layers: tuple[Layer, ...] = ()
 
 
+Late = Literal["catch-up", "drop"]
+"""What a loop does with ticks that fell due while it was still acting: act on each at once, or on none of them."""
+
+
 @dataclass(frozen=True)
 class Pace:
     """What is asked of a loop.
 
     Attributes:
         rate_hz: Ticks a second.
-        seconds: How long.
+        seconds: How long; 0 for the gaps alone.
         gaps: After the ticks: seconds idle, and how often to act once after them.
+        late: What becomes of late ticks.
+        lead_in: Ticks at the same rate before those that count.
     """
 
     rate_hz: float
     seconds: float
     gaps: tuple[tuple[float, int], ...] = ()
+    late: Late = "catch-up"
+    lead_in: int = 0
 
     @property
     def ticks(self) -> int:
-        """How many ticks there are, at least one."""
-        return max(1, round(self.rate_hz * self.seconds))
+        """How many ticks count: at least one, unless only the gaps are asked for."""
+        return max(1, round(self.rate_hz * self.seconds)) if self.seconds else 0
 
 
 @dataclass(frozen=True)
@@ -101,11 +112,17 @@ class Ticks:
     """What a loop gave, in seconds, nothing left out.
 
     Attributes:
-        latencies: Of each tick, the moment of its action less the moment it was scheduled for.
-        starts: Of each tick, the moment it began less the moment it was scheduled for.
+        latencies: Of each tick that was acted on, the moment of its action less the moment it was scheduled for.
+        starts: Of each such tick, the moment it began less the moment it was scheduled for.
         after_idle: Seconds idle, as text, and the latency of the first action after each such gap.
+        dropped: How many ticks were not acted on, since they fell due while the loop was late.
+        idle: How long the loop waited for its next tick, altogether.
+        idle_processor: Processor time that the process took meanwhile, with all of its threads.
     """
 
     latencies: tuple[float, ...] = ()
     starts: tuple[float, ...] = ()
     after_idle: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    dropped: int = 0
+    idle: float = 0.0
+    idle_processor: float = 0.0

@@ -50,6 +50,7 @@ class Protocol:
         starts: How often the process of each variant is started afresh, with its share of the rounds.
         lead_in_seconds: Shortest time in those untimed calls.
         seed: Of the order in which variants take their turns, another one in each pass.
+        spin: Whether idle threads spin between calls; as wherever a bundle is opened, they do not unless asked to.
     """
 
     threads: int
@@ -68,6 +69,7 @@ class Protocol:
     starts: int = 1
     lead_in_seconds: float = 0.0
     seed: int = 0
+    spin: bool = False
 
     @property
     def turn(self) -> Turn:
@@ -148,11 +150,12 @@ class Candidate:
         if not self.variant:
             return False
         variant = Variant.parse(self.variant)
-        return variant.place in ("cuda", "tensorrt") or variant.target.startswith("tensorrt")
+        return variant.place in ("cuda", "cudagraphs", "tensorrt") or variant.target.startswith("tensorrt")
 
     def assignment(self, protocol: Protocol) -> Assignment:
         """Return what its worker is to run."""
-        return Assignment(str(self.bundle.resolve()), self.variant, protocol.threads, protocol.bound, self.batch)
+        folder = str(self.bundle.resolve())
+        return Assignment(folder, self.variant, protocol.threads, protocol.bound, self.batch, protocol.spin)
 
 
 @dataclass(frozen=True)
@@ -178,6 +181,7 @@ class Measurement:
         cold_starts_s: From process start to first action, of each start.
         gpu_memory_bytes: GPU memory of the first start after its first actions; None where none is used or told.
         energy: What processor and GPU used during its turns, or None where nothing counts it.
+        spin: Whether idle threads spun between calls; in version 0.2.0 they always did.
     """
 
     name: str
@@ -198,6 +202,7 @@ class Measurement:
     cold_starts_s: tuple[float, ...] = ()
     gpu_memory_bytes: int | None = None
     energy: Energy | None = None
+    spin: bool = True
 
     def by_turn(self) -> list[tuple[float, ...]]:
         """Return the samples of each turn; where turns were not kept apart, a round is one."""

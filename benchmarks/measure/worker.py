@@ -132,8 +132,7 @@ def serve(assignment: Assignment, requests: BinaryIO, replies: BinaryIO) -> None
     bind(assignment.cores)
     bundle = Bundle(assignment.bundle)
     batch = assignment.batch
-    # Spinning threads are the faster setting, and what a robot's own process would use.
-    with bundle.runner(assignment.variant, batch=batch, threads=assignment.threads, spin=True) as runner:
+    with bundle.runner(assignment.variant, batch=batch, threads=assignment.threads, spin=assignment.spin) as runner:
         blank = _zeros(bundle, batch)
         step(runner, blank)
         libraries = targets.load(Variant.parse(assignment.variant).target).libraries()

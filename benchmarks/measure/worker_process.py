@@ -89,7 +89,8 @@ class WorkerProcess:
         Raises:
             WorkerError: If it died, hung, or reported an error.
         """
-        ticks = self._ask(Request(pace=pace), pace.seconds + sum(gap * count for gap, count in pace.gaps)).ticks
+        seconds = (pace.lead_in + 1) / pace.rate_hz + pace.seconds + sum(gap * count for gap, count in pace.gaps)
+        ticks = self._ask(Request(pace=pace), seconds).ticks
         assert ticks is not None
         return ticks
 

@@ -11,9 +11,10 @@ import numpy as np
 from benchmarks.measure.protocol import Measurement
 from benchmarks.report import decision, figures, table
 from benchmarks.report.data import Report
-from benchmarks.report.decision import DEADLINE, VERIFIED, Decision, Facts
+from benchmarks.report.decision import DEADLINE, VERIFIED, Decision, Facts, Paced
 from benchmarks.report.figures import InterferenceFigures, LoopFigures
 from benchmarks.stats.bootstrap import RewardSummary
+from benchmarks.stats.miss_rate import Judged
 from benchmarks.stats.percentiles import TOLERANCE, drift
 from benchmarks.stats.starts import shown_longer
 
@@ -42,7 +43,7 @@ class Findings:
     Attributes:
         ship: The variant to ship, or empty.
         headline: Which variant to ship, and why.
-        misses: Which deadlines were missed, a sentence a variant.
+        misses: Which deadlines were missed, or are not proven to be kept, a sentence a variant.
         caveats: What qualifies the whole report, the gravest first.
         pareto_front: The verified or provisional variants that no other beats in both latency and reward, the fastest
             first.
@@ -70,7 +71,7 @@ class Findings:
 
 def conclude(report: Report) -> Findings:
     """Work out what follows from a report's data."""
-    loops = tuple(figures.loop_figures(loop) for loop in report.loops)
+    loops = tuple(figures.loop_figures(loop, report.limits.max_miss_rate) for loop in report.loops)
     watched = [m for m in report.measurements if m.disturbances]
     disturbances = tuple(figures.interference_figures(measurement) for measurement in watched)
     decided = decide(report)
@@ -78,7 +79,7 @@ def conclude(report: Report) -> Findings:
     return Findings(
         ship=decided.chosen.variant if decided.chosen else "",
         headline=headline(report, decided),
-        misses=tuple(misses(loops)),
+        misses=tuple(misses(loops, report.limits.max_miss_rate)),
         caveats=tuple(caveats(report, decided.chosen, disturbances)),
         pareto_front=tuple(point.row.variant for point in figures.pareto_front(points)),
         reward_summaries=figures.reward_summaries(report.rows, report.reference),
@@ -132,21 +133,22 @@ def _nothing(decided: Decision, fastest: Facts) -> str:
 
 def _in_time(best: Facts, decided: Decision) -> str:
     """Say how it keeps the deadline, where there is one."""
-    deadline_ms, loop = decided.limits.deadline_ms, best.loop
+    deadline_ms, deciding = decided.limits.deadline_ms, best.deciding(decided.limits)
     if deadline_ms is None:
         return ""
-    if loop is not None and loop.deadline_ms == deadline_ms:
-        return f" and kept all {loop.ticks:,} deadlines of {deadline_ms:g} ms"
+    if deciding is not None:
+        return f" and {kept(deciding, deadline_ms)}"
     return f" and keeps {deadline_ms:g} ms (p99 at most {table.milliseconds(best.p99_upper_ms)})"
 
 
 def _gain(report: Report, best: Facts) -> str:
     """Say how much faster than the reference it is."""
     own = f"{table.milliseconds(best.p50_ms)} at p50"
-    other = next((row.p50_ms for row in report.rows if row.variant == report.reference), None)
+    against = next((row.baseline for row in report.rows if row.variant == best.variant), None) or report.reference
+    other = next((row.p50_ms for row in report.rows if row.variant == against), None)
     if other is None or best.speedup is None:
         return f"It takes {own}."
-    name = table.short(report.reference)
+    name = table.short(against)
     return f"It is {best.speedup:.1f} times as fast as {name}: {own} instead of {table.milliseconds(other)}."
 
 
@@ -155,13 +157,46 @@ def _ties(decided: Decision) -> str:
     return f" A tie: {_named(decided.ties)} may be as fast." if decided.ties else ""
 
 
-def misses(loops: Sequence[LoopFigures]) -> list[str]:
-    """Return a sentence for each variant that missed a deadline, or could not run its loop to the end."""
+def missed(report: Report) -> list[str]:
+    """Return the rows that missed the deadline on the evidence: by their control loop, else by their percentiles.
+
+    Of a loop the bound below its rate of misses says so; without one, p99 (the median, where there is no p99). What
+    could not be measured, and a loop that proves nothing, misses nothing.
+    """
+    limits = report.limits
+    found: list[str] = []
+    if limits.deadline_ms is None:
+        return found
+    facts = {one.variant: one for one in decision.of_rows(report.rows, report.loops)}
+    for name, one in facts.items():
+        deciding, shown = one.deciding(limits), next(row for row in report.rows if row.variant == name)
+        if deciding is not None:
+            late = deciding.judged.verdict == "missed" and deciding.loop.ticks > 0
+        else:
+            slow = shown.p99_ms if shown.p99_ms is not None else shown.p50_ms
+            late = slow is not None and slow > limits.deadline_ms
+        found += [name] * late
+    return found
+
+
+def kept(decided: Paced, deadline_ms: float) -> str:
+    """Say how a control loop keeps a deadline."""
+    where = f"of {deadline_ms:g} ms at {decided.loop.rate_hz:g} Hz"
+    how = f"missed {decided} {where}" if decided.missed else f"kept all {decided.loop.ticks:,} deadlines {where}"
+    return f"{how} (at most {table.share(decided.judged.upper)} missed)"
+
+
+def misses(loops: Sequence[LoopFigures], max_miss_rate: float) -> list[str]:
+    """Return a sentence for each variant that is not proven to keep its deadline, or could not run its loop."""
     found = []
     for loop in loops:
-        if loop.missed:
-            deadlines = f"{loop.missed:,} of {loop.ticks:,} deadlines of {loop.deadline_ms:g} ms"
-            found.append(f"{loop.name} missed {deadlines}.")
+        deadlines = f"{loop.missed:,} of {loop.ticks:,} deadlines of {loop.deadline_ms:g} ms"
+        dropped = f", {loop.dropped:,} of them dropped" if loop.dropped else ""
+        judged = Judged(loop.verdict, loop.miss_rate_upper, loop.more_ticks)
+        if loop.verdict == "missed" or (loop.missed and loop.error):
+            found.append(f"{loop.name} missed {deadlines}{dropped}.")
+        elif loop.verdict == "not proven" and loop.ticks and not loop.error:
+            found.append(f"{loop.name} missed {deadlines}{dropped} and {decision.unproven(judged, max_miss_rate)}.")
         if loop.error:
             found.append(f"{loop.name} did not finish its control loop: {loop.error.rstrip('.')}.")
     return found
@@ -184,6 +219,11 @@ def caveats(report: Report, best: Facts | None, disturbances: Sequence[Interfere
     disturbed = [one for one in disturbances if one.disturbed]
     if disturbed:
         found.append(Caveat("disturbed", _disturbed(disturbed)))
+    loops = [loop for loop in report.loops if loop.disturbed]
+    if loops:
+        taken = sum(loop.disturbed for loop in loops), sum(len(loop.segments) for loop in loops)
+        where = f"{taken[0]} of {taken[1]} segments of the control loops of {_named([loop.name for loop in loops])}"
+        found.append(Caveat("disturbed", f"Something else ran in {where}: a deadline may have been missed for it."))
     # Of the reference, whose time alone can be unstable, the sentence on drift says it.
     unstable = [row.variant for row in report.rows if row.stable is False and row.variant != report.reference]
     if unstable:

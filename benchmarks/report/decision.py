@@ -13,34 +13,42 @@ The rule. A variant is acceptable if all of this holds, in this order:
    acceptable; but one that agrees on recordings is, where ``Limits.on_recordings`` says so: the bound of its action
    loss is under its limit.
 4. It was measured on this machine.
-5. It keeps ``Limits.deadline_ms``, where there is one. If its control loop was run with that very deadline in the last
-   bench, the loop says so: every action in time. Otherwise the upper 99 % bound of p99 has to be within the deadline.
-   Without a deadline neither is needed, so a quick bench is enough.
+5. It keeps ``Limits.deadline_ms``, where there is one. If a control loop was run, paced as on a robot, the loop
+   decides: the 95 % bound above its rate of misses has to be at most ``Limits.max_miss_rate``
+   (``benchmarks/stats/miss_rate.py``). Otherwise the upper 99 % bound of p99 of back-to-back calls has to be within the
+   deadline. Without a deadline neither is needed, so a quick bench is enough.
 
 Of the acceptable variants, the one with the smallest p50 is shipped; of equal ones, the first by name. Those that are
 not shown to take longer, start by start, tie with it: the answer names them.
 
-A report judges what it measured, ``xfer recommend`` what the last bench of each variant left in the bundle. Of the
-same measurements and limits both name the same variant, or none.
+A report judges what it measured, ``xfer recommend`` what benches left in the bundle. All variants are held against each
+other under the same ``Conditions``, by default those of the last bench: its threads, and whether idle threads spun. Of
+several benches under these the strongest protocol counts; of several control loops at one rate, the newest that proves
+that a deadline is kept or missed. Of the same measurements and limits both name the same variant, or none.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.measure.control_loop import ControlLoop
 from benchmarks.report import table
 from benchmarks.report.rows import Row, verdict
+from benchmarks.stats import miss_rate
+from benchmarks.stats.miss_rate import Judged
 from benchmarks.stats.starts import shown_longer
 from export.bundle import records
 from export.bundle.manifest import Build
 from export.bundle.reader import Bundle, why_not
-from export.bundle.records import LoopRecord, Record, Status
+from export.bundle.records import Latency, LoopRecord, Protocol, Record, Status
 from export.verification.non_inferiority import MARGIN
 from xfer.errors import UsageError
 from xfer.spec import RewardScale
+
+SLOWEST = 0.02
+"""Share of a loop's latencies that a record keeps, at least 100 of them: what other deadlines are held against."""
 
 RUNS, VERIFIED, REWARD, MEASURED, DEADLINE, ACCEPTED = range(6)
 """How far a variant came: the condition that it fails, in the order of the rule, or ``ACCEPTED``."""
@@ -56,19 +64,23 @@ class Limits:
         allow_provisional: Whether variants that look clean on too few episodes for a proof are acceptable.
         on_recordings: Whether variants are acceptable that act as the reference does in recorded episodes, though their
             rewards were never compared.
+        max_miss_rate: Largest acceptable share of a control loop's ticks that miss the deadline.
     """
 
     deadline_ms: float | None = None
     max_reward_drop: float = 0.02
     allow_provisional: bool = False
     on_recordings: bool = False
+    max_miss_rate: float = 0.001
 
     def check(self) -> Limits:
         """Return the limits themselves.
 
         Raises:
-            UsageError: On a deadline or drop that means nothing.
+            UsageError: On a deadline, drop or rate that means nothing.
         """
+        if not 0 < self.max_miss_rate < 1:
+            raise UsageError(f"--max-miss-rate {self.max_miss_rate:g} is a share that ticks can prove: use 0.001, say.")
         if not 0 <= self.max_reward_drop <= 1:
             raise UsageError(f"--max-reward-drop {self.max_reward_drop:g} is a share: use 0 to 1, as 0.02.")
         if self.deadline_ms is not None and not (math.isfinite(self.deadline_ms) and self.deadline_ms > 0):
@@ -80,6 +92,8 @@ class Limits:
         words = [] if self.deadline_ms is None else ["--deadline-ms", f"{self.deadline_ms:g}"]
         if self.max_reward_drop != Limits.max_reward_drop:
             words += ["--max-reward-drop", f"{self.max_reward_drop:g}"]
+        if self.max_miss_rate != Limits.max_miss_rate:
+            words += ["--max-miss-rate", f"{self.max_miss_rate:g}"]
         words += ["--allow-provisional"] if self.allow_provisional else []
         return [*words, "--on-recordings"] if self.on_recordings else words
 
@@ -91,10 +105,84 @@ class Limits:
             deadline 20 ms, at most 2 % of the reward lost, verified variants only
         """
         deadline = "no deadline" if self.deadline_ms is None else f"deadline {self.deadline_ms:g} ms"
+        if self.deadline_ms is not None and self.max_miss_rate != Limits.max_miss_rate:
+            deadline += f" (at most {table.share(self.max_miss_rate)} missed)"
         allowed = ["provisional variants"] if self.allow_provisional else []
         allowed += ["agreement on recordings"] if self.on_recordings else []
         which = f"{' and '.join(allowed)} allowed" if allowed else "verified variants only"
         return f"{deadline}, at most {table.share(self.max_reward_drop)} of the reward lost, {which}"
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under which conditions variants are held against each other; None: those of the last bench.
+
+    Attributes:
+        threads: Threads inside an operation.
+        spin: Whether idle threads spin between calls.
+        rate_hz: Ticks a second of the control loop.
+    """
+
+    threads: int | None = None
+    spin: bool | None = None
+    rate_hz: float | None = None
+
+    def meant(self, one: Latency | LoopRecord) -> bool:
+        """Whether something was measured with these threads and this spinning; loops of 0.2.0 do not name theirs."""
+        return self.threads in (None, one.threads or self.threads) and self.spin in (None, one.spin)
+
+    def __str__(self) -> str:
+        """Return threads and spinning in words.
+
+        Example:
+            >>> print(Conditions(2, False))
+            2 threads that do not spin
+        """
+        threads = "the threads" if self.threads is None else f"{self.threads} thread{'s' * (self.threads != 1)}"
+        one = self.threads == 1
+        return (
+            f"{threads} that {'spins' if one else 'spin'}" if self.spin else f"{threads} that do{'es' * one} not spin"
+        )
+
+
+@dataclass(frozen=True)
+class Paced:
+    """What a control loop says of a deadline.
+
+    Attributes:
+        loop: The loop.
+        missed: How many ticks missed the deadline; at least so many, where it is not ``exact``.
+        exact: Whether the loop's record tells their number.
+        judged: What that proves.
+    """
+
+    loop: LoopRecord
+    missed: int
+    exact: bool
+    judged: Judged
+
+    @property
+    def share(self) -> float:
+        """Share of the ticks that missed the deadline; 1 for a loop that did not run to its end."""
+        return self.missed / self.loop.ticks if self.loop.ticks and not self.loop.error else 1.0
+
+    def __str__(self) -> str:
+        """Say how many deadlines were missed, but not which."""
+        return f"{'' if self.exact else 'at least '}{self.missed:,} of {self.loop.ticks:,} deadlines"
+
+
+def paced(loop: LoopRecord, deadline_ms: float, max_miss_rate: float) -> Paced | None:
+    """Hold a deadline against a control loop, or return None where its record does not tell about this one."""
+    least, most = loop.missed_at(deadline_ms)
+    if least == most:
+        return Paced(loop, least, True, miss_rate.judge(least, loop.ticks, max_miss_rate))
+    for missed, proof in ((most, "kept"), (least, "missed")):
+        judged = miss_rate.judge(missed, loop.ticks, max_miss_rate)
+        if judged.verdict == proof:
+            return Paced(loop, missed, missed == most, judged)
+    if not loop.slowest_ms:  # of version 0.2.0
+        return None
+    return Paced(loop, least, False, Judged("not proven", miss_rate.upper_bound(most, loop.ticks), None))
 
 
 @dataclass(frozen=True)
@@ -111,13 +199,18 @@ class Facts:
         p99_upper_ms: The 99 % bound above its p99, or None below the sample floor.
         samples: Number of timed calls.
         speedup: How many times as fast as the reference it is, or None.
-        loop: Its control loop in the same bench, if one was run.
+        loops: Its control loops at one rate, the newest first.
         cannot_run: Why it cannot run here, or empty.
         elsewhere: Whether only other machines know it.
         agrees_on_recordings: Whether it was shown to act as the reference does in recorded episodes.
         recordings_bound: The 95 % bound above its mean action loss there, or None.
         trials_margin: By which margin it was judged in trials, in their unit, or None.
         starts_ms: Its median latency in each start of its process; empty where starts were not counted.
+        conditions: With which threads and spinning it was measured, or would have to be.
+        protocol: How much was measured back to back.
+        measured: When, as ISO 8601 in UTC, or empty.
+        stable: Whether its speed-up was the same throughout, or None if it was not measured.
+        rounds: How many rounds there were, and in how many of them something else took time (``disturbed_rounds``).
     """
 
     variant: str
@@ -129,13 +222,30 @@ class Facts:
     p99_upper_ms: float | None = None
     samples: int = 0
     speedup: float | None = None
-    loop: LoopRecord | None = None
+    loops: tuple[LoopRecord, ...] = ()
     cannot_run: str = ""
     elsewhere: bool = False
     agrees_on_recordings: bool = False
     recordings_bound: float | None = None
     trials_margin: float | None = None
     starts_ms: tuple[float, ...] = ()
+    conditions: Conditions = Conditions()
+    protocol: Protocol = "default"
+    measured: str = ""
+    stable: bool | None = None
+    rounds: int = 0
+    disturbed_rounds: int = 0
+
+    def deciding(self, limits: Limits) -> Paced | None:
+        """Return what the control loop says that decides the deadline; None if no loop can.
+
+        It is the newest that proves something; if none does, the newest.
+        """
+        if limits.deadline_ms is None:
+            return None
+        judged = [one for loop in self.loops if (one := paced(loop, limits.deadline_ms, limits.max_miss_rate))]
+        proving = (one for one in judged if one.loop.error or one.judged.verdict != "not proven")
+        return next(proving, judged[0] if judged else None)
 
 
 @dataclass(frozen=True)
@@ -146,24 +256,18 @@ class Judgment:
         facts: The variant.
         reached: How far it came: one of the constants above.
         why_not: Why it is not acceptable, or empty.
+        missed: Share of the control loop's deadlines that it missed: 0 without a loop, 1 for one that did not run.
     """
 
     facts: Facts
     reached: int
     why_not: str = ""
+    missed: float = 0.0
 
     @property
     def p50_ms(self) -> float:
         """Its median latency; infinity if it was not measured."""
         return math.inf if self.facts.p50_ms is None else self.facts.p50_ms
-
-    @property
-    def missed(self) -> float:
-        """Share of the control loop's deadlines that it missed: 0 without a loop, 1 for one that did not run."""
-        loop = self.facts.loop
-        if loop is None:
-            return 0.0
-        return loop.missed / loop.ticks if loop.ticks and not loop.error else 1.0
 
 
 @dataclass(frozen=True)
@@ -221,7 +325,7 @@ def judge(facts: Facts, limits: Limits, reference: str, reward: RewardScale | No
     """Hold one variant against the limits."""
 
     def fails(condition: int, why: str) -> Judgment:
-        return Judgment(facts, condition, why)
+        return Judgment(facts, condition, why, decided.share if (decided := facts.deciding(limits)) else 0.0)
 
     if facts.status in ("failed", "unavailable"):
         return fails(RUNS, f"{facts.status}: {facts.reason}")
@@ -243,8 +347,9 @@ def judge(facts: Facts, limits: Limits, reference: str, reward: RewardScale | No
     if drop > limits.max_reward_drop:
         return fails(REWARD, f"may lose {drop:.2%} of the reward, {limits.max_reward_drop:.2%} is allowed")
     if facts.p50_ms is None:
-        return fails(MEASURED, "not measured on this machine: run xfer bench")
-    late = why_late(facts, limits.deadline_ms)
+        how = f" with {facts.conditions}" if facts.conditions.threads is not None else ""
+        return fails(MEASURED, f"not measured on this machine{how}: run xfer bench")
+    late = why_late(facts, limits)
     return fails(DEADLINE, late) if late else Judgment(facts, ACCEPTED)
 
 
@@ -264,21 +369,33 @@ def reward_drop(facts: Facts, reference: str, reward: RewardScale | None) -> flo
     return max(0.0, -change / span)
 
 
-def why_late(facts: Facts, deadline_ms: float | None) -> str:
+def why_late(facts: Facts, limits: Limits) -> str:
     """Return why a measured variant may miss a deadline, or an empty string."""
+    deadline_ms, decided = limits.deadline_ms, facts.deciding(limits)
     if deadline_ms is None:
         return ""
-    loop = facts.loop
-    if loop is not None and loop.deadline_ms == deadline_ms:
+    if decided is not None:
+        loop, judged = decided.loop, decided.judged
         if loop.error or not loop.ticks:
             return f"did not finish its control loop: {loop.error or 'no ticks'}"
-        missed = f"missed {loop.missed:,} of {loop.ticks:,} deadlines of {deadline_ms:g} ms in the control loop"
-        return missed if loop.missed else ""
+        if judged.verdict == "kept":
+            return ""
+        missed = f"missed {decided} of {deadline_ms:g} ms in the control loop at {loop.rate_hz:g} Hz"
+        if judged.verdict == "missed":
+            return missed
+        return f"{missed} and {unproven(judged, limits.max_miss_rate)}"
     if facts.p99_upper_ms is None:
         return f"{facts.samples:,} calls were in too few turns for a bound of p99: run xfer bench without --quick"
     if facts.p99_upper_ms > deadline_ms:
         return f"p99 may be {table.milliseconds(facts.p99_upper_ms)}, later than {deadline_ms:g} ms"
     return ""
+
+
+def unproven(judged: Judged, max_miss_rate: float) -> str:
+    """Say why a loop does not prove that a deadline is kept, and what would."""
+    rate = f"up to {table.share(judged.upper)} may be missed, {table.share(max_miss_rate)} is allowed"
+    more = "no number of ticks" if judged.more is None else f"{judged.more:,} more ticks without a miss"
+    return f"is not proven to keep it: {rate}; {more} would prove it"
 
 
 def of_rows(rows: Sequence[Row], loops: Sequence[ControlLoop]) -> list[Facts]:
@@ -295,19 +412,28 @@ def of_rows(rows: Sequence[Row], loops: Sequence[ControlLoop]) -> list[Facts]:
             p99_upper_ms=row.p99_upper_ms,
             samples=row.samples or 0,
             speedup=row.speedup,
-            loop=by_name.get(row.variant),
+            loops=(by_name[row.variant],) if row.variant in by_name else (),
             agrees_on_recordings=row.agrees_on_recordings,
             recordings_bound=row.recordings_bound,
             trials_margin=row.trials_margin,
             starts_ms=row.starts_ms,
+            conditions=Conditions(row.threads, row.spin),
+            protocol="strict" if row.strict else "quick" if row.quick else "default",
+            stable=row.stable,
+            rounds=row.rounds or 0,
+            disturbed_rounds=row.disturbed_rounds or 0,
         )
         for row in rows
         if not row.whole_backbone
     ]
 
 
-def of_bundle(bundle: Bundle) -> list[Facts]:
+def of_bundle(bundle: Bundle, asked: Conditions = Conditions()) -> list[Facts]:
     """Return what this machine's records say of every build, and of every other variant that has a record.
+
+    Args:
+        bundle: The bundle.
+        asked: Under which conditions the variants are held against each other.
 
     Raises:
         BundleError: If the records are damaged.
@@ -316,7 +442,7 @@ def of_bundle(bundle: Bundle) -> list[Facts]:
     elsewhere = {name for machine in records.inherited(bundle) for name in machine.records}
     names = dict.fromkeys([*bundle.builds, *known])
     cannot_run = {name: reason for name in names if (reason := why_not(bundle, name)) is not None}
-    return of_records(bundle.builds, known, cannot_run, elsewhere)
+    return of_records(bundle.builds, known, cannot_run, elsewhere, asked)
 
 
 def of_records(
@@ -324,6 +450,7 @@ def of_records(
     known: Mapping[str, Record],
     cannot_run: Mapping[str, str],
     elsewhere: set[str] | frozenset[str] = frozenset(),
+    asked: Conditions = Conditions(),
 ) -> list[Facts]:
     """Return the facts of records.
 
@@ -332,11 +459,15 @@ def of_records(
         known: This machine's records, by variant.
         cannot_run: The variants that cannot run here, and why.
         elsewhere: The variants that other machines have a record of.
+        asked: Under which conditions they are held against each other.
     """
     found = []
+    conditions = last_conditions(known.values(), asked)
     for name in dict.fromkeys([*builds, *known]):
         build, record = builds[name.partition("@")[0]], known.get(name)
-        judged, latency = verdict(build, record), record.latency if record else None
+        judged = verdict(build, record)
+        latency = records.strongest(tuple(filter(conditions.meant, record.all_latencies))) if record else None
+        paced_ones = tuple(filter(conditions.meant, record.all_loops)) if record else ()
         found.append(
             Facts(
                 variant=name,
@@ -348,18 +479,55 @@ def of_records(
                 p99_upper_ms=latency.p99_upper_ms if latency else None,
                 samples=latency.samples if latency else 0,
                 speedup=latency.speedup if latency else None,
-                loop=record.loop if record else None,
+                loops=_at_one_rate(paced_ones, conditions.rate_hz),
                 cannot_run=build.not_run(cannot_run[name]) if name in cannot_run else "",
                 elsewhere=record is None and name in elsewhere,
                 agrees_on_recordings=judged.agrees_on_recordings,
                 recordings_bound=judged.recordings_bound,
                 trials_margin=judged.trials_margin,
                 starts_ms=latency.starts_ms if latency else (),
+                conditions=conditions,
+                protocol=latency.protocol if latency else "default",
+                measured=latency.measured if latency else "",
+                stable=latency.stable if latency else None,
+                rounds=latency.rounds if latency else 0,
+                disturbed_rounds=latency.disturbed_rounds if latency else 0,
             )
         )
     return found
 
 
-def loop_record(loop: ControlLoop) -> LoopRecord:
-    """Return what a record keeps of a control loop."""
-    return LoopRecord(loop.rate_hz, loop.deadline_ms, len(loop.latencies_ms), loop.missed, loop.error)
+def last_conditions(known: Iterable[Record], asked: Conditions) -> Conditions:
+    """Return the conditions that were asked for; what was left open is as in the last bench that fits them."""
+    fitting = [one for record in known for one in record.all_latencies if asked.meant(one)]
+    last = max(fitting, key=lambda one: one.measured, default=None)
+    return asked if last is None else Conditions(last.threads, last.spin, asked.rate_hz)
+
+
+def _at_one_rate(loops: tuple[LoopRecord, ...], rate_hz: float | None) -> tuple[LoopRecord, ...]:
+    """Return the loops at a rate, or at that of the last one, the newest first."""
+    newest = loops[::-1]
+    wanted = rate_hz if rate_hz is not None else next((loop.rate_hz for loop in newest), None)
+    return tuple(loop for loop in newest if loop.rate_hz == wanted)
+
+
+def loop_record(loop: ControlLoop, measured: str = "") -> LoopRecord:
+    """Return what a record keeps of a control loop that was run at a moment, ISO 8601 in UTC."""
+    slowest = sorted(loop.latencies_ms, reverse=True)[: max(100, math.ceil(SLOWEST * loop.ticks))]
+    return LoopRecord(
+        rate_hz=loop.rate_hz,
+        deadline_ms=loop.deadline_ms,
+        ticks=loop.ticks,
+        missed=loop.missed,
+        error=loop.error,
+        threads=loop.threads,
+        spin=loop.spin,
+        quick=loop.quick,
+        measured=measured,
+        late=loop.late,
+        dropped=loop.dropped,
+        slowest_ms=tuple(slowest),
+        segments=len(loop.segments),
+        disturbed_segments=loop.disturbed,
+        idle_cores=loop.idle_cores,
+    )

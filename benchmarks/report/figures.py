@@ -10,7 +10,9 @@ import numpy as np
 from benchmarks.measure.control_loop import ControlLoop
 from benchmarks.measure.protocol import Measurement
 from benchmarks.report.rows import Row
+from benchmarks.stats import miss_rate
 from benchmarks.stats.bootstrap import RewardSummary, summarize
+from benchmarks.stats.miss_rate import Verdict
 from benchmarks.stats.percentiles import percentile
 from export.bundle.records import PROVEN
 
@@ -36,14 +38,22 @@ class LoopFigures:
         name: Name of its row.
         rate_hz: Ticks a second.
         deadline_ms: When a tick's action is due.
-        ticks: How many ticks there were.
-        missed: How many of them acted after their deadline.
+        ticks: How many ticks fell due.
+        missed: How many of them acted after their deadline, or not at all.
         p50_ms: Median, or None without ticks.
         p99_ms: 99th percentile, or None below its sample floor.
         worst_ms: The latest action, or None without ticks.
         jitter_ms: Standard deviation, or None without ticks.
         after_idle: Seconds idle, as text, and the first actions after such gaps.
         error: Why there are no ticks, or fewer, or empty.
+        verdict: Whether that proves that the deadline is kept: ``kept``, ``missed`` or ``not proven``; see
+            ``benchmarks/stats/miss_rate.py``.
+        miss_rate_upper: The 95 % bound above the rate of misses.
+        more_ticks: How many more ticks, all in time, would prove it; None if none would, or the loop did not run.
+        dropped: How many ticks were not acted on, since they fell due while the loop was late.
+        idle_cores: How many cores' time the process took while it waited for its next tick, or None.
+        segments: In how many segments it was run.
+        disturbed: In how many of them something else took time.
     """
 
     name: str
@@ -57,21 +67,24 @@ class LoopFigures:
     jitter_ms: float | None
     after_idle: dict[str, IdleFigures]
     error: str
+    verdict: Verdict = "not proven"
+    miss_rate_upper: float = 1.0
+    more_ticks: int | None = None
+    dropped: int = 0
+    idle_cores: float | None = None
+    segments: int = 0
+    disturbed: int = 0
 
-    @property
-    def kept(self) -> bool:
-        """Whether it ran, and every action came before its deadline."""
-        return self.ticks > 0 and not self.missed and not self.error
 
-
-def loop_figures(loop: ControlLoop) -> LoopFigures:
-    """Return the figures of one variant's control loop."""
+def loop_figures(loop: ControlLoop, max_miss_rate: float) -> LoopFigures:
+    """Return the figures of one variant's control loop, held against the largest acceptable rate of misses."""
     ticks = loop.latencies_ms
+    judged = miss_rate.judge(loop.missed, loop.ticks, max_miss_rate) if loop.ticks and not loop.error else None
     return LoopFigures(
         name=loop.name,
         rate_hz=loop.rate_hz,
         deadline_ms=loop.deadline_ms,
-        ticks=len(ticks),
+        ticks=loop.ticks,
         missed=loop.missed,
         p50_ms=percentile(ticks, 0.5),
         p99_ms=percentile(ticks, 0.99),
@@ -81,6 +94,13 @@ def loop_figures(loop: ControlLoop) -> LoopFigures:
             gap: IdleFigures(float(np.median(times)), max(times)) for gap, times in loop.after_idle_ms.items() if times
         },
         error=loop.error,
+        verdict=judged.verdict if judged else "not proven",
+        miss_rate_upper=judged.upper if judged else 1.0,
+        more_ticks=judged.more if judged else None,
+        dropped=loop.dropped,
+        idle_cores=loop.idle_cores,
+        segments=len(loop.segments),
+        disturbed=loop.disturbed,
     )
 
 

@@ -79,6 +79,10 @@ class Row:
     gpu_memory_bytes: int | None = None
     power_w: float | None = None
     energy_mj: float | None = None
+    strict: bool | None = None
+    spin: bool | None = None
+    baseline: str | None = None
+    measured: str | None = None
     whole_backbone: bool = False
 
     @classmethod
@@ -114,6 +118,7 @@ class RowBuilder:
         candidates: What is measured: the bundle's own variants, in Python and C++, and those of a whole backbone.
         provenance: The graph of the whole backbone, where that is measured.
         protocol: How much is measured.
+        measured: When, as ISO 8601 in UTC.
     """
 
     builds: Mapping[str, Build]
@@ -123,13 +128,14 @@ class RowBuilder:
     candidates: Sequence[Candidate]
     provenance: Provenance
     protocol: Protocol
+    measured: str = ""
 
     def figures(self, measurements: Mapping[str, Measurement]) -> dict[str, Latency | None]:
         """Return the figures of each candidate, or None where its process failed."""
         found = {}
         for c in self.candidates:
             protocol = whole_backbone.short(self.protocol) if self.is_whole(c) else self.protocol
-            found[c.name] = summarize(measurements[c.name], measurements.get(c.baseline), protocol)
+            found[c.name] = summarize(measurements[c.name], measurements.get(c.baseline), protocol, self.measured)
         return found
 
     def is_whole(self, candidate: Candidate) -> bool:
@@ -167,13 +173,16 @@ def verdict(build: Build, record: Record | None) -> Verification:
     return (record and record.verification) or unjudged(build)
 
 
-def summarize(measurement: Measurement, baseline: Measurement | None, protocol: Protocol) -> Latency | None:
+def summarize(
+    measurement: Measurement, baseline: Measurement | None, protocol: Protocol, measured: str = ""
+) -> Latency | None:
     """Return the figures that a record keeps, times in milliseconds.
 
     Args:
         measurement: Of the variant.
-        baseline: Of the reference in the same rounds, or None where it cannot run here.
+        baseline: Of the reference on the same device in the same rounds, or None where that was not measured.
         protocol: What was asked of both.
+        measured: When, as ISO 8601 in UTC.
 
     Returns:
         None if the variant's process failed: half a measurement is not published.
@@ -214,6 +223,10 @@ def summarize(measurement: Measurement, baseline: Measurement | None, protocol: 
         gpu_memory_bytes=measurement.gpu_memory_bytes,
         power_w=measurement.energy.watts if measurement.energy else None,
         energy_mj=1000 * measurement.energy.watts * float(np.mean(samples)) if measurement.energy else None,
+        strict=protocol.strict,
+        spin=measurement.spin,
+        baseline=baseline.name if ratios and baseline else "",
+        measured=measured,
     )
 
 

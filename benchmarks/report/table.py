@@ -38,7 +38,7 @@ def columns(reference: str) -> list[str]:
         "Reward Δ [95 % bound]",
         "p50",
         "p99",
-        f"Speed-up against {short(reference)}",
+        f"Speed-up against {short(reference)}, same device",
     ]
 
 
@@ -115,7 +115,11 @@ def speedup(row: Row) -> str:
     if row.speedup is None:
         return NOTHING
     spread = f" [{row.speedup_spread[0]:.2f}, {row.speedup_spread[1]:.2f}]" if row.speedup_spread else ""
-    return f"{row.speedup:.2f}x{spread}"
+    return f"{row.speedup:.2f}x{spread}{' on the GPU' if _on_gpu(row) else ''}"
+
+
+def _on_gpu(row: Row) -> bool:
+    return (row.baseline or "").partition("@")[2].startswith("cuda")
 
 
 def _maybe(value: float | None, form: str) -> str:
@@ -158,13 +162,25 @@ def _startup(row: Row) -> str:
 def loops(figures: Sequence[LoopFigures]) -> tuple[list[str], list[list[str]]]:
     """Return the columns and rows of the control loops, with a column for each length of idle gap."""
     gaps = list(dict.fromkeys(gap for loop in figures for gap in loop.after_idle))
-    columns = ["Variant", "Deadlines missed", "p50", "p99", "Worst", "Jitter", *(f"After {gap} s idle" for gap in gaps)]
+    columns = [
+        "Variant",
+        "Deadlines missed",
+        "At most (95 %)",
+        "Verdict",
+        "p50",
+        "p99",
+        "Worst",
+        "Jitter",
+        "Cores busy between ticks",
+    ]
+    columns += [f"After {gap} s idle" for gap in gaps]
     rows = []
     for loop in figures:
         missed = f"{loop.missed:,} of {loop.ticks:,}" if loop.ticks else NOTHING
         times = [milliseconds(value) for value in (loop.p50_ms, loop.p99_ms, loop.worst_ms, loop.jitter_ms)]
         idle = [loop.after_idle.get(gap) for gap in gaps]
-        rows.append([loop.name, missed, *times, *map(_after_idle, idle)])
+        rate = [share(loop.miss_rate_upper), loop.verdict] if loop.ticks and not loop.error else [NOTHING, NOTHING]
+        rows.append([loop.name, missed, *rate, *times, _maybe(loop.idle_cores, "{:.2f}"), *map(_after_idle, idle)])
     return columns, rows
 
 

@@ -26,6 +26,9 @@ COLORS = {
     "failed": "red",
     "unavailable": "bright_black",
 }
+PROOF = {"kept": "green", "not proven": "yellow", "missed": "red"}
+"""Colors of what a control loop proves."""
+
 SIGNS = {"unstable": "~", "disturbed": "*"}
 """What stands behind a speed-up in place of a mark; a line below the table explains those that occur."""
 
@@ -106,13 +109,15 @@ def _show_loops(loops: Sequence[LoopFigures], console: Console) -> None:
     from rich.text import Text
 
     console.print(Text(f"control loop at {loops[0].rate_hz:g} Hz, deadline {loops[0].deadline_ms:g} ms", "bold"))
-    grid = grid_of("Variant", "Missed", "p50 ms", "Worst", "Jitter", "After idle")
+    grid = grid_of("Variant", "Missed", "p50 ms", "Worst", "Jitter", "After idle", "Cores")
     for loop in loops:
         missed = f"{loop.missed:,} of {loop.ticks:,}" if loop.ticks else "not run"
         after_idle = max((idle.worst_ms for idle in loop.after_idle.values()), default=None)
         times = (loop.p50_ms, loop.worst_ms, loop.jitter_ms, after_idle)
-        grid.add_row(Text(loop.name), Text(missed, "green" if loop.kept else "red"), *map(number, times))
+        proof = Text(missed, "red" if loop.error else PROOF[loop.verdict])
+        grid.add_row(Text(loop.name), proof, *map(number, times), number(loop.idle_cores))
     console.print(grid)
+    console.print(Text("Cores: how many are busy between ticks, while the policy waits for its next one."))
     console.print()
 
 

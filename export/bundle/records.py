@@ -40,6 +40,9 @@ Status = Literal["verified", "provisional", "rejected", "built", "failed", "unav
 Gate = Literal["", "fidelity", "numbers", "actions", "reward", "recordings", "trials"]
 GATES: tuple[Gate, ...] = get_args(Gate)
 PROVEN = ("verified", "provisional")
+Protocol = Literal["quick", "default", "strict"]
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+"""The weaker first."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,11 @@ class Latency:
         gpu_memory_bytes: GPU memory of the variant's process; None where none is used or told.
         power_w: Mean power of processor and GPU in the variant's turns, idle parts included; None where not counted.
         energy_mj: Energy of an action, in millijoules: that power times the mean duration of a call.
+        strict: Whether it was a long run.
+        spin: Whether idle threads spun between calls; in version 0.2.0 they always did.
+        baseline: What the speed-up is against, by row: the reference on the same device. Empty without a speed-up, and
+            in version 0.2.0, where it was the reference.
+        measured: When, as ISO 8601 in UTC; empty in version 0.2.0.
     """
 
     p50_ms: float | None
@@ -174,6 +182,15 @@ class Latency:
     gpu_memory_bytes: int | None = None
     power_w: float | None = None
     energy_mj: float | None = None
+    strict: bool = False
+    spin: bool = True
+    baseline: str = ""
+    measured: str = ""
+
+    @property
+    def protocol(self) -> Protocol:
+        """How much was measured."""
+        return "strict" if self.strict else "quick" if self.quick else "default"
 
 
 @dataclass(frozen=True)
@@ -183,9 +200,19 @@ class LoopRecord:
     Attributes:
         rate_hz: Ticks a second.
         deadline_ms: How long after its scheduled moment a tick's action may come, in milliseconds.
-        ticks: How many ticks there were.
-        missed: How many of them acted after their deadline.
+        ticks: How many ticks fell due.
+        missed: How many of them acted after their deadline, or not at all.
         error: Why there are no ticks, or fewer, or empty.
+        threads: Threads inside an operation; 0 in version 0.2.0.
+        spin: Whether idle threads spun between ticks; in version 0.2.0 they always did.
+        quick: Whether the bench was a short one.
+        measured: When, as ISO 8601 in UTC; empty in version 0.2.0.
+        late: What became of ticks that fell due while the loop was late: ``catch-up`` or ``drop``.
+        dropped: How many ticks were dropped.
+        slowest_ms: The largest latencies, the largest first: what other deadlines are held against.
+        segments: In how many segments it was run.
+        disturbed_segments: In how many of them something else took time.
+        idle_cores: How many cores' time the process took while it waited for its next tick, or None.
     """
 
     rate_hz: float
@@ -193,6 +220,30 @@ class LoopRecord:
     ticks: int
     missed: int
     error: str = ""
+    threads: int = 0
+    spin: bool = True
+    quick: bool = False
+    measured: str = ""
+    late: str = "catch-up"
+    dropped: int = 0
+    slowest_ms: tuple[float, ...] = ()
+    segments: int = 0
+    disturbed_segments: int = 0
+    idle_cores: float | None = None
+
+    def missed_at(self, deadline_ms: float) -> tuple[int, int]:
+        """Return how many ticks missed another deadline, at least and at most.
+
+        The two are equal but where too few latencies were kept to tell.
+        """
+        if deadline_ms == self.deadline_ms:
+            return self.missed, self.missed
+        late = sum(latency > deadline_ms for latency in self.slowest_ms)
+        least, most = late + self.dropped, self.ticks
+        if late < len(self.slowest_ms) or len(self.slowest_ms) == self.ticks - self.dropped:
+            return least, least
+        # Whoever is too late for a long deadline is too late for a short one.
+        return (max(least, self.missed), most) if deadline_ms < self.deadline_ms else (least, min(most, self.missed))
 
 
 @dataclass(frozen=True)
@@ -204,10 +255,13 @@ class Record:
         files: Digest over the build's files.
         libraries: Versions of what ran it.
         verification: The verdict, if ``xfer verify`` ran.
-        latency: The figures, if ``xfer bench`` ran.
-        loop: The control loop, if the same bench ran one.
+        latency: The figures, if ``xfer bench`` ran: of the last bench's threads and spinning, those of the strongest
+            protocol.
+        loop: The last control loop with these, if one was run.
         reference: Digest over the files and libraries of the reference that the verdict compared it with; empty in
             records of version 0.2.0.
+        latencies: The last figures of each protocol, number of threads and kind of waiting, the newest last.
+        loops: Likewise the last control loops, of each rate and kind of late ticks too.
     """
 
     variant: str
@@ -217,6 +271,18 @@ class Record:
     latency: Latency | None = None
     loop: LoopRecord | None = None
     reference: str = ""
+    latencies: tuple[Latency, ...] = ()
+    loops: tuple[LoopRecord, ...] = ()
+
+    @property
+    def all_latencies(self) -> tuple[Latency, ...]:
+        """All figures, the newest last; version 0.2.0 kept one."""
+        return self.latencies or ((self.latency,) if self.latency else ())
+
+    @property
+    def all_loops(self) -> tuple[LoopRecord, ...]:
+        """All control loops, the newest last; version 0.2.0 kept one."""
+        return self.loops or ((self.loop,) if self.loop else ())
 
 
 @dataclass(frozen=True)
@@ -286,7 +352,7 @@ def _known(bundle: Bundle, machine: Machine) -> dict[str, Record]:
         if other.machine.kind == machine.kind:
             for name, theirs in other.records.items():
                 if theirs.verification is not None:
-                    verdict = replace(theirs, latency=None, loop=None)
+                    verdict = without_figures(theirs)
                     known[name] = _joined(bundle, known[name], verdict) if name in known else verdict
     return known
 
@@ -382,7 +448,7 @@ def save(
         bundle: The bundle.
         variant: TARGET-PRECISION or TARGET-PRECISION@PLACE.
         verification: The verdict, if it is new.
-        latency: The figures, if they are new.
+        latency: The figures, if they are new; those of other protocols, threads or spinning stay: see ``with_figures``.
         loop: The control loop of the same bench, if it ran one.
         measured: Whether a bench measured the variant just now; without ``latency`` it failed, and older figures go.
 
@@ -408,10 +474,42 @@ def save(
             kept = stronger(None if changed else fresh.verification, verification)
             record = replace(fresh, verification=kept, reference=compared or fresh.reference)
         if measured or latency is not None:
-            record = replace(record, latency=latency, loop=loop)
+            record = with_figures(record, latency, loop) if latency else without_figures(record)
         records = {**known.records, variant: record}
         write_atomically(path, encoded(MachineRecords(machine, records), MachineRecords))
     return record.verification
+
+
+def with_figures(record: Record, latency: Latency, loop: LoopRecord | None) -> Record:
+    """Return a record with what a bench measured, beside what benches under other conditions did.
+
+    A short run takes nothing from a long one: each protocol keeps its last figures.
+    """
+    latencies = (*(one for one in record.all_latencies if _how(one) != _how(latency)), latency)
+    loops = record.all_loops
+    if loop is not None:
+        loops = (*(one for one in loops if _how_paced(one) != _how_paced(loop)), loop)
+    alike = tuple(one for one in latencies if (one.threads, one.spin) == (latency.threads, latency.spin))
+    last = next((one for one in reversed(loops) if (one.threads, one.spin) == (latency.threads, latency.spin)), None)
+    return replace(record, latency=strongest(alike), loop=last, latencies=latencies, loops=loops)
+
+
+def without_figures(record: Record) -> Record:
+    """Return a record of the verdict alone."""
+    return replace(record, latency=None, loop=None, latencies=(), loops=())
+
+
+def strongest(latencies: tuple[Latency, ...]) -> Latency | None:
+    """Return the figures of the strongest protocol, or None if there are none; it has one of each."""
+    return max(latencies, key=lambda one: PROTOCOLS.index(one.protocol), default=None)
+
+
+def _how(one: Latency) -> tuple[object, ...]:
+    return one.protocol, one.threads, one.spin
+
+
+def _how_paced(one: LoopRecord) -> tuple[object, ...]:
+    return one.rate_hz, one.late, one.quick, one.threads, one.spin
 
 
 def stronger(before: Verification | None, new: Verification) -> Verification:

@@ -39,6 +39,8 @@ class Args(Episodes):
     """Seed of the first; the next ones count up."""
     threads: int = 0
     """Threads inside an operation. 0: one for each of the fastest physical cores of one node, at most 8."""
+    spin: bool = False
+    """Let idle threads spin between calls, as xfer bench --spin measures it."""
     video: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """Write the policy's images: .mp4 or .gif."""
     task: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
@@ -84,7 +86,7 @@ def main(args: Args) -> dict[str, Any]:
     console = Console()
     threads = args.threads or default_threads()
     returns = []
-    with bundle.runner(args.variant, threads=threads, spin=True) as plain:
+    with bundle.runner(args.variant, threads=threads, spin=args.spin) as plain:
         runner = TimedRunner(plain, keep_frames=args.video is not None)
         seeds = range(args.seed, args.seed + args.episodes)
         for seed, value in episode_returns(task, runner, seeds):

@@ -64,7 +64,7 @@ def try_out(place: str) -> str | None:
     """None if PyTorch adds two numbers there just now, else why not."""
     import torch
 
-    device = "cuda" if place == "cuda" else "cpu"
+    device = "cuda" if place in ("cuda", "cudagraphs") else "cpu"
     try:
         done = (torch.ones(1, device=device) + 1).item() == 2
     except Exception as error:  # whatever PyTorch raises

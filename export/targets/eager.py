@@ -13,7 +13,8 @@ from xfer.runner import Session
 from xfer.spec import PolicySpec
 
 PRECISIONS = ("fp32",)
-PLACES = ("channels_last", "cuda")
+PLACES = ("channels_last", "cuda", "cudagraphs")
+"""The last two run on a GPU; of these the second records its calls once and replays them as a CUDA graph."""
 
 __all__ = [
     "PLACES",
@@ -30,8 +31,8 @@ __all__ = [
 
 
 def runnable(place: str) -> str | None:
-    """PyTorch, and for ``cuda`` a GPU."""
-    return available() or (on_cuda() if place == "cuda" else None)
+    """PyTorch, and for ``cuda`` and ``cudagraphs`` a GPU."""
+    return available() or (on_cuda() if place in ("cuda", "cudagraphs") else None)
 
 
 def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
@@ -53,8 +54,12 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
     module = load_eager(folder)
     if place.name == "channels_last":
         module = module.to(memory_format=torch.channels_last)
-    device = "cuda" if place.name == "cuda" else "cpu"
+    device = "cuda" if place.name in ("cuda", "cudagraphs") else "cpu"
     if device == "cuda":
         # fp32 means fp32: TF32 would be another precision.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    yield TorchSession(module.to(device), spec, device)
+    module = module.to(device)
+    if place.name == "cudagraphs":
+        # https://docs.pytorch.org/docs/stable/torch.compiler.html: the same kernels, without the time of launching them
+        module = torch.compile(module, backend="cudagraphs", dynamic=False)
+    yield TorchSession(module, spec, device)

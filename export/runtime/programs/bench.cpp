@@ -220,7 +220,7 @@ int measure(const Arguments &arguments, int argc, char **argv) {
                             {"warmup_calls", warmup_calls}, {"warmup_settled", settled(means)},
                             {"cold_start_s", cold_start}, {"peak_memory_bytes", peak}, {"error", ""}, {"batch", batch},
                             {"disturbances", Json::array()}, {"turns", turns_of},
-                            {"starts", Json::array({rounds.size()})}};
+                            {"starts", Json::array({rounds.size()})}, {"spin", arguments.has("--spin")}};
   const Json written = {{"schema", {1, 1}},
                         {"protocol",
                          {{"threads", threads}, {"rounds", protocol.rounds}, {"passes", protocol.passes},
@@ -230,7 +230,7 @@ int measure(const Arguments &arguments, int argc, char **argv) {
                           {"warmup_limit_seconds", protocol.warmup_limit_seconds},
                           {"lead_in_calls", protocol.lead_in_calls}, {"pause_seconds", 0.0},
                           {"strict", false}, {"cores", cores}, {"starts", 1},
-                          {"lead_in_seconds", protocol.lead_in_seconds}}},
+                          {"lead_in_seconds", protocol.lead_in_seconds}, {"spin", arguments.has("--spin")}}},
                         {"measurements", Json::array({measurement})}};
   if (const std::string path = arguments.text("--output"); !path.empty()) {
     std::ofstream file(path);
@@ -256,7 +256,8 @@ Json to_json(const Ticks &ticks) {
     name << gap;
     after[name.str()] = latencies;
   }
-  return {{"latencies", ticks.latencies}, {"starts", ticks.starts}, {"after_idle", after}};
+  return {{"latencies", ticks.latencies}, {"starts", ticks.starts}, {"after_idle", after},
+          {"dropped", ticks.dropped}, {"idle", ticks.idle}, {"idle_processor", ticks.idle_processor}};
 }
 
 // The other side of benchmarks/measure/worker_process.py: one line of JSON in, one out.
@@ -276,7 +277,7 @@ int serve(const Arguments &arguments) {
     xfer::Options options;
     options.library = library.empty() ? nullptr : library.c_str();
     options.threads = assignment.at("threads").get<int>();
-    options.spin = 1;  // the faster setting, and what a robot's own process would use
+    options.spin = assignment.value("spin", false) ? 1 : 0;
     xfer::Policy policy(assignment.at("bundle"), assignment.at("variant"), options);
     Subject subject(policy, assignment.at("batch"));
     subject.step(false);
@@ -289,7 +290,8 @@ int serve(const Arguments &arguments) {
                                           turn.value("recorded", true), turn.value("lead_in_seconds", 0.0)});
       }
       if (const Json pace = request.value("pace", Json()); !pace.is_null()) {
-        Pace asked{pace.at("rate_hz"), pace.at("seconds"), {}};
+        Pace asked{pace.at("rate_hz"), pace.at("seconds"), {}, pace.value("late", "") == "drop",
+                   pace.value("lead_in", 0L)};
         for (const Json &gap : pace.value("gaps", Json::array())) asked.gaps.emplace_back(gap.at(0), gap.at(1));
         answer["ticks"] = to_json(keep_pace(subject, asked));
       }

@@ -3,6 +3,8 @@
 
 #include <xfer/policy.hpp>
 
+#include <time.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -101,17 +103,34 @@ class Subject {
 struct Pace {
   double rate_hz = 0, seconds = 0;
   std::vector<std::pair<double, long>> gaps;  // seconds idle, and how often to act once after them
+  bool drop = false;                          // whether ticks that fell due while acting are dropped, or acted on at once
+  long lead_in = 0;                           // ticks before those that count
 };
 
 struct Ticks {
   std::vector<double> latencies, starts;  // of each tick, from the moment it was scheduled for
   std::vector<std::pair<double, std::vector<double>>> after_idle;
+  long dropped = 0;
+  double idle = 0, idle_processor = 0;  // seconds waited, and processor time that all threads took meanwhile
 };
+
+// Processor time of this process so far, with all of its threads, in seconds.
+inline double processor_seconds() {
+  timespec now{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
+}
 
 // The loop of benchmarks/measure/pacing.py.
 inline Ticks keep_pace(Subject &subject, const Pace &pace) {
-  const auto act_at = [&subject](Clock::time_point due) {
-    std::this_thread::sleep_until(due);
+  Ticks ticks;
+  const auto act_at = [&](Clock::time_point due) {
+    if (const double early = -seconds_since(due); early > 0) {
+      const double before = processor_seconds();
+      std::this_thread::sleep_until(due);
+      ticks.idle_processor += processor_seconds() - before;
+      ticks.idle += early;
+    }
     const double began = seconds_since(due);
     subject.step();
     return std::make_pair(began, seconds_since(due));
@@ -119,18 +138,26 @@ inline Ticks keep_pace(Subject &subject, const Pace &pace) {
   const auto after = [](Clock::time_point start, double seconds) {
     return start + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
   };
-  Ticks ticks;
-  const auto first = after(Clock::now(), 1 / pace.rate_hz);
-  const long count = std::max(1L, std::lround(pace.rate_hz * pace.seconds));
-  for (long tick = 0; tick < count; ++tick) {
-    const auto [start, latency] = act_at(after(first, static_cast<double>(tick) / pace.rate_hz));
-    ticks.starts.push_back(start);
-    ticks.latencies.push_back(latency);
+  const auto first = after(Clock::now(), static_cast<double>(1 + pace.lead_in) / pace.rate_hz);
+  const auto due = [&](long tick) { return after(first, static_cast<double>(tick) / pace.rate_hz); };
+  const long count = pace.seconds > 0 ? std::max(1L, std::lround(pace.rate_hz * pace.seconds)) : 0;
+  for (long tick = -pace.lead_in; tick < count;) {
+    const auto [start, latency] = act_at(due(tick));
+    if (tick >= 0) {
+      ticks.starts.push_back(start);
+      ticks.latencies.push_back(latency);
+    } else {
+      ticks.idle = ticks.idle_processor = 0;
+    }
+    for (++tick; pace.drop && tick < count && due(tick) < Clock::now(); ++tick) ticks.dropped += tick >= 0 ? 1 : 0;
   }
+  const double idle = ticks.idle, idle_processor = ticks.idle_processor;
   for (const auto &[gap, times] : pace.gaps) {
     ticks.after_idle.emplace_back(gap, std::vector<double>());
     for (long i = 0; i < times; ++i) ticks.after_idle.back().second.push_back(act_at(after(Clock::now(), gap)).second);
   }
+  ticks.idle = idle;
+  ticks.idle_processor = idle_processor;
   return ticks;
 }
 

@@ -18,8 +18,9 @@ from export.bundle.manifest import Build
 from export.bundle.reader import Bundle
 from export.bundle.writer import BundleWriter
 from tests import processes
+from tests.benchmarks.report.sample_report import looped, sample_report
 from xfer import cli
-from xfer.errors import UsageError
+from xfer.errors import CheckFailed, UsageError
 
 BENCH_KEYS = [
     "variant",
@@ -215,3 +216,32 @@ def test_a_missing_bundle_leaves_no_folder_behind(tmp_path, capsys):
     assert cli.main(["bench", str(tmp_path / "nope.bundle"), "--quick"]) == 1
     assert "is not a bundle" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_exit_status_says_that_a_variant_missed_its_deadline_and_eager_counts_only_if_it_was_named():
+    rows = sample_report().rows[::4]  # eager-fp32 and onnx-int8
+    both = (looped("eager-fp32", 300), looped("onnx-int8", 300))
+    report = replace(sample_report(), rows=rows, loops=both, limits=Limits(5.0))
+    with pytest.raises(CheckFailed, match=r"^onnx-int8 missed the deadline of 5 ms\.$") as failed:
+        bench.judged(report, bench.answer(report, {}), "")
+    loop = failed.value.result["loops"][1]
+    assert (loop["verdict"], loop["missed"], loop["ticks"]) == ("missed", 300, 3000)
+    eager_alone = replace(report, loops=(both[0], looped("onnx-int8")))
+    assert bench.judged(eager_alone, {"it": "all"}, "onnx-int8") == {"it": "all"}
+    for named in ("eager-fp32", "eager,onnx-int8"):
+        with pytest.raises(CheckFailed, match=r"^eager-fp32 missed"):
+            bench.judged(eager_alone, {}, named)
+    # Three misses of 3,000 are no evidence, in either direction.
+    unproven = replace(report, loops=(looped("eager-fp32"), looped("onnx-int8", 3)))
+    assert bench.answer(unproven, {})["loops"][1]["verdict"] == "not proven"
+    assert bench.judged(unproven, {}, "") == {}
+
+
+def test_threads_do_not_spin_unless_asked_and_the_record_says_which(bundle, short_bench):
+    assert protocol.full(2).spin is protocol.strict(2).spin is protocol.Protocol(2).spin is False
+    args = bench_options.Args(bundle=bundle.path, variants="onnx-int8", quick=True, whole_backbone=False)
+    bench.main(args)
+    bench.main(replace(args, spin=True))
+    kept = records.load(bundle)["onnx-int8"]
+    assert [one.spin for one in kept.latencies] == [False, True]
+    assert kept.latency == kept.latencies[-1]

@@ -8,7 +8,7 @@ from benchmarks.commands import recommend
 from export.bundle import records
 from export.bundle.machine import this_machine
 from export.bundle.reader import Bundle
-from export.bundle.records import Latency, MachineRecords, Verification
+from export.bundle.records import Latency, LoopRecord, MachineRecords, Verification
 from xfer.errors import UsageError, XferError
 from xfer.files import from_json, to_json
 
@@ -188,3 +188,61 @@ def test_where_every_variant_failed_that_is_said(bundle):
         records.save(bundle, name, verification=Verification("failed", "numbers", "numbers: out of memory"))
     with pytest.raises(XferError, match=r"No variant keeps the limits\. .*: failed: numbers: out of memory"):
         recommend.main(_args(bundle))
+
+
+PACED = LoopRecord(50.0, 20.0, 3000, 0, threads=2, spin=False, slowest_ms=(9.0, *[5.0] * 99), segments=6)
+
+
+def _bench(bundle, variant, loop=None, **latency):
+    records.save(bundle, variant, verification=VERIFIED, latency=replace(LATENCY, spin=False, **latency), loop=loop)
+
+
+def test_a_variant_that_just_missed_its_deadline_in_the_loop_is_not_recommended(bundle):
+    late = replace(PACED, missed=300, slowest_ms=(25.0,) * 100)
+    _bench(bundle, "onnx-int8", late, p50_ms=1.0)
+    _bench(bundle, "onnx-fp32", PACED, p50_ms=3.0)
+    _bench(bundle, "onnx-int8", p50_ms=1.0)  # a later bench without a loop
+    assert recommend.main(_args(bundle, 20.0))["variant"] == "onnx-fp32"
+    assert recommend.main(_args(bundle, 15.0))["variant"] == "onnx-fp32"
+    assert recommend.main(recommend.Args(bundle=bundle.path))["variant"] == "onnx-int8"
+
+
+def test_a_later_quick_bench_overwrites_no_strict_one(bundle):
+    _bench(bundle, "onnx-int8", strict=True, p50_ms=2.0, measured="2026-01-01T00:00:00+00:00")
+    quick = {"quick": True, "p99_upper_ms": None, "p50_ms": 1.0, "measured": "2026-01-02T00:00:00+00:00"}
+    _bench(bundle, "onnx-int8", **quick)
+    found = recommend.main(_args(bundle, 20.0))
+    assert (found["p50_ms"], found["conditions"]["protocol"]) == (2.0, "strict")
+
+
+def test_the_answer_names_the_conditions(bundle):
+    when = "2026-01-02T03:04:05+00:00"
+    _bench(bundle, "onnx-int8", measured=when, stable=False, rounds=40, disturbed_rounds=3)
+    found = recommend.main(_args(bundle))
+    assert "Measured back to back, 2 threads that do not spin, a default bench of 2026-01-02 03:04 UTC" in found["why"]
+    assert "UTC, disturbed in 3 of 40 rounds, unstable." in found["why"]
+    assert found["conditions"] == {
+        "scenario": "back to back",
+        "rate_hz": None,
+        "threads": 2,
+        "spin": False,
+        "protocol": "default",
+        "measured": when,
+        "disturbed": True,
+        "stable": False,
+    }
+    _bench(bundle, "onnx-int8", replace(PACED, idle_cores=0.5, measured=when), measured=when)
+    found = recommend.main(_args(bundle))
+    assert "kept all 3,000 deadlines of 20 ms at 50 Hz (at most 0.1 % missed)" in found["why"]
+    assert "Measured paced at 50 Hz, 2 threads that do not spin, a default bench of" in found["why"]
+    assert "0.5 cores busy between ticks, undisturbed." in found["why"]
+    assert found["conditions"]["scenario"] == "paced"
+
+
+def test_threads_spinning_and_rate_can_be_asked_for(bundle):
+    _bench(bundle, "onnx-int8", p50_ms=1.0, measured="2026-01-01")
+    records.save(bundle, "onnx-int8", latency=replace(LATENCY, spin=True, p50_ms=0.5, measured="2026-01-02"))
+    assert recommend.main(_args(bundle))["p50_ms"] == 0.5
+    assert recommend.main(_args(bundle, spin=False))["p50_ms"] == 1.0
+    with pytest.raises(XferError, match="not measured on this machine"):
+        recommend.main(_args(bundle, threads=7))

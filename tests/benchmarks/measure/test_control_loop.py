@@ -1,9 +1,10 @@
 import itertools
 import math
+import threading
 
 import pytest
 
-from benchmarks.measure.control_loop import ControlLoop, run
+from benchmarks.measure.control_loop import ControlLoop, run, segments, steps_per_candidate
 from benchmarks.measure.messages import Pace
 from benchmarks.measure.pacing import keep_pace
 from benchmarks.measure.protocol import Candidate, Protocol
@@ -63,17 +64,77 @@ def test_jitter_is_the_spread_of_latencies_and_nothing_is_known_without_ticks():
     assert math.isnan(empty.jitter_ms)
 
 
-def test_each_variant_runs_its_loop_alone_and_one_that_cannot_start_says_why(small_bundle, tmp_path):
+def test_late_ticks_are_dropped_if_asked_and_all_of_them_count_as_missed():
+    slow = Pace(rate_hz=50, seconds=0.3, late="drop")
+    ticks = paced(lambda call: 0.09 if call == 3 else 0.001, slow)
+    # The third takes until 70 ms after the fourth was due: four fell due meanwhile. The next one is in time.
+    assert (len(ticks.latencies), ticks.dropped) == (11, 4)
+    assert ticks.starts == pytest.approx((0.0,) * 11, abs=1e-9)
+    loop = ControlLoop("x", 50, 20.0, tuple(1000 * latency for latency in ticks.latencies), dropped=ticks.dropped)
+    assert (loop.ticks, loop.missed) == (slow.ticks, 5)
+    always = paced(lambda call: 0.05, slow)
+    assert len(always.latencies) + always.dropped == 15
+    assert always.dropped == 10
+
+
+def test_lead_in_ticks_keep_the_pace_and_count_for_nothing():
+    calls = itertools.count()
+    ticks = paced(lambda call: [next(calls), 0.5 if call == 1 else 0.001][1], Pace(100, 0.05, lead_in=60))
+    assert len(ticks.latencies) == 5
+    assert next(calls) == 65
+    assert ticks.latencies == pytest.approx((0.001,) * 5)
+    assert ticks.idle == pytest.approx(5 * 0.009)
+
+
+def test_the_gaps_alone_have_no_ticks():
+    ticks = paced(lambda call: 0.004, Pace(50, 0, gaps=((0.1, 2),)))
+    assert (ticks.latencies, ticks.after_idle) == ((), {"0.1": pytest.approx((0.004,) * 2)})
+
+
+def test_what_threads_burn_between_ticks_is_counted_and_what_a_tick_takes_is_not():
+    done = threading.Event()
+    spinning = threading.Thread(target=lambda: done.wait(0) or [None for _ in iter(done.is_set, True)])
+    quiet = keep_pace(lambda: sum(range(100_000)), Pace(50, 0.3))
+    spinning.start()
+    try:
+        busy = keep_pace(lambda: None, Pace(50, 0.3))
+    finally:
+        done.set()
+        spinning.join()
+    assert quiet.idle_processor / quiet.idle < 0.1
+    assert busy.idle_processor / busy.idle > 0.2  # a whole core, but for what others on this machine take of it
+
+
+def test_loops_are_cut_into_segments_that_have_all_ticks():
+    for rate, seconds in ((50, 60), (50, 0.5), (1000, 0.003), (3, 7)):
+        pace = Pace(rate, seconds, gaps=((0.1, 2),))
+        parts = segments(pace)
+        assert sum(part.ticks for part in parts) == pace.ticks
+        assert len(parts) == min(6, pace.ticks)
+        assert {part.gaps for part in parts} == {()}
+
+
+def test_variants_take_turns_at_segments_and_one_that_cannot_start_says_why(small_bundle, tmp_path):
     begun = []
     candidates = [
         Candidate("onnx-int8", small_bundle.path, "onnx-int8"),
         Candidate("nowhere", tmp_path, "onnx-int8"),
+        Candidate("onnx-fp32", small_bundle.path, "onnx-fp32"),
     ]
-    protocol = Protocol(1, warmup_calls=5, warmup_seconds=0.05)
-    loops = list(run(candidates, protocol, Pace(50, 0.5, gaps=((0.1, 2),)), 20.0, begun.append))
-    assert begun == [loop.name for loop in loops] == ["onnx-int8", "nowhere"]
-    assert len(loops[0].latencies_ms) == len(loops[0].starts_ms) == 25
-    assert all(latency > start for latency, start in zip(loops[0].latencies_ms, loops[0].starts_ms, strict=True))
-    assert len(loops[0].after_idle_ms["0.1"]) == 2
+    protocol, pace = Protocol(1, warmup_calls=5, warmup_seconds=0.05), Pace(50, 0.5, gaps=((0.1, 2),))
+    *partial, loops = run(candidates, protocol, pace, 20.0, lambda name, stage: begun.append((name, stage)))
+    assert [len(loops) for loops in partial] == [3] * 6
+    assert len(begun) == 3 * steps_per_candidate(pace)
+    taken = [name for name, stage in begun if "segment" in stage and name != "nowhere"]
+    assert [set(taken[i : i + 2]) for i in range(0, 12, 2)] == [{"onnx-int8", "onnx-fp32"}] * 6
+    assert len({tuple(taken[i : i + 2]) for i in range(0, 12, 2)}) == 2  # in either order
+    assert [loop.name for loop in loops] == [candidate.name for candidate in candidates]
+    for loop in (loops[0], loops[2]):
+        assert len(loop.latencies_ms) == len(loop.starts_ms) == loop.ticks == sum(loop.segments) == 25
+        assert all(latency > start for latency, start in zip(loop.latencies_ms, loop.starts_ms, strict=True))
+        assert len(loop.after_idle_ms["0.1"]) == 2
+        assert len(loop.disturbances) == len(loop.segments) == 6
+        assert 0 <= loop.idle_cores < 1
+        assert (loop.threads, loop.spin) == (1, False)
     assert "is not a bundle" in loops[1].error
     assert loops[1].latencies_ms == ()

@@ -10,10 +10,11 @@ from benchmarks.measure.control_loop import ControlLoop
 from benchmarks.measure.protocol import Candidate, Measurement, Protocol
 from benchmarks.report import decision
 from benchmarks.report.conclusion import conclude
-from benchmarks.report.decision import Limits, loop_record
+from benchmarks.report.decision import Conditions, Limits, loop_record
 from benchmarks.report.rows import RowBuilder
+from export.bundle import records
 from export.bundle.manifest import Build
-from export.bundle.records import Record, Verification
+from export.bundle.records import Latency, LoopRecord, Record, Verification
 from tests.benchmarks.report.sample_report import sample_report
 from xfer.errors import UsageError
 from xfer.spec import RewardScale
@@ -98,6 +99,7 @@ limits = st.builds(
     st.sampled_from([0.02, 0.1, 1.0, 0.01, 0.0]),
     st.booleans(),
     st.booleans(),
+    st.sampled_from([0.99, 0.6, 0.001]),
 )
 
 
@@ -118,7 +120,9 @@ def test_the_report_and_the_records_of_one_bench_name_the_same_variant_or_none(s
         by_name = {loop.name: loop_record(loop) for loop in control_loops}
         kept = dict(known)
         for name, figures in rows.figures(measured).items():
-            kept[name] = replace(kept.get(name, Record(name, "", {})), latency=figures, loop=by_name.get(name))
+            before = kept.get(name, Record(name, "", {}))
+            by_loop = by_name.get(name)
+            kept[name] = records.with_figures(before, figures, by_loop) if figures else records.without_figures(before)
         recommended = decision.decide(decision.of_records(builds, kept, idle), asked, "eager-fp32", REWARD).chosen
         named.append(recommended.variant if recommended else "")
         assert conclude(report).ship == named[-1]
@@ -173,7 +177,17 @@ def test_each_condition_of_the_rule_says_why_it_fails(changes, why):
     assert why in decision.judge(replace(holds, **changes), asked, "eager-fp32", REWARD).why_not
 
 
-@pytest.mark.parametrize("wrong", [Limits(0.0), Limits(float("inf")), Limits(None, 1.5), Limits(None, -0.1)])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Limits(0.0),
+        Limits(max_miss_rate=0.0),
+        Limits(max_miss_rate=1.0),
+        Limits(float("inf")),
+        Limits(None, 1.5),
+        Limits(None, -0.1),
+    ],
+)
 def test_limits_that_mean_nothing_are_refused(wrong):
     with pytest.raises(UsageError):
         wrong.check()
@@ -221,3 +235,115 @@ def test_the_margin_of_trials_counts_as_two_percent_whatever_their_unit(reward):
     assert decision.judge(tried, Limits(), "eager-fp32", reward).why_not == ""
     late = decision.judge(tried, Limits(max_reward_drop=0.015), "eager-fp32", reward).why_not
     assert late == "may lose 1.60% of the reward, 1.50% is allowed"
+
+
+FIGURES = Latency(4.0, 5.0, 5.0, 6.0, 7.0, 9.0, 2.0, (1.9, 2.1), 1024, True, False, 1.0, 10, 2, spin=False)
+PACED = LoopRecord(50.0, 20.0, 3000, 0, threads=2, spin=False, slowest_ms=(9.0, *[5.0] * 99))
+PROVEN = Verification("verified", "reward", reward_delta=0.0, reward_interval=(-1.0, 1.0))
+DEADLINE, LAST = Limits(20.0), Conditions()
+BUILT = {"onnx-int8": Build("onnx-int8", "built", folder="onnx-int8")}
+
+
+def benched(*benches):
+    """Return the record after benches, each a Latency and a LoopRecord or None, the newest last."""
+    record = Record("onnx-int8", "", {}, PROVEN)
+    for hour, (latency, loop) in enumerate(benches):
+        when = f"2026-01-01T{hour:02}:00:00+00:00"
+        record = records.with_figures(record, replace(latency, measured=when), loop and replace(loop, measured=when))
+    return record
+
+
+def judged(record, limits=DEADLINE, asked=LAST):
+    (facts,) = decision.of_records(BUILT, {"onnx-int8": record}, {}, asked=asked)
+    return decision.judge(facts, limits, "eager-fp32", REWARD).why_not
+
+
+def test_a_short_bench_takes_nothing_from_a_long_one():
+    quick = replace(FIGURES, quick=True, p99_upper_ms=None, p50_ms=1.0)
+    strict = replace(FIGURES, strict=True, p50_ms=3.0)
+    for benches in ((strict, quick), (quick, strict), (strict, quick, FIGURES), (FIGURES, strict, quick)):
+        record = benched(*((one, None) for one in benches))
+        assert record.latency.p50_ms == 3.0
+        assert len(record.latencies) == len(benches)
+        assert judged(record) == ""
+    again = benched((strict, None), (replace(strict, p50_ms=2.0), None))
+    assert [one.p50_ms for one in again.latencies] == [2.0]
+
+
+def test_a_missed_loop_decides_whatever_later_benches_say_of_back_to_back_calls():
+    record = benched((FIGURES, replace(PACED, missed=30, slowest_ms=(25.0,) * 30 + (5.0,) * 70)), (FIGURES, None))
+    assert judged(record) == "missed 30 of 3,000 deadlines of 20 ms in the control loop at 50 Hz"
+    # The latencies that were kept tell about other deadlines too.
+    assert judged(record, Limits(25.0)) == ""
+    assert judged(record, Limits(24.0)).startswith("missed 30 of 3,000 deadlines of 24 ms")
+
+
+def test_without_a_loop_the_back_to_back_calls_decide():
+    assert judged(benched((FIGURES, None))) == ""
+    assert judged(benched((replace(FIGURES, p99_upper_ms=21.0), None))).startswith("p99 may be 21.0 ms")
+
+
+def test_few_ticks_without_a_miss_prove_nothing_and_say_how_many_would():
+    few = replace(PACED, ticks=500, quick=True)
+    why = judged(benched((FIGURES, few)))
+    assert "not proven" in why
+    assert "2,495 more ticks" in why
+    assert judged(benched((FIGURES, few)), Limits(20.0, max_miss_rate=0.01)) == ""
+
+
+def test_a_short_loop_that_proves_nothing_does_not_undo_a_long_one_and_one_that_missed_does():
+    few = replace(PACED, ticks=500, quick=True)
+    assert judged(benched((FIGURES, PACED), (FIGURES, few))) == ""
+    late = replace(few, missed=100, slowest_ms=(25.0,) * 100)
+    assert judged(benched((FIGURES, PACED), (FIGURES, late))).startswith("missed 100 of 500")
+
+
+def test_a_loop_at_another_rate_or_with_other_threads_is_another_question():
+    fast = replace(PACED, rate_hz=200.0, missed=300, slowest_ms=(25.0,) * 100)
+    record = benched((FIGURES, fast), (FIGURES, PACED))
+    assert judged(record) == ""
+    assert judged(record, asked=Conditions(rate_hz=200.0)).startswith("missed 300")
+    spinning = benched((FIGURES, replace(PACED, missed=300)), (replace(FIGURES, spin=True, p50_ms=1.0), None))
+    assert judged(spinning) == ""
+    assert judged(spinning, asked=Conditions(spin=False)).startswith("missed 300")
+
+
+def test_variants_are_held_against_each_other_with_the_threads_of_the_last_bench():
+    two, one = benched((FIGURES, None)), benched((FIGURES, None), (replace(FIGURES, threads=1), None))
+    builds = {**BUILT, "onnx-fp32": Build("onnx-fp32", "built", folder="onnx-fp32")}
+    known = {"onnx-int8": replace(two, variant="onnx-int8"), "onnx-fp32": replace(one, variant="onnx-fp32")}
+    found = {facts.variant: facts for facts in decision.of_records(builds, known, {})}
+    assert found["onnx-fp32"].p50_ms is not None
+    why = decision.judge(found["onnx-int8"], Limits(), "eager-fp32", REWARD).why_not
+    assert why == "not measured on this machine with 1 thread that does not spin: run xfer bench"
+    both = decision.of_records(builds, known, {}, asked=Conditions(threads=2))
+    assert all(facts.p50_ms is not None for facts in both)
+
+
+def test_what_counts_of_a_record_of_version_020():
+    old = Record("onnx-int8", "", {}, PROVEN, replace(FIGURES, spin=True), LoopRecord(50.0, 20.0, 3000, 30))
+    assert judged(old).startswith("missed 30 of 3,000")
+    assert judged(old, Limits(15.0)).startswith("missed at least 30 of 3,000")
+    clean = replace(old, loop=LoopRecord(50.0, 20.0, 3000, 0))
+    assert judged(clean, Limits(25.0)) == judged(clean) == ""
+    assert judged(clean, Limits(15.0)) == ""  # it kept no latencies: p99 decides
+    assert judged(replace(clean, latency=replace(FIGURES, spin=True, p99_upper_ms=16.0)), Limits(15.0)) != ""
+    new = records.with_figures(old, replace(FIGURES, measured="2026"), None)
+    assert [one.spin for one in new.latencies] == [True, False]
+
+
+def test_a_record_keeps_the_slowest_ticks_and_counts_dropped_ones_as_missed():
+    loop = ControlLoop("x", 50.0, 20.0, tuple(float(i) for i in range(10_000)), dropped=7, threads=2, spin=False)
+    kept = loop_record(loop)
+    assert (kept.ticks, kept.missed, kept.dropped) == (10_007, 7 + 9979, 7)
+    assert kept.slowest_ms[:2] == (9999.0, 9998.0)
+    assert kept.missed_at(9990.5) == (9 + 7, 9 + 7)
+    assert kept.missed_at(5.0) == (7 + 9979, 10_007)
+    assert kept.missed_at(25.0) == (201 + 7, 7 + 9979)
+
+
+def test_what_missed_a_long_deadline_is_not_recommended_for_a_short_one_however_late_it_was():
+    record = benched((FIGURES, replace(PACED, missed=300, slowest_ms=(25.0,) * 100)))
+    assert judged(record, Limits(15.0)).startswith("missed at least 300 of 3,000 deadlines of 15 ms")
+    # Where the record does not tell, back-to-back calls do not decide instead.
+    assert "is not proven" in judged(record, Limits(15.0, max_miss_rate=0.2))

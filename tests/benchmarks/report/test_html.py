@@ -74,7 +74,7 @@ def test_the_verdict_comes_first_then_the_parts_in_their_order(sample):
     page = Page(to_html(sample))
     parts = (
         "Ship onnx-fp32",
-        "onnx-int8 missed 3 of 3,000 deadlines of 5 ms.",
+        "onnx-int8 missed 3 of 3,000 deadlines of 5 ms and is not proven to keep it",
         "quick run",
         "Speed-up against eager",
         "Latency against reward",

@@ -30,7 +30,9 @@ def environment(onnxruntime_library) -> dict[str, str]:
 def test_the_worker_speaks_the_protocol_of_xfer_bench(build, bundles, environment):
     """A drop-in for ``python -m benchmarks.measure.worker``, so that one run interleaves both."""
     assignment = Assignment(str(bundles / "recurrent.bundle"), "onnx-fp32", 1, (0,), batch=3)
-    requests = [Request(turn=Turn(7, 0.0, lead_in=2)), Request(pace=Pace(200.0, 0.1, ((0.01, 2),)))]
+    # At a million ticks a second nearly all fall due while it is still acting.
+    paces = [Pace(200.0, 0.1, ((0.01, 2),), lead_in=3), Pace(1e6, 0.05, late="drop"), Pace(50.0, 0.0, ((0.01, 1),))]
+    requests = [Request(turn=Turn(7, 0.0, lead_in=2)), *(Request(pace=pace) for pace in paces)]
     said = run(
         build / "xfer-bench",
         "--worker",
@@ -38,7 +40,7 @@ def test_the_worker_speaks_the_protocol_of_xfer_bench(build, bundles, environmen
         input=b"".join(msgspec.json.encode(request) + b"\n" for request in requests),
         env=environment,
     ).stdout
-    ready, turn, paced = (msgspec.json.decode(line, type=Reply) for line in said.splitlines())
+    ready, turn, paced, dropping, gaps = (msgspec.json.decode(line, type=Reply) for line in said.splitlines())
     assert ready.cores == (0,)
     assert set(ready.libraries) == {"xfer (C++)", "onnxruntime"}
     assert len(turn.seconds) == 7
@@ -47,6 +49,11 @@ def test_the_worker_speaks_the_protocol_of_xfer_bench(build, bundles, environmen
     assert paced.ticks is not None
     assert len(paced.ticks.latencies) == len(paced.ticks.starts) == 20
     assert len(paced.ticks.after_idle["0.01"]) == 2
+    assert (paced.ticks.dropped, paced.ticks.idle > 0) == (0, True)
+    assert 0 <= paced.ticks.idle_processor < paced.ticks.idle
+    assert dropping.ticks.dropped > 0
+    assert len(dropping.ticks.latencies) + dropping.ticks.dropped == paces[1].ticks == 50_000
+    assert (gaps.ticks.latencies, len(gaps.ticks.after_idle["0.01"])) == ((), 1)
 
 
 def test_the_worker_says_why_it_cannot(build, bundles):
