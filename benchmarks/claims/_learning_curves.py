@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.report import svg
-from benchmarks.report.svg import ACCENT, BASE, INK, MUTED
+from benchmarks.report.plots import svg
+from benchmarks.report.plots.svg import ACCENT, BASE, INK, MUTED
 from xfer.files import write_atomically
 
 if TYPE_CHECKING:

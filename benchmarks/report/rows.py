@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from benchmarks.measure import whole_backbone
+from benchmarks.measure.beside import whole_backbone
 from benchmarks.measure.protocol import Candidate, Measurement, Protocol
 from benchmarks.stats.percentiles import MIN_SAMPLES, is_stable, percentile, speedups, upper_bound
 from export.bundle.manifest import NOT_RUN, Build, Provenance

@@ -41,11 +41,11 @@ def usable_cores(root: Path = ROOT) -> tuple[int, ...]:
 
 def quota(root: Path = ROOT) -> float | None:
     """Return how many CPUs' time the control groups of this process allow, or None where there is no limit."""
-    limits = [limit for folder in _control_groups(root) if (limit := _limit(folder)) is not None]
+    limits = [limit for folder in control_groups(root) if (limit := _limit(folder)) is not None]
     return min(limits, default=None)
 
 
-def _control_groups(root: Path) -> Iterator[Path]:
+def control_groups(root: Path) -> Iterator[Path]:
     """Folders of the control groups that may limit processor time, from this process's own up to the topmost."""
     mounts = {"sys/fs/cgroup": PurePosixPath(), "sys/fs/cgroup/cpu": PurePosixPath()}
     for line in read(root, "proc/self/cgroup").splitlines():

@@ -53,7 +53,9 @@ class Counter:
         zones = [zone for zone in found if read(zone, "name").startswith(("package", "dram"))]
         if not zones:
             virtual = " hypervisor" in read(root, "proc/cpuinfo")
-            where = "a virtual machine, which gets none of its host's" if virtual else "a kernel or processor without any"
+            where = (
+                "a virtual machine, which gets none of its host's" if virtual else "a kernel or processor without any"
+            )
             raise UnavailableError(f"no counter of energy (RAPL) in /{ZONES}: this is {where}")
         meters: list[tuple[Callable[[], float], float]] = []
         for zone in zones:

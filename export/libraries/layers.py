@@ -176,7 +176,7 @@ def _torch_macs(event: FunctionEvent) -> int | None:
     if event.name in PRODUCTS:
         return int(event.flops or 0) // 2
     found = [_torch_macs(child) for child in event.cpu_children]
-    return None if None in found or "conv" in event.name and not found else sum(one or 0 for one in found)
+    return None if None in found or ("conv" in event.name and not found) else sum(one or 0 for one in found)
 
 
 def _convolution_macs(

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from export.libraries.causes import reason
-from export.libraries.pytorch import PROFILER, TRACE, available, layers, libraries, load_trace, on_cuda, save_trace, trace, try_out
+from export.libraries.pytorch import (
+    PROFILER,
+    TRACE,
+    available,
+    layers,
+    libraries,
+    load_trace,
+    on_cuda,
+    save_trace,
+    trace,
+    try_out,
+)
 from export.targets import Exported, ExportRequest, Place
 from xfer.errors import UnavailableError
 from xfer.runner import Session

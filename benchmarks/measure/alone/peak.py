@@ -10,6 +10,7 @@ missing PyTorch's, else NumPy's in fp32.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import subprocess
@@ -32,7 +33,7 @@ SECONDS = 0.1
 TIMEOUT_S = 120.0
 
 PRODUCT = (
-    b"\x08\x08:%b\n%b\n\x01a\n\x01b\x12\x01c\"%b\x12\x01gZ\x15\n\x01a\x12\x10\n\x0e\x08%b\x12\n\n\x03\x12\x01n\n\x03\x12"
+    b'\x08\x08:%b\n%b\n\x01a\n\x01b\x12\x01c"%b\x12\x01gZ\x15\n\x01a\x12\x10\n\x0e\x08%b\x12\n\n\x03\x12\x01n\n\x03\x12'
     b"\x01mZ\x15\n\x01b\x12\x10\n\x0e\x08%b\x12\n\n\x03\x12\x01m\n\x03\x12\x01kb\x15\n\x01c\x12\x10\n\x0e\x08%b\x12\n\n\x03"
     b"\x12\x01n\n\x03\x12\x01kB\x04\n\x00\x10\r"
 )
@@ -60,14 +61,20 @@ class Peak:
     threads: int
 
 
+@functools.cache
 def measure(threads: int, cores: tuple[int, ...]) -> tuple[Peak, ...]:
-    """Return what this machine reaches with so many threads on these cores; nothing where that fails."""
+    """Return what this machine reaches with so many threads on these cores; nothing where that fails.
+
+    Measured once in a process: it is a property of the machine.
+    """
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # noqa: PTH109 - a string is needed
     words = [sys.executable, "-P", "-m", __name__, str(threads), ",".join(map(str, cores))]
     # NumPy's libraries read their number of threads when they are loaded.
     few = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     try:
-        done = subprocess.run(words, capture_output=True, env={**os.environ, **few, "PYTHONPATH": path}, timeout=TIMEOUT_S)
+        done = subprocess.run(
+            words, capture_output=True, env={**os.environ, **few, "PYTHONPATH": path}, timeout=TIMEOUT_S
+        )
         return from_json(done.stdout.splitlines()[-1], tuple[Peak, ...])
     except (subprocess.TimeoutExpired, IndexError, msgspec.DecodeError):
         return ()

@@ -22,7 +22,7 @@ def serve(assignment: Assignment, requests: BinaryIO, replies: BinaryIO) -> None
     worker.bind(assignment.cores)
     bundle, variant = Bundle(assignment.bundle), Variant.parse(assignment.variant)
     target = cast(Profiled, targets.load(variant.target))
-    place = Place(variant.place, assignment.threads, True, variant.precision, 1, profile=True)
+    place = Place(variant.place, assignment.threads, assignment.spin, variant.precision, 1, profile=True)
     with target.load(bundle.check(bundle.build(assignment.variant)), bundle.spec, place) as session:
         runner, steps = Runner(session, bundle.spec), worker.recorded(bundle, 1)
         worker.send(replies, Reply(cores=worker.bound_cores(), libraries=target.libraries()))

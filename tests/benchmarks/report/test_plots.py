@@ -6,8 +6,8 @@ import pytest
 from benchmarks.report import plots
 from benchmarks.report.conclusion import conclude
 from benchmarks.report.figures import comparable, reward_summaries
-from benchmarks.report.svg import PIXELS, VARIABLES
-from benchmarks.report.timeline import timeline
+from benchmarks.report.plots.svg import PIXELS, VARIABLES
+from benchmarks.report.plots.timeline import timeline
 from tests.benchmarks.report.sample_report import looped, sample_report
 
 EAGER = "eager-fp32"

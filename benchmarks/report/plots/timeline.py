@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks.measure.control_loop import ControlLoop
-from benchmarks.report import svg
-from benchmarks.report.svg import ACCENT, BAD, BASE, MUTED, PIXELS, TALL
+from benchmarks.report.plots import svg
+from benchmarks.report.plots.svg import ACCENT, BAD, BASE, MUTED, PIXELS, TALL
 from benchmarks.report.table import milliseconds
 
 HEIGHT = 0.66

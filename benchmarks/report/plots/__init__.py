@@ -9,10 +9,10 @@ import numpy as np
 
 from benchmarks.measure.batch_sweep import BatchPoint
 from benchmarks.measure.protocol import Measurement
-from benchmarks.report import svg
 from benchmarks.report.figures import Point, pareto_front
+from benchmarks.report.plots import svg
+from benchmarks.report.plots.svg import ACCENT, BAD, BASE, GOOD, INK, MUTED, PIXELS, WARN
 from benchmarks.report.rows import Row
-from benchmarks.report.svg import ACCENT, BAD, BASE, GOOD, INK, MUTED, PIXELS, WARN
 from benchmarks.report.table import milliseconds
 from benchmarks.stats.bootstrap import Interval, RewardSummary
 from benchmarks.stats.percentiles import percentile
