@@ -54,8 +54,8 @@ def wish_of(args: Args, bundle: Bundle) -> Wish:
     if profile and not args.variants:
         return Wish(profile, profile, args.soak)
     if not args.variants:
-        raise UsageError("--soak runs one variant. Name it: --variants onnx-int8.")
-    return Wish(profile, _one(bundle, args.variants, "--variants"), args.soak)
+        raise UsageError("--soak takes one variant. Name it: --variants onnx-int8.")
+    return Wish(profile, _one(bundle, args.variants, "--soak"), args.soak)
 
 
 def _one(bundle: Bundle, text: str, option: str) -> str:
@@ -65,10 +65,9 @@ def _one(bundle: Bundle, text: str, option: str) -> str:
     named = choose(bundle, text) if text.strip() else []
     found = [name for name in named if name == text.strip() or name != bundle.reference]
     if len(found) != 1:
-        several = f"names {', '.join(found)}" if found else "names no variant"
-        raise UsageError(f"{option} {text}: it {several}. Name one, as {option} {(found or [*bundle.builds])[-1]}.")
+        raise UsageError(f"{option} takes one variant, and '{text}' is {', '.join(found) or 'none'}. Name one of them.")
     if (reason := why_not(bundle, found[0])) is not None:
-        raise UnavailableError(f"{option} {text}: {found[0]} cannot run here: {reason}")
+        raise UnavailableError(f"{option}: {found[0]} cannot run here: {reason}")
     return found[0]
 
 

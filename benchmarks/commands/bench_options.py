@@ -103,8 +103,8 @@ class Args(Common):
     cpp: Path | None = None
     """Folder of the built C++ runtime (with --host: there): measure each variant in it too, in the same rounds."""
     junit: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Write JUnit's XML for continuous integration too: one test case a variant, which fails if it is rejected or misses
-    the deadline."""
+    """Write JUnit's XML for continuous integration too: one test case a variant, which fails if that is rejected or
+    misses the deadline."""
     benchmark_json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write the times as github-action-benchmark reads them too (tool: customSmallerIsBetter)."""
     stream: bool = False

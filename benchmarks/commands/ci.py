@@ -101,9 +101,7 @@ def _changed(change: Change) -> Case:
     p50_ms = change.p50_ms[1]
     seconds = None if p50_ms is None else p50_ms / 1000
     became = f", status {change.status[0] or 'none'} then {change.status[1] or 'none'}"
-    moved = (
-        "" if change.estimate is None else f", time times {change.estimate.ratio:.3f} against {change.estimate.against}"
-    )
+    moved = "" if change.estimate is None else f", time {change.estimate.change:+.1%} against {change.estimate.against}"
     said = f"{change.verdict}{moved}{became}"
     if change.regression:
         return Case(change.variant, seconds, "failure", said, said)

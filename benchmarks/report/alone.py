@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -42,7 +43,7 @@ class Part:
 
 
 def parts(profile: Profile, peaks: Sequence[Peak]) -> list[Part]:
-    """Return the longest layers in the order of execution, then the others together, then what no layer accounts for."""
+    """Return the longest layers in the order of execution, the others together, and what no layer accounts for."""
     whole = max(profile.call_s, sum(layer.seconds for layer in profile.layers)) or 1.0
     order = sorted(range(len(profile.layers)), key=lambda index: -profile.layers[index].seconds)
     shown = set(order if len(order) <= SHOWN + 1 else order[:SHOWN])
@@ -117,13 +118,13 @@ def of_soak(soak: Soak) -> list[str]:
     if (drift := soak.drift) is not None:
         bounds = f"{_percent(drift.value)} [{_percent(drift.low)}, {_percent(drift.high)}]"
         found.append(
-            f"{_moved(drift, 'Its calls became slower', 'Its calls became faster', 'Its time shows no drift')}: {bounds}."
+            f"{_moved(drift, 'Its calls became slower', 'Its calls became faster', 'No drift is shown')}: {bounds}."
         )
     if (memory := soak.memory_growth) is not None:
         bounds = f"{_megabytes(memory.value)} [{_megabytes(memory.low)}, {_megabytes(memory.high)}]"
         per_call = memory.value / calls
         grew = f"Its memory grew, by {per_call:,.0f} bytes a call"
-        found.append(f"{_moved(memory, grew, 'Its memory shrank', 'Its memory shows no growth')}: {bounds}.")
+        found.append(f"{_moved(memory, grew, 'Its memory shrank', 'No growth of its memory is shown')}: {bounds}.")
     elif soak.intervals:
         found.append("It was too short to tell drift and growth of memory.")
     return [*found, *_slowed(soak)]
@@ -168,7 +169,7 @@ def stretches(soak: Soak) -> Table:
     count = min(10, len(soak.intervals))
     bounds = [len(soak.intervals) * index // count for index in range(count + 1)] if count else []
     rows = []
-    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for begin, end in itertools.pairwise(bounds):
         those = soak.intervals[begin:end]
         last = those[-1]
         rows.append(
@@ -196,6 +197,6 @@ def limits(peaks: Sequence[Peak], macs: int) -> str:
     threads = peaks[0].threads
     on = f"{threads} {'thread' if threads == 1 else 'threads'} of this processor"
     return (
-        f"{macs / 1e6:,.1f} million MACs take at least {' and '.join(times)}, the rates that {peaks[0].library} reaches in"
-        f" products of matrices on {on}; only Winograd's convolutions, which save multiplications, may be faster"
+        f"{macs / 1e6:,.1f} million MACs take at least {' and '.join(times)}, by what products of matrices reach in"
+        f" {peaks[0].library} on {on}; only Winograd's convolutions, which save multiplications, may be faster"
     )

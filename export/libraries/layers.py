@@ -172,7 +172,8 @@ def _torch_kind(event: FunctionEvent) -> str:
 def _torch_macs(event: FunctionEvent) -> int | None:
     """Return what the profiler counted, and of a convolution what follows from its arguments, or None."""
     if event.name == "aten::convolution":
-        return _convolution_macs(*event.input_shapes[:2], *event.concrete_inputs[3:7])
+        arguments: Any = (*event.input_shapes[:2], *event.concrete_inputs[3:7])
+        return _convolution_macs(*arguments)
     if event.name in PRODUCTS:
         return int(event.flops or 0) // 2
     found = [_torch_macs(child) for child in event.cpu_children]

@@ -203,5 +203,5 @@ def _macs(op: Node) -> int:
     if kind == "MatMul":
         first = list(op.input(0).get_shape())
         inner = first[-2] if op.get_attributes()["transpose_a"] else first[-1]
-        return math.prod(op.get_output_shape(0)) * int(inner)
+        return math.prod(map(int, op.get_output_shape(0))) * int(inner)
     return 0

@@ -41,7 +41,7 @@ MOST_PAIRED = 500
 
 
 @dataclass(frozen=True)
-class Interval:
+class SoakInterval:
     """What one interval gave.
 
     Attributes:
@@ -104,7 +104,7 @@ class Soak:
 
     name: str
     minutes: float
-    intervals: tuple[Interval, ...] = ()
+    intervals: tuple[SoakInterval, ...] = ()
     ended: str = ""
 
     @property
@@ -192,11 +192,11 @@ class _Watch:
         self._meter.end()
         return samples
 
-    def interval(self, samples: Sequence[float], end_s: float) -> Interval:
+    def interval(self, samples: Sequence[float], end_s: float) -> SoakInterval:
         around, hottest = self._meter.disturbance(), conditions.hottest()
         before = self._throttled, self._slowdowns
         self._throttled, self._slowdowns = throttled(), conditions.slowdowns(self._cores)
-        return Interval(
+        return SoakInterval(
             end_s=end_s,
             calls=len(samples),
             p50_ms=1000 * float(np.median(samples)),

@@ -11,11 +11,11 @@ from benchmarks.report.plots import svg
 from benchmarks.report.plots.svg import ACCENT, BASE, MUTED
 from benchmarks.report.table import milliseconds, share
 
-BAR = 0.34
+BAR = 0.24
 """Share of a row that its bar takes; above it stands the label."""
 
 ROW_HEIGHT = 0.36
-LONGEST_NAME = 40
+LONGEST_NAME = 26
 
 
 def bars(profile: Profile, peaks: Sequence[Peak]) -> str:
