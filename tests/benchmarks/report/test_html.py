@@ -6,15 +6,14 @@ import pytest
 
 from benchmarks.report import html
 from benchmarks.report.conclusion import conclude
-from tests.benchmarks.report.chromium import Chromium, executable
+from tests.benchmarks.report.chromium import Chromium, missing
 from tests.benchmarks.report.sample_report import sample_report
 from tests.conftest import skip_without
 
 
 @pytest.fixture
 def browser():
-    if executable() is None:
-        skip_without("browser", "needs a browser: apt-get install chromium")
+    skip_without("browser", f"needs a browser: {missing()}" if missing() else "")
 
 
 @pytest.fixture(scope="module")
