@@ -15,7 +15,7 @@ BAR = 0.24
 """Share of a row that its bar takes; above it stands the label."""
 
 ROW_HEIGHT = 0.36
-LONGEST_NAME = 26
+LONGEST_NAME = 22
 
 
 def bars(profile: Profile, peaks: Sequence[Peak]) -> str:
@@ -37,7 +37,7 @@ def bars(profile: Profile, peaks: Sequence[Peak]) -> str:
             axes.barh([base], [time * min(1.0, part.of_peak)], BAR, align="edge", color=ACCENT, linewidth=0)
         figures = f"{milliseconds(time)}, {share(part.of_call)}"
         if part.of_peak is not None:
-            figures += f", {alone.share_above(part.of_peak)} of the peak"
+            figures += f", {alone.share_above(part.of_peak)} of peak"
         svg.label(axes, base, _short(part.name), figures, ROW_HEIGHT)
         said.append(f"{part.name} {figures}")
     axes.set_xlim(0, 1000 * max(part.seconds for part in parts) or 1.0)
