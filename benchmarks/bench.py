@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.measure import baselines, batch_sweep, conditions, control_loop, kernel, latency
-from benchmarks.measure import cpp as cpp_runtime
-from benchmarks.measure import whole_backbone as backbone
+from benchmarks.measure.alone import peak
+from benchmarks.measure.beside import cpp as cpp_runtime
+from benchmarks.measure.beside import whole_backbone as backbone
 from benchmarks.measure.control_loop import ControlLoop
 from benchmarks.measure.interference import BLIND
 from benchmarks.measure.messages import Pace
@@ -25,7 +26,7 @@ from export.bundle import records
 from export.bundle.machine import this_machine
 from export.bundle.manifest import Provenance
 from export.bundle.reader import Bundle, why_not
-from export.libraries import linux
+from export.libraries import energy, linux
 from export.libraries.cores import default_threads
 from xfer.errors import UnavailableError, UsageError, check_choice
 
@@ -115,13 +116,20 @@ def bench(
             reward=opened.spec.reward,
             provenances=provenances,
             protocol=protocol,
-            notes=(*_no_speedups(opened, cannot_run), *baselines.notes(own), *_planned(execute), *beside.notes),
+            notes=(
+                *_no_speedups(opened, cannot_run),
+                *baselines.notes(own),
+                *_planned(execute),
+                *beside.notes,
+                *_no_energy(own),
+            ),
             rows=(),
             measurements=(),
             bundle=str(opened.path),
             limits=limits,
             reference=opened.reference,
             conditions=conditions.check(protocol.bound, protocol.threads, on_gpu=any(c.on_gpu for c in own)),
+            peaks=peak.measure(protocol.threads, protocol.bound),
         )
         report = _measure(report, rows, own, loop, batches, on_step, on_report)
     _keep(opened, report, rows)
@@ -213,6 +221,12 @@ def _no_speedups(bundle: Bundle, cannot_run: dict[str, str]) -> list[str]:
     if bundle.reference not in cannot_run:
         return []
     return [f"No speed-ups: the reference {bundle.reference} cannot run here ({cannot_run[bundle.reference]})."]
+
+
+def _no_energy(own: Sequence[Candidate]) -> list[str]:
+    """Say why the energy of an action is not known, where it is not."""
+    missing = energy.Meter(gpu=any(candidate.on_gpu for candidate in own)).why_not
+    return [f"Energy per action is n/a: {why}." for why in missing]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.bench import bench, check_libraries
 from benchmarks.claims import Options, Outcome
 from benchmarks.measure import protocol
-from benchmarks.measure.whole_backbone import EAGER, whole_policy
+from benchmarks.measure.beside.whole_backbone import EAGER, whole_policy
 from benchmarks.report import progress
 from benchmarks.report.conclusion import conclude
 from benchmarks.report.rows import Row

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.commands import bench_options
+from benchmarks.commands import alone, bench_options, ci
 from benchmarks.commands.bench_options import Args
 from benchmarks.commands.deadline import judged
 from benchmarks.measure.control_loop import ControlLoop
@@ -56,11 +56,13 @@ def main(args: Args) -> dict[str, Any]:
 
     bundle = Bundle(args.bundle, args.records)  # before a folder is made for its report
     records.check_writable(bundle)
+    wish = alone.wish_of(args, bundle)
     output = writable(args.output or args.bundle.resolve().parent / "report")
+    publish = Partial(output, stream=args.stream).publish
     with progress.bar() as on_step:
         report = bench(
             bundle,
-            args.variants,
+            wish.variants(args.variants),
             protocol,
             loop=pace,
             batches=batches,
@@ -69,11 +71,13 @@ def main(args: Args) -> dict[str, Any]:
             cpp=args.cpp,
             command=bench_options.command_line(args),
             on_step=on_step,
-            on_report=Partial(output, stream=args.stream).publish,
+            on_report=publish,
         )
+        report = alone.add(report, bundle.path, wish, on_step, publish)
     findings = conclude(report)
     paths = write.write(report, findings, output)
     terminal.show(report, findings, paths)
+    ci.write(report, args.variants, args.junit, args.benchmark_json)
     return judged(report, answer(report, paths), args.variants)
 
 
@@ -86,6 +90,9 @@ def answer(report: Report, paths: dict[str, str]) -> dict[str, Any]:
         "loops": [_loop_row(loop, report.limits.max_miss_rate) for loop in report.loops],
         "sweep": msgspec.to_builtins(report.sweep),
         "conditions": msgspec.to_builtins(report.conditions),
+        "peaks": msgspec.to_builtins(report.peaks),
+        "profile": msgspec.to_builtins(report.profile),
+        "soak": msgspec.to_builtins(report.soak),
     }
 
 

@@ -19,8 +19,8 @@ from export.libraries.cores import default_threads
 from xfer.commands import Common
 from xfer.errors import UsageError
 
-OUTPUT_ONLY = ("json", "debug", "stream")
-"""Options that change what is printed, and not what is measured."""
+OUTPUT_ONLY = ("json", "debug", "stream", "junit", "benchmark_json")
+"""Options that change what is printed and written, and not what is measured."""
 
 
 @dataclass(kw_only=True)
@@ -38,6 +38,8 @@ class Args(Common):
       xfer bench cartpole.bundle --rate-hz 50 --deadline-ms 10
       xfer bench cartpole.bundle --host user@robot
       xfer bench cartpole.bundle --cpp build
+      xfer bench cartpole.bundle --quick --profile onnx-int8
+      xfer bench cartpole.bundle --quick --variants onnx-int8 --soak 30
       xfer bench --check
     """
 
@@ -47,8 +49,8 @@ class Args(Common):
     """Measure nothing: say what about this machine moves latencies, and the command that mends it. Fails if --threads
     or --variants ask for what cannot be had here."""
     variants: str = ""
-    """Comma list of variants or targets, as onnx-int8,torchscript. Empty: all that the bundle has. The
-    reference, eager-fp32, is always measured."""
+    """Comma list of variants or targets, as onnx-int8,torchscript. Empty: all that the bundle has, with --profile that
+    one alone. The reference, eager-fp32, is always measured."""
     threads: int = 0
     """Threads inside an operation, for all variants alike. 0: as many as --cores, else one for each of the fastest
     physical cores of one node that the container has time for, at most 8."""
@@ -86,6 +88,12 @@ class Args(Common):
     """Let the report also say to ship variants that were shown to act as the reference does in recorded episodes."""
     batches: str = ""
     """Comma list of batches, as 1,4,16: then measure each variant's throughput at each."""
+    profile: Annotated[str | None, tyro.conf.arg(metavar="VARIANT")] = None
+    """Then tell where the time of this variant goes, layer by layer, by its library's own profiler, and which share of
+    the machine's peak each layer reaches."""
+    soak: Annotated[float | None, tyro.conf.arg(metavar="MINUTES")] = None
+    """Then run one variant without a pause for so long, the one of --variants, else of --profile: drift, throttling,
+    growth of memory. An interrupt ends it early and loses nothing."""
     output: Path | None = None
     """Folder of the report. Default: the folder 'report' next to the bundle."""
     records: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
@@ -94,6 +102,11 @@ class Args(Common):
     """Also time the whole backbone, with random weights, where the policy taps an early stage of it."""
     cpp: Path | None = None
     """Folder of the built C++ runtime (with --host: there): measure each variant in it too, in the same rounds."""
+    junit: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Write JUnit's XML for continuous integration too: one test case a variant, which fails if that is rejected or
+    misses the deadline."""
+    benchmark_json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Write the times as github-action-benchmark reads them too (tool: customSmallerIsBetter)."""
     stream: bool = False
     """Print the report so far as one line of JSON after each round, for programs."""
     host: str | None = None

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from benchmarks.bench import check_libraries
-from benchmarks.commands import bench_options
+from benchmarks.commands import bench_options, ci
 from benchmarks.commands.deadline import judged
 from benchmarks.commands.ssh import NOT_FOUND, Host, LostError, last_line
 from benchmarks.report import write
@@ -107,6 +107,7 @@ def main(args: bench_options.Args) -> dict[str, Any]:
     terminal.show(whole, findings, paths)
     if not any(row["status"] in ("verified", "provisional") for row in rows):
         _say(f"Nothing is verified there yet: ssh {host.name} {args.remote_xfer} verify {folder}")
+    ci.write(whole, args.variants, args.junit, args.benchmark_json)
     return judged(whole, {**watch.result, "report": paths}, args.variants)
 
 

@@ -14,11 +14,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import tyro
 
+from benchmarks.commands import ci
 from benchmarks.measure.kernel import NAME
 from benchmarks.stats import starts
 from benchmarks.stats.changes import TOLERANCE, Estimate, Times, estimate, verdict_on
@@ -54,6 +55,10 @@ class Args(Common):
     """Error rate of the whole comparison: how often benches of the same policy may seem to differ."""
     tolerance: float = TOLERANCE
     """Smallest change that matters, as a share of the time."""
+    junit: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Write JUnit's XML for continuous integration too: one test case a variant, which fails if it became worse."""
+    benchmark_json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Write the new report's times as github-action-benchmark reads them too (tool: customSmallerIsBetter)."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,7 @@ def main(args: Args) -> dict[str, Any]:
         "regressions": [change.variant for change in changes if change.regression],
     }
     show(changes, result["notes"], args)
+    ci.write_comparison(changes, new, args.junit, args.benchmark_json)
     if result["regressions"]:
         raise CheckFailed(f"{args.new} is worse than {args.old}: {', '.join(result['regressions'])}.", result)
     return result

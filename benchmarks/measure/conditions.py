@@ -170,11 +170,11 @@ def _isolated(cpus: tuple[int, ...], threads: int, root: Path) -> Condition:
 
 def _temperature(cpus: tuple[int, ...], root: Path) -> Condition:
     """How far the hottest part is from where it slows down."""
-    found = [*_zones(root), *_sensors(root)]
-    if not found:
+    found = hottest(root)
+    if found is None:
         return Condition("temperature", "unknown", "no sensor to be seen")
-    limit, degrees, name = min(found, key=lambda one: one[0] - one[1])
-    slowed = sum(integer(root, f"{CPU}/cpu{cpu}/thermal_throttle/core_throttle_count") or 0 for cpu in cpus)
+    limit, degrees, name = found
+    slowed = slowdowns(cpus, root)
     words = f"{name} {degrees:.0f} °C, slows down at {limit:.0f} °C"
     words += f"; slowed down {slowed:,} times since the start" if slowed else ""
     cool = limit - degrees > HOT
@@ -183,6 +183,16 @@ def _temperature(cpus: tuple[int, ...], root: Path) -> Condition:
 
 Reading = tuple[float, float, str]
 """Where a sensor's part slows down, where it is now, both in degrees Celsius, and its name."""
+
+
+def hottest(root: Path = ROOT) -> Reading | None:
+    """Return the part that is nearest to its limit, or None without a sensor."""
+    return min((*_zones(root), *_sensors(root)), key=lambda one: one[0] - one[1], default=None)
+
+
+def slowdowns(cpus: Sequence[int], root: Path = ROOT) -> int:
+    """Return how often these logical CPUs slowed down for heat since the machine started."""
+    return sum(integer(root, f"{CPU}/cpu{cpu}/thermal_throttle/core_throttle_count") or 0 for cpu in cpus)
 
 
 def _zones(root: Path) -> list[Reading]:

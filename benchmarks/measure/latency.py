@@ -27,6 +27,7 @@ from benchmarks.measure.messages import Turn
 from benchmarks.measure.protocol import Candidate, Measurement, Protocol, usable_cores
 from benchmarks.measure.worker_process import WorkerError, WorkerProcess
 from benchmarks.stats.percentiles import settled
+from export.libraries import energy, nvml
 
 
 def steps_per_candidate(protocol: Protocol) -> int:
@@ -92,6 +93,8 @@ class _Run:
         self.libraries: dict[str, str] = {}
         self.cold_starts_s: list[float] = []
         self.peak_memory_bytes: int | None = None
+        self.gpu_memory_bytes: int | None = None
+        self.energy = energy.Meter(gpu=candidate.on_gpu)
         self.error = ""
 
     def attempt(self, part: Callable[[], None]) -> None:
@@ -105,12 +108,14 @@ class _Run:
 
     def start(self, stack: ExitStack) -> None:
         """Start the process afresh and let it call until its times settle."""
+        gpu = nvml.used_bytes(0) if self.candidate.on_gpu else None
         self.worker = stack.enter_context(WorkerProcess(self.assignment, self.candidate.worker))
         self.cores, self.libraries = self.worker.ready.cores, self.worker.ready.libraries
         self.meter = Meter(self.worker.pid, usable_cores(), self.cores, gpu=self.candidate.on_gpu)
         if not self.cold_starts_s:  # now it holds the policy and nothing else, no recorded frames
             alone = self.worker.turn(Turn(self.protocol.warmup_calls, 0, recorded=False))
             self.peak_memory_bytes = alone.peak_memory_bytes
+            self.gpu_memory_bytes = _gpu_memory(gpu, nvml.used_bytes(self.worker.pid) if gpu else None)
         self.cold_starts_s.append(self.worker.cold_start_s)
         self._warm_up()
         self.starts.append(0)
@@ -135,7 +140,9 @@ class _Run:
     def take_turn(self) -> None:
         """Run this candidate's share of a pass."""
         self.meter.begin()
+        self.energy.begin()
         self.collected.append(self.worker.turn(self.protocol.turn).seconds)
+        self.energy.end()
         self.meter.end()
 
     def end_round(self) -> None:
@@ -164,5 +171,18 @@ class _Run:
             tuple(self.turns),
             tuple(self.starts),
             tuple(self.cold_starts_s),
+            self.gpu_memory_bytes,
+            self.energy.energy(),
             spin=self.protocol.spin,
         )
+
+
+Used = tuple[int | None, int] | None
+"""See ``nvml.used_bytes``."""
+
+
+def _gpu_memory(before: Used, after: Used) -> int | None:
+    """Return the GPU memory of a process: what the driver says, else by how much more is used than before it began."""
+    if before is None or after is None:
+        return None
+    return after[0] if after[0] is not None else max(0, after[1] - before[1])

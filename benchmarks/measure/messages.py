@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from export.libraries.layers import Layer
+
 
 @dataclass(frozen=True)
 class Assignment:
@@ -65,6 +67,7 @@ class Reply:
         peak_memory_bytes: Largest resident memory of this process so far.
         cores: Logical cores that the process may use.
         libraries: Versions of what runs the variant.
+        layers: Where the time of a profiled call goes.
     """
 
     error: str = ""
@@ -73,6 +76,7 @@ class Reply:
     peak_memory_bytes: int | None = None
     cores: tuple[int, ...] = ()
     libraries: dict[str, str] = field(default_factory=dict)
+    layers: tuple[Layer, ...] = ()
 
 
 Late = Literal["catch-up", "drop"]

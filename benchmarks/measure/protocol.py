@@ -14,6 +14,7 @@ from benchmarks.measure.interference import Interference
 from benchmarks.measure.messages import Assignment, Turn
 from export.libraries.cores import by_preference
 from export.libraries.cores import usable_cores as usable_cores
+from export.libraries.energy import Energy
 from export.targets import Variant
 
 MIN_ROUNDS = 5
@@ -178,6 +179,8 @@ class Measurement:
         turns: How many calls each turn had, in order, a tuple a round; empty in version 0.2.0.
         starts: How many rounds each start of its process gave; empty in version 0.2.0, which had one start.
         cold_starts_s: From process start to first action, of each start.
+        gpu_memory_bytes: GPU memory of the first start after its first actions; None where none is used or told.
+        energy: What processor and GPU used during its turns, or None where nothing counts it.
         spin: Whether idle threads spun between calls; in version 0.2.0 they always did.
     """
 
@@ -197,6 +200,8 @@ class Measurement:
     turns: tuple[tuple[int, ...], ...] = ()
     starts: tuple[int, ...] = ()
     cold_starts_s: tuple[float, ...] = ()
+    gpu_memory_bytes: int | None = None
+    energy: Energy | None = None
     spin: bool = True
 
     def by_turn(self) -> list[tuple[float, ...]]:

@@ -73,7 +73,7 @@ Steps = Iterator[tuple[np.ndarray, Arrays, Arrays]]
 """For each step: bool [B], in which rows an episode begins, what those start from, and the observations."""
 
 
-def _recorded(bundle: Bundle, batch: int) -> Steps:
+def recorded(bundle: Bundle, batch: int) -> Steps:
     """Rotate through the golden trajectories for ever, ``batch`` consecutive observations at a time."""
     golden = bundle.golden()
     # Stacked once and before the first call: copying frames is not the policy's work.
@@ -159,16 +159,16 @@ def serve(assignment: Assignment, requests: BinaryIO, replies: BinaryIO) -> None
         step(runner, blank)
         libraries = targets.load(Variant.parse(assignment.variant).target).libraries()
         send(replies, Reply(peak_memory_bytes=peak_memory_bytes(), cores=bound_cores(), libraries=libraries))
-        recorded = _recorded(bundle, batch)
+        golden = recorded(bundle, batch)
         for line in requests:
             request = from_json(line, Request)
             seconds: tuple[float, ...] = ()
             ticks = None
             if request.turn is not None:
-                shown = recorded if request.turn.recorded else blank
+                shown = golden if request.turn.recorded else blank
                 seconds = take_turn(lambda shown=shown: step(runner, shown), request.turn)  # type: ignore[misc]
             if request.pace is not None:
-                ticks = paced(runner, recorded, request.pace)
+                ticks = paced(runner, golden, request.pace)
             send(replies, Reply("", seconds, ticks, peak_memory_bytes(), bound_cores()))
 
 

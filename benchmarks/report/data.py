@@ -5,6 +5,9 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, field
 
+from benchmarks.measure.alone.peak import Peak
+from benchmarks.measure.alone.profile import Profile
+from benchmarks.measure.alone.soak import Soak
 from benchmarks.measure.batch_sweep import BatchPoint
 from benchmarks.measure.conditions import Condition
 from benchmarks.measure.control_loop import ControlLoop
@@ -44,6 +47,9 @@ class Report:
         reference: The variant that the others are compared with.
         kernel: The raw samples of the reference kernel, which took its turns in the same rounds; None in version 0.2.0.
         conditions: What about the machine moves latencies, as it was before the first round.
+        peaks: The most multiply-accumulates in a second that the machine does; empty where that could not be measured.
+        profile: Where the time of one variant goes, where that was asked for.
+        soak: How one variant did for minutes, where that was asked for.
     """
 
     machine: Machine
@@ -65,6 +71,9 @@ class Report:
     reference: str = "eager-fp32"
     kernel: Measurement | None = None
     conditions: tuple[Condition, ...] = ()
+    peaks: tuple[Peak, ...] = ()
+    profile: Profile | None = None
+    soak: Soak | None = None
 
     @property
     def commands(self) -> list[str]:

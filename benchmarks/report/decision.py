@@ -16,7 +16,8 @@ The rule. A variant is acceptable if all of this holds, in this order:
 5. It keeps ``Limits.deadline_ms``, where there is one. If a control loop was run, paced as on a robot, the loop
    decides: the 95 % bound above its rate of misses has to be at most ``Limits.max_miss_rate``
    (``benchmarks/stats/miss_rate.py``); of several, the newest that proves anything decides. Otherwise the upper 99 %
-   bound of p99 of back-to-back calls has to be within the deadline. Without a deadline neither is needed, so a quick bench is enough.
+   bound of p99 of back-to-back calls has to be within the deadline. Without a deadline neither is needed, so a quick
+   bench is enough.
 
 Of the acceptable variants, the one with the smallest p50 is shipped; of equal ones, the first by name. Those that are
 not shown to take longer, start by start, tie with it: the answer names them.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.report import figures, method, plots, table
+from benchmarks.report import alone, figures, method, plots, table
 from benchmarks.report.conclusion import Findings
 from benchmarks.report.data import Report
+from benchmarks.report.plots.profile import bars
+from benchmarks.report.plots.soak import course
 from benchmarks.report.plots.timeline import timeline
 from export.verification.non_inferiority import MARGIN
 
@@ -28,6 +30,8 @@ def to_html(report: Report, findings: Findings) -> str:
         "reward": plots.reward(report.rows, margin),
         "returns": plots.returns(findings.reward_summaries),
         "sweep": plots.sweep(report.sweep),
+        "profile": bars(report.profile, report.peaks) if report.profile else "",
+        "soak": course(report.soak) if report.soak else "",
     }
     page: str = environment.get_template("report.html.j2").render(
         report=report,
@@ -41,6 +45,7 @@ def to_html(report: Report, findings: Findings) -> str:
         margin=MARGIN,
         # matplotlib has escaped the text inside its own drawings.
         plots={name: Markup(svg) for name, svg in drawn.items()},
+        alone=alone,
         table=table,
         method=method,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from benchmarks.report import method, table
+from benchmarks.report import alone, method, table
 from benchmarks.report.conclusion import Findings
 from benchmarks.report.data import Report
 
@@ -29,11 +29,20 @@ def to_markdown(report: Report, findings: Findings) -> str:
     lines += _list(table.divergence(row, report.reference) for row in report.rows if row.divergence)
     if report.sweep:
         lines += ["Batch sweep, with the median time of a step:", "", *_table(*table.sweep(report.sweep))]
+    if report.profile is not None:
+        if report.profile.layers:
+            lines += [f"Where the time of {_plain(report.profile.variant)} goes:", ""]
+            lines += _table(*alone.layers(report.profile, report.peaks), left=2)
+        lines += _list(alone.of_profile(report.profile, report.rows))
+    if report.soak is not None:
+        lines += _list(alone.of_soak(report.soak))
+        lines += _table(*alone.stretches(report.soak)) if report.soak.intervals else []
     if report.conditions:
         lines += ["The machine, before the first round:", "", *_table(*table.conditions(report.conditions), left=4)]
     lines += _list(
         [
             *(f"Graph: {line}" for line in method.graph_lines(report)),
+            *(f"Arithmetic limit: {line}" for line in method.limit_lines(report)),
             f"Machine: {method.machine_line(report)}",
             f"Limits: {report.limits}",
             *report.notes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.measure.interference import LIMIT
+from benchmarks.report.alone import limits
 from benchmarks.report.data import Report
 from benchmarks.report.table import share
 from benchmarks.stats.percentiles import MIN_SAMPLES, TOLERANCE, WINDOWS, fewest_turns
@@ -26,6 +27,11 @@ def machine_line(report: Report) -> str:
 def graph_lines(report: Report) -> list[str]:
     """Say which graphs were timed."""
     return [graph_line(provenance) for provenance in report.provenances]
+
+
+def limit_lines(report: Report) -> list[str]:
+    """Say how fast each graph can be at all on this machine."""
+    return list(filter(None, (limits(report.peaks, provenance.macs) for provenance in report.provenances)))
 
 
 def graph_line(provenance: Provenance) -> str:

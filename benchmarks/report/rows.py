@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from benchmarks.measure import kernel, whole_backbone
+from benchmarks.measure import kernel
+from benchmarks.measure.beside import whole_backbone
 from benchmarks.measure.protocol import Candidate, Measurement, Protocol
 from benchmarks.stats.percentiles import MIN_SAMPLES, is_stable, percentile, speedups, upper_bound
 from export.bundle.latencies import Latency
@@ -81,6 +82,9 @@ class Row:
     disturbed_rounds: int | None = None
     starts_ms: tuple[float, ...] = ()
     cold_start_spread_s: tuple[float, float] | None = None
+    gpu_memory_bytes: int | None = None
+    power_w: float | None = None
+    energy_mj: float | None = None
     strict: bool | None = None
     spin: bool | None = None
     baseline: str | None = None
@@ -243,6 +247,9 @@ def summarize(
         disturbed_rounds=measurement.disturbed_rounds(slowed),
         starts_ms=tuple(1000 * median for median in measurement.start_medians()),
         cold_start_spread_s=(min(startups), max(startups)) if startups else None,
+        gpu_memory_bytes=measurement.gpu_memory_bytes,
+        power_w=measurement.energy.watts if measurement.energy else None,
+        energy_mj=1000 * measurement.energy.watts * float(np.mean(samples)) if measurement.energy else None,
         strict=protocol.strict,
         spin=measurement.spin,
         baseline=baseline.name if ratios and baseline else "",

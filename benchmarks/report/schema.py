@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import docstring_parser
 import msgspec
 
 from benchmarks.report.conclusion import Findings
@@ -43,18 +44,17 @@ def schema() -> dict[str, Any]:
 
 def _describe(component: dict[str, Any]) -> None:
     """Give a class and its properties the descriptions that its docstring has of them."""
-    text, _, attributes = component.get("description", "").partition("Attributes:")
-    component["description"] = _line(text)
-    described = re.findall(r"^ *(\w+): (.*(?:\n(?! *\w+: ).*)*)", attributes, re.MULTILINE)
+    told = docstring_parser.parse(component.get("description", ""), docstring_parser.DocstringStyle.GOOGLE)
+    component["description"] = _line(told.description)
     for value in component.get("properties", {}).values():
         value.pop("default", None)  # of the class; a report holds every key
-    for name, description in described:
-        if name in component.get("properties", {}):
-            component["properties"][name]["description"] = _line(description)
+    for param in told.params:
+        if param.arg_name in component.get("properties", {}):
+            component["properties"][param.arg_name]["description"] = _line(param.description)
 
 
-def _line(text: str) -> str:
-    return re.sub(r"\bNone\b", "null", " ".join(text.replace("``", "").split()))
+def _line(text: str | None) -> str:
+    return re.sub(r"\bNone\b", "null", " ".join((text or "").replace("``", "").split()))
 
 
 def text() -> str:

@@ -138,6 +138,8 @@ def sentence(row: Row) -> str:
         _starts(row),
         _startup(row),
         f"{size(row.peak_memory_bytes)} peak memory" if row.peak_memory_bytes is not None else "",
+        f"{size(row.gpu_memory_bytes)} of the GPU's memory" if row.gpu_memory_bytes is not None else "",
+        f"{row.energy_mj:.3g} mJ an action at {row.power_w:.3g} W" if row.energy_mj is not None else "",
     ]
     return "; ".join(filter(None, parts))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.report import method, table
+from benchmarks.report import alone, method, table
 from benchmarks.report.conclusion import Findings
 from benchmarks.report.data import Report
 from benchmarks.report.rows import Row
@@ -48,10 +48,15 @@ def show(report: Report, findings: Findings, paths: dict[str, str], console: Con
     console.print()
     if findings.loops:
         _show_loops(findings.loops, console)
+    _show_profile(report, console)
+    if report.soak is not None:
+        console.print(Text("soak: ", "bold") + Text(" ".join(alone.of_soak(report.soak))))
     # What a whole backbone's rows would say, its heading has said.
     print_reasons(table.reasons(row for row in report.rows if not row.whole_backbone or row.p50_ms is None), console)
     for line in method.graph_lines(report):
         console.print(Text("graph: ", "bold") + Text(line))
+    for line in method.limit_lines(report):
+        console.print(Text("arithmetic limit: ", "bold") + Text(line))
     console.print(Text("machine: ", "bold") + Text(method.machine_line(report)))
     console.print(Text("limits: ", "bold") + Text(str(report.limits)))
     for note in report.notes:
@@ -118,6 +123,24 @@ def _show_loops(loops: Sequence[LoopFigures], console: Console) -> None:
         grid.add_row(Text(loop.name), proof, *map(number, times), number(loop.idle_cores))
     console.print(grid)
     console.print(Text("Cores: how many are busy between ticks, while the policy waits for its next one."))
+    console.print()
+
+
+def _show_profile(report: Report, console: Console) -> None:
+    """Print where the time of one variant goes, if that was asked for."""
+    from rich.text import Text
+
+    if report.profile is None:
+        return
+    columns, rows = alone.layers(report.profile, report.peaks)
+    if report.profile.layers:
+        grid = grid_of(*columns, left=2)
+        for cells in rows:
+            grid.add_row(*map(Text, cells))
+        console.print(Text(f"where the time of {report.profile.variant} goes", "bold"))
+        console.print(grid)
+    for sentence in alone.of_profile(report.profile, report.rows):
+        console.print(Text(sentence))
     console.print()
 
 

@@ -32,6 +32,9 @@ class Latency:
         disturbed_rounds: In how many of them something else took time; see ``benchmarks/measure/interference.py``.
         starts_ms: Median of each fresh start of the process; empty in version 0.2.0.
         cold_start_spread_s: Smallest and largest of the starts' times to the first action.
+        gpu_memory_bytes: GPU memory of the variant's process; None where none is used or told.
+        power_w: Mean power of processor and GPU in the variant's turns, idle parts included; None where not counted.
+        energy_mj: Energy of an action, in millijoules: that power times the mean duration of a call.
         strict: Whether it was a long run.
         spin: Whether idle threads spun between calls; in version 0.2.0 they always did.
         baseline: What the speed-up is against, by row: the reference on the same device. Empty without a speed-up, and
@@ -62,6 +65,9 @@ class Latency:
     disturbed_rounds: int = 0
     starts_ms: tuple[float, ...] = ()
     cold_start_spread_s: tuple[float, float] | None = None
+    gpu_memory_bytes: int | None = None
+    power_w: float | None = None
+    energy_mj: float | None = None
     strict: bool = False
     spin: bool = True
     baseline: str = ""

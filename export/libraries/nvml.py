@@ -72,6 +72,29 @@ def clock_mhz() -> float | None:
         return None
 
 
+def joules() -> float:
+    """Return the energy that the first GPU has used since its driver was loaded, in joules.
+
+    Raises:
+        UnavailableError: If there is no GPU, or it does not count.
+    """
+    with opened() as (nvml, gpu):
+        return float(nvml.nvmlDeviceGetTotalEnergyConsumption(gpu)) / 1e3
+
+
+def used_bytes(pid: int) -> tuple[int | None, int] | None:
+    """Return how much of the first GPU's memory a process uses, and how much all use; None where that is not told.
+
+    Of a single process the driver tells nothing inside most containers, whose process numbers it does not know.
+    """
+    try:
+        with opened() as (nvml, gpu):
+            own = [one.usedGpuMemory for one in nvml.nvmlDeviceGetComputeRunningProcesses(gpu) if one.pid == pid]
+            return next(iter(own), None), int(nvml.nvmlDeviceGetMemoryInfo(gpu).used)
+    except UnavailableError:
+        return None
+
+
 def first_gpu() -> Gpu:
     """Return the state of the first GPU.
 

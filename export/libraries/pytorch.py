@@ -6,18 +6,26 @@ import importlib.util
 import logging
 import shutil
 import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from export.libraries import installed_versions
 from export.libraries.causes import device_error, failure, not_loaded, reason
+from export.libraries.layers import MODULE, Layer, of_torch
+from xfer.runner import Session
 from xfer.spec import PolicySpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from xfer.models.policy import Exportable
+    from xfer.models.torch_session import TorchSession
 
+PROFILER = "torch.profiler"
+STEP = "xfer step"
+"""Name of a call's range in a profile."""
 TRACE = "policy.pt"
 """A traced module (https://docs.pytorch.org/docs/stable/jit.html): what it computes, without its Python."""
 
@@ -163,3 +171,45 @@ def load_eager(folder: Path) -> Any:
     from xfer.models.checkpoint import load_policy
 
     return load_policy(folder).deploy()
+
+
+def layers(session: Session, act: Callable[[], object], calls: int) -> list[Layer]:
+    """Let ``torch.profiler`` record what a session does: see ``Profiled`` in ``export/targets/__init__.py``.
+
+    The operations of a module in Python are called by the path of the module that they are in.
+    """
+    from torch import nn
+    from torch.jit import ScriptModule
+    from torch.profiler import ProfilerActivity, profile, record_function
+
+    own = cast("TorchSession", session)
+    on_gpu = own.device != "cpu"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with ExitStack() as stack:
+        if isinstance(own.module, nn.Module) and not isinstance(own.module, ScriptModule):
+            _name_ranges(own.module, stack)
+        act()
+        recorded = stack.enter_context(profile(activities=activities, record_shapes=True, with_flops=True))
+        for _ in range(calls):
+            with record_function(STEP):
+                act()
+    return of_torch([event for event in recorded.events() if event.name == STEP and not event.is_async], on_gpu)
+
+
+def _name_ranges(module: nn.Module, stack: ExitStack) -> None:
+    """Let each module that holds no other one be a range of its name while it runs."""
+    from torch.profiler import record_function
+
+    for name, part in module.named_modules():
+        if any(part.children()) or not name:
+            continue
+        label = record_function(MODULE + name)
+
+        def enter(_: object, __: object, label: record_function = label) -> None:
+            label.__enter__()
+
+        def leave(_: object, __: object, ___: object, label: record_function = label) -> None:
+            label.__exit__(None, None, None)
+
+        for handle in (part.register_forward_pre_hook(enter), part.register_forward_hook(leave)):
+            stack.callback(handle.remove)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import msgspec
 
+from export.libraries.layers import Layer
 from export.libraries.opset import OPSET
 from xfer.errors import UsageError, check_choice
 from xfer.runner import Session
@@ -105,6 +107,7 @@ class Place:
         spin: Whether idle threads spin between two calls (faster, but takes time from other processes).
         precision: The variant's, for a provider that compiles the graph when it is loaded.
         max_batch: The largest batch that such a provider compiles for.
+        profile: Whether its library shall record how long each layer takes; see ``Profiled``.
     """
 
     name: str = ""
@@ -112,6 +115,7 @@ class Place:
     spin: bool = False
     precision: str = "fp32"
     max_batch: int = 8
+    profile: bool = False
 
 
 class Target(Protocol):
@@ -149,6 +153,25 @@ class TriedOut(Target, Protocol):
 
     def try_out(self, place: str) -> str | None:
         """None if one operation ran there just now, else why not, as ``runnable`` says it."""
+
+
+class Profiled(Target, Protocol):
+    """A target whose library tells how long each layer takes; ``xfer bench --profile`` asks."""
+
+    PROFILER: str
+    """Name of the library's profiler."""
+
+    def layers(self, session: Session, act: Callable[[], object], calls: int) -> list[Layer]:
+        """Call ``act``, which runs the session once, so often, and return what each layer took, in order.
+
+        Args:
+            session: A session that was loaded with ``Place.profile``, and warmed up; it is of no more use then.
+            act: Runs it.
+            calls: How often.
+
+        Raises:
+            UnavailableError: If the library does not tell it here.
+        """
 
 
 class FromGraph(Target, Protocol):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from export.libraries import pytorch
 from export.libraries.causes import not_loaded
-from export.libraries.pytorch import libraries, quiet_compiler
+from export.libraries.pytorch import PROFILER, layers, libraries, quiet_compiler
 from export.libraries.terminal import quiet
 from export.targets import Exported, ExportRequest, Place
 from xfer.errors import UnavailableError, UsageError
@@ -43,7 +43,7 @@ LEVELS = {
 """What code is compiled for, the best that the processor has, and the processor's flags that it adds to the level below
 it (https://gitlab.com/x86-psABIs/x86-64-ABI). Not for everything that it has: few other processors have all of it."""
 
-__all__ = ["PLACES", "PRECISIONS", "available", "export", "libraries", "load", "runnable"]
+__all__ = ["PLACES", "PRECISIONS", "PROFILER", "available", "export", "layers", "libraries", "load", "runnable"]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from export.libraries import pytorch
-from export.libraries.pytorch import libraries, on_cuda, quiet_compiler, try_out
+from export.libraries.pytorch import PROFILER, layers, libraries, on_cuda, quiet_compiler, try_out
 from export.targets import Exported, ExportRequest, Place
 from xfer.errors import UnavailableError, UsageError
 from xfer.runner import Session
@@ -20,7 +20,18 @@ PLACES = ("cuda",)
 PRECISION = "precision.txt"
 """What the module is cast to when it is loaded; fp32 without this file."""
 
-__all__ = ["PLACES", "PRECISIONS", "available", "export", "libraries", "load", "runnable", "try_out"]
+__all__ = [
+    "PLACES",
+    "PRECISIONS",
+    "PROFILER",
+    "available",
+    "export",
+    "layers",
+    "libraries",
+    "load",
+    "runnable",
+    "try_out",
+]
 
 
 def available() -> str | None:
@@ -61,7 +72,7 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
     set_threads(place.threads)
     device = place.name or "cpu"
     # Without freezing, what Inductor makes for a CPU is slower than eager.
-    options: dict[str, Any] = {"freezing": True}
+    options: dict[str, Any] = {"freezing": True, "cpp.enable_kernel_profile": place.profile}
     precision = (folder / PRECISION).read_text(encoding="utf-8") if (folder / PRECISION).exists() else "fp32"
     module = torch.compile(load_policy(folder).deploy(precision).to(device), dynamic=False, options=options)
     session = TorchSession(module, spec, device)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from export.libraries.pytorch import available, libraries, load_eager, on_cuda, save_eager, try_out
+from export.libraries.pytorch import PROFILER, available, layers, libraries, load_eager, on_cuda, save_eager, try_out
 from export.targets import Exported, ExportRequest, Place
 from xfer.errors import UnavailableError
 from xfer.runner import Session
@@ -16,7 +16,18 @@ PRECISIONS = ("fp32",)
 PLACES = ("channels_last", "cuda", "cudagraphs")
 """The last two run on a GPU; of these the second records its calls once and replays them as a CUDA graph."""
 
-__all__ = ["PLACES", "PRECISIONS", "available", "export", "libraries", "load", "runnable", "try_out"]
+__all__ = [
+    "PLACES",
+    "PRECISIONS",
+    "PROFILER",
+    "available",
+    "export",
+    "layers",
+    "libraries",
+    "load",
+    "runnable",
+    "try_out",
+]
 
 
 def runnable(place: str) -> str | None:

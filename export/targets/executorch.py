@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from export.libraries import installed_versions, pytorch
 from export.libraries.causes import not_loaded, reason
+from export.libraries.layers import Layer, of_etdump
 from export.libraries.terminal import quiet
 from export.targets import Exported, ExportRequest, Place
 from xfer.errors import UnavailableError, UsageError, XferError, check_choice
@@ -23,6 +25,7 @@ from xfer.runner import Runner, Session
 from xfer.spec import PolicySpec
 
 if TYPE_CHECKING:
+    from executorch.runtime import Program
     from torch import Tensor, nn
     from torch.export import ExportedProgram
     from torch.fx import Node
@@ -33,8 +36,13 @@ FILE = "policy.pte"
 EXACT = ("policy.preprocess", "policy.head")
 """Parts that stay in float: see ``export.quantize``."""
 
+PROFILER = "ExecuTorch's ETDump"
+
 _threads_in_use: list[int] = []
 """One entry for each open session."""
+
+_recording: list[Program] = []
+"""The programs of open sessions that record how long each layer takes."""
 
 
 def available() -> str | None:
@@ -204,7 +212,8 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
         set_threads(place.threads)
         _unsafe_reset_threadpool(place.threads)
         try:
-            method = Runtime.get().load_program(folder / FILE).load_method("forward")
+            program = Runtime.get().load_program(folder / FILE, enable_etdump=place.profile)
+            method = program.load_method("forward")
             largest = method.metadata.input_tensor_meta(0).sizes()[0]
         except (RuntimeError, KeyError) as error:
             complaint = (said().splitlines() or [str(error)])[-1]
@@ -218,6 +227,27 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
 
     _threads_in_use.append(place.threads)
     try:
+        if place.profile:
+            _recording.append(program)
         yield TorchSession(run, spec)
     finally:
         _threads_in_use.pop()
+        _recording.clear()
+
+
+def layers(session: Session, act: Callable[[], object], calls: int) -> list[Layer]:
+    """See ``Profiled``. What XNNPACK runs has no shapes there, so its multiplications are not known.
+
+    Raises:
+        UnavailableError: If this ExecuTorch was built without its event tracer, or its Inspector lacks a library.
+    """
+    for _ in range(calls):
+        act()
+    (program,) = _recording
+    with tempfile.TemporaryDirectory(prefix="xfer-profile-") as folder, quiet():
+        path = Path(folder, "etdump")
+        try:
+            program.write_etdump_result_to_file(str(path), str(Path(folder, "debug")))
+            return of_etdump(path, calls)
+        except (ImportError, RuntimeError) as error:
+            raise UnavailableError(f"executorch: this build has no ETDump: {reason(error)}") from error

@@ -12,7 +12,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,6 +22,7 @@ import numpy as np
 
 from export.libraries import cuda, installed_versions, user_cache
 from export.libraries.causes import device_error, failure
+from export.libraries.layers import Layer, of_onnxruntime
 from export.libraries.onnxruntime import onnxruntime
 from export.targets import Exported, ExportRequest, Place
 from xfer.errors import BundleError, UnavailableError
@@ -46,6 +48,7 @@ PROVIDERS = {
     "openvino": Provider("OpenVINOExecutionProvider", "onnx-openvino"),
 }
 """The execution provider behind each @; empty for the default."""
+PROFILER = "ONNX Runtime's profiler"
 PLACES = tuple(filter(None, PROVIDERS))
 WHEELS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")
 FILE = "policy.onnx"
@@ -132,8 +135,8 @@ def write_graph(graph: Path, folder: Path) -> None:
 class OnnxSession:
     """ONNX Runtime behind the session protocol."""
 
-    def __init__(self, session: InferenceSession, spec: PolicySpec) -> None:
-        self.session = session
+    def __init__(self, session: InferenceSession, spec: PolicySpec, shapes: InferenceSession | None = None) -> None:
+        self.session, self.shapes = session, shapes
         self._outputs = list(spec.output_names)
         self._state_names = [state.name for state in spec.states]
 
@@ -149,11 +152,45 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
     if (reason := runnable(place.name)) is not None:
         raise UnavailableError(f"onnx: {reason}")
     # Given as bytes, the graph cannot make the library read other files.
-    yield OnnxSession(_open((folder / FILE).read_bytes(), spec, place, folder / FILE), spec)
+    graph, path = (folder / FILE).read_bytes(), folder / FILE
+    if not place.profile:
+        yield OnnxSession(_open(graph, spec, place, path), spec)
+        return
+    if place.name:
+        raise UnavailableError(
+            f"onnx: {PROFILER} does not tell what a layer takes with {PROVIDERS[place.name].name}: profile the variant"
+            " without @, or another target."
+        )
+    with tempfile.TemporaryDirectory(prefix="xfer-profile-") as temporary:
+        profiled = _open(graph, spec, place, path, record=f"{temporary}/run")
+        # Of weights that are packed, a profile tells no shapes.
+        yield OnnxSession(profiled, spec, _open(graph, spec, place, path, record=f"{temporary}/shapes", packed=False))
 
 
-def _open(graph: bytes, spec: PolicySpec, place: Place, path: Path = Path(FILE)) -> InferenceSession:
+def layers(session: Session, act: Callable[[], object], calls: int) -> list[Layer]:
+    """See ``Profiled``."""
+    assert isinstance(session, OnnxSession)
+    assert session.shapes is not None
+    for _ in range(calls):
+        act()
+    profile = Path(session.session.end_profiling())
+    session.session = session.shapes
+    act()
+    return of_onnxruntime(profile, Path(session.shapes.end_profiling()), calls)
+
+
+def _open(
+    graph: bytes, spec: PolicySpec, place: Place, path: Path = Path(FILE), *, record: str = "", packed: bool = True
+) -> InferenceSession:
     """Open a graph with the execution provider of the place, which has to run all of it.
+
+    Args:
+        graph: The file.
+        spec: Its contract.
+        place: What runs it, and how.
+        path: What errors call it.
+        record: How the path of its profile begins, if one is recorded.
+        packed: Whether weights are put into the order that is fastest to read.
 
     Raises:
         UnavailableError: If the provider does not, there is no such device, or this ONNX Runtime is too old.
@@ -168,6 +205,11 @@ def _open(graph: bytes, spec: PolicySpec, place: Place, path: Path = Path(FILE))
         # Else nodes that the provider does not know would run on the CPU without a word.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     options.log_severity_level = 3
+    options.enable_profiling = bool(record)
+    if record:
+        options.profile_file_prefix = record
+    if not packed:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     provider = PROVIDERS[place.name].name
     if place.name == "tensorrt":
         os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")  # fp32 means fp32; the provider has no option for that

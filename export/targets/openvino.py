@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,19 +14,23 @@ import numpy as np
 
 from export.libraries import installed_versions
 from export.libraries.causes import not_loaded
+from export.libraries.layers import Layer, convolution, medians
 from export.targets import Exported, ExportRequest, Place
 from xfer.errors import UnavailableError
 from xfer.runner import Arrays, Session, Step, in_order
 from xfer.spec import PolicySpec
 
 if TYPE_CHECKING:
-    from openvino import Core, InferRequest, Model
+    from openvino import Core, InferRequest, Model, Node
 
 PRECISIONS = ("fp32", "int8")
 PLACES = ()
 FILE = "policy.xml"
 """The graph; its weights lie beside it in ``policy.bin``."""
 DEVICE = "CPU"
+PROFILER = "OpenVINO's profiling_info"
+TYPES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "I8": "int8", "i8": "int8", "u8": "int8"}
+"""How the names of OpenVINO's kernels end, and in what such a kernel computes."""
 
 
 def available() -> str | None:
@@ -110,14 +116,18 @@ class OpenVinoSession:
             UnavailableError: If another device than the one that was asked for would run it.
         """
         if batch not in self._requests:
-            model = self._model.clone()
-            model.reshape({tensor.name: [batch, *tensor.shape] for tensor in self._spec.inputs})
-            compiled = self._core.compile_model(model, DEVICE, self._config)
+            compiled = self._core.compile_model(self.shaped(batch), DEVICE, self._config)
             if (devices := compiled.get_property("EXECUTION_DEVICES")) != [DEVICE]:
                 raise UnavailableError(f"openvino: {DEVICE} was asked for, but {devices} runs.")
             self._requests[batch] = compiled.create_infer_request()
             self._outputs[batch] = [tensor.data for tensor in self._requests[batch].output_tensors]
         return self._requests[batch]
+
+    def shaped(self, batch: int) -> Model:
+        """Return the graph with all shapes known."""
+        model = self._model.clone()
+        model.reshape({tensor.name: [batch, *tensor.shape] for tensor in self._spec.inputs})
+        return model
 
 
 @contextmanager
@@ -135,6 +145,7 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
         "INFERENCE_PRECISION_HINT": "f32",
         # Else each process binds its threads to the first cores, and several share them while others idle.
         "ENABLE_CPU_PINNING": "NO",
+        "PERF_COUNT": "YES" if place.profile else "NO",
     }
     core = openvino.Core()
     try:
@@ -143,3 +154,54 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
     except RuntimeError as error:
         raise not_loaded(error, f"{folder / FILE}: OpenVINO cannot load it: {error}") from error
     yield session
+
+
+def layers(session: Session, act: Callable[[], object], calls: int) -> list[Layer]:
+    """See ``Profiled``. Multiplications are those of the graph's own operations that a kernel was made of."""
+    assert isinstance(session, OpenVinoSession)
+    request = session.request(1)
+    compiled = request.get_compiled_model()
+    macs: dict[str, tuple[str, int]] = {}
+    for op in session.shaped(1).get_ops():
+        if (count := _macs(op)) > 0:
+            macs |= dict.fromkeys(_names(op), (op.get_friendly_name(), count))
+    made_of = {}
+    for op in compiled.get_runtime_model().get_ops():
+        made_of[op.get_friendly_name()] = str(op.get_rt_info()["originalLayersNames"].value).split(",")
+    times, found = defaultdict[str, list[float]](list), dict[str, Layer]()
+    for _ in range(calls):
+        act()
+        for one in request.profiling_info:
+            if one.status.name != "EXECUTED":
+                continue
+            name = one.node_name
+            times[name].append(one.real_time.total_seconds())
+            parts = made_of.get(name, [name])
+            kind = TYPES.get(one.exec_type.rpartition("_")[2], "")
+            products = {macs[part] for part in parts if part in macs}
+            found[name] = Layer(name, one.node_type, 0.0, sum(count for _, count in products), kind)
+    return medians(times, calls, found)
+
+
+def _names(op: Node) -> list[str]:
+    """Return an operation's name, and those of what scales it and adds to it: a kernel may bear one of these alone."""
+    names = [op.get_friendly_name()]
+    while len(targets := op.output(0).get_target_inputs()) == 1:
+        op = next(iter(targets)).get_node()
+        if op.get_type_name() not in ("Add", "Multiply"):
+            break
+        names.append(op.get_friendly_name())
+    return names
+
+
+def _macs(op: Node) -> int:
+    """Return the multiply-accumulates of a convolution or product of matrices, 0 of anything else."""
+    kind = op.get_type_name()
+    if kind in ("Convolution", "GroupConvolution"):
+        weight = list(op.input(1).get_shape())
+        return convolution(list(op.get_output_shape(0)), weight[1:] if kind.startswith("Group") else weight)
+    if kind == "MatMul":
+        first = list(op.input(0).get_shape())
+        inner = first[-2] if op.get_attributes()["transpose_a"] else first[-1]
+        return math.prod(map(int, op.get_output_shape(0))) * int(inner)
+    return 0

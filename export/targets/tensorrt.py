@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from export.libraries import cuda, installed_versions
+from export.libraries.layers import Layer, medians
 from export.targets import Exported, ExportOptions, ExportRequest, Place
 from xfer.errors import BundleError, ExecutionError, UnavailableError, UsageError, check_choice
 from xfer.files import write_atomically
@@ -27,6 +29,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 PLACES = ()
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
 ENGINE, ONNX = "policy.engine", "policy.onnx"
+PROFILER = "TensorRT's IProfiler"
 LIBRARY = "library.txt"
 """Which of the two built the engine; only that one can load it."""
 INSTALL = "pip install 'xfer-policy[tensorrt-rtx]'"
@@ -202,8 +205,8 @@ class TensorRTSession:
 
     def __init__(self, engine: Any, spec: PolicySpec) -> None:
         self._runtime, self._spec = cuda.runtime(), spec
-        self._context = engine.create_execution_context()
-        if self._context is None:
+        self.context = engine.create_execution_context()
+        if self.context is None:
             raise ExecutionError("TensorRT could not prepare the engine: the GPU's memory may be full.")
         self._stream = int(cuda.checked(self._runtime.cudaStreamCreate()))
         self._inputs: dict[str, cuda.Buffer] = {}
@@ -219,7 +222,7 @@ class TensorRTSession:
         for name, buffer in self._inputs.items():
             buffer.host[...] = arrays[name]
             buffer.upload(self._stream)
-        if not self._context.execute_async_v3(self._stream):
+        if not self.context.execute_async_v3(self._stream):
             raise ExecutionError("TensorRT could not run the engine: a kernel failed on the GPU.")
         for buffer in self._outputs.values():
             buffer.download(self._stream)
@@ -245,10 +248,10 @@ class TensorRTSession:
         self._inputs = {tensor.name: cuda.Buffer((batch, *tensor.shape), tensor.dtype) for tensor in spec.inputs}
         self._outputs = {name: cuda.Buffer((batch, *tensor.shape), tensor.dtype) for name, tensor in outputs}
         for name, buffer in self._inputs.items():
-            if not self._context.set_input_shape(name, buffer.host.shape):
+            if not self.context.set_input_shape(name, buffer.host.shape):
                 raise UsageError(f"A batch of {batch} does not fit: the engine was built for others (see --max-batch).")
         for name, buffer in (self._inputs | self._outputs).items():
-            if not self._context.set_tensor_address(name, buffer.device):
+            if not self.context.set_tensor_address(name, buffer.device):
                 raise BundleError(f"TensorRT refuses the memory of '{name}'.")
         self._batch = batch
 
@@ -303,3 +306,23 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
         yield session
     finally:
         session.close()
+
+
+def layers(session: Session, act: Callable[[], object], calls: int) -> list[Layer]:
+    """See ``Profiled``. An engine does not tell from which multiplications a layer was made."""
+    assert isinstance(session, TensorRTSession)
+    trt: Any = importlib.import_module(type(session.context).__module__.partition(".")[0])
+    times = defaultdict[str, list[float]](list)
+
+    class Collector(trt.IProfiler):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            times[layer_name].append(ms / 1000)
+
+    session.context.profiler = collector = Collector()  # the engine keeps no reference of its own
+    for _ in range(calls):
+        act()
+    del collector
+    return medians(times, calls, {name: Layer(name, "layer", 0.0) for name in times})

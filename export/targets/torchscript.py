@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from export.libraries.causes import reason
-from export.libraries.pytorch import TRACE, available, libraries, load_trace, on_cuda, save_trace, trace, try_out
+from export.libraries.pytorch import (
+    PROFILER,
+    TRACE,
+    available,
+    layers,
+    libraries,
+    load_trace,
+    on_cuda,
+    save_trace,
+    trace,
+    try_out,
+)
 from export.targets import Exported, ExportRequest, Place
 from xfer.errors import UnavailableError
 from xfer.runner import Session
@@ -23,7 +34,18 @@ if TYPE_CHECKING:
 PRECISIONS = ("fp32",)
 PLACES = ("cuda",)
 
-__all__ = ["PLACES", "PRECISIONS", "available", "export", "libraries", "load", "runnable", "try_out"]
+__all__ = [
+    "PLACES",
+    "PRECISIONS",
+    "PROFILER",
+    "available",
+    "export",
+    "layers",
+    "libraries",
+    "load",
+    "runnable",
+    "try_out",
+]
 
 
 def runnable(place: str) -> str | None:

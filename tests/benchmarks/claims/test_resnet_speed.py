@@ -43,7 +43,7 @@ def test_more_threads_than_one_do_not_stay_set():
 
 
 def test_the_network_is_a_whole_resnet_on_224_pixels_of_the_camera_s_frame():
-    from benchmarks.measure.whole_backbone import whole_policy
+    from benchmarks.measure.beside.whole_backbone import whole_policy
     from xfer import tasks
     from xfer.models.config import PolicyConfig
     from xfer.models.policy import count_macs, make_spec

@@ -11,7 +11,8 @@ import tyro
 
 from benchmarks.bench import choose
 from benchmarks.commands import bench, bench_options
-from benchmarks.measure import protocol, whole_backbone
+from benchmarks.measure import protocol
+from benchmarks.measure.beside import whole_backbone
 from benchmarks.report.decision import Limits
 from export.bundle import records
 from export.bundle.manifest import Build

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.measure.batch_sweep import run, short, steps
 from benchmarks.measure.protocol import Candidate, Protocol
-from benchmarks.measure.worker import _recorded
+from benchmarks.measure.worker import recorded
 from export.bundle.reader import Bundle
 from export.bundle.writer import BundleWriter
 
@@ -44,9 +44,9 @@ def test_a_variant_whose_process_fails_is_missing_with_its_reason(small_bundle, 
     assert "truncated or exchanged" in missing[0]
 
 
-def test_a_batch_holds_consecutive_recorded_observations_and_where_episodes_begin(small_bundle):
+def test_a_batch_holds_consecutiverecorded_observations_and_where_episodes_begin(small_bundle):
     golden = Bundle(small_bundle.path).golden()
-    (begins, _, first), (_, _, second) = itertools.islice(_recorded(small_bundle, 4), 2)
+    (begins, _, first), (_, _, second) = itertools.islice(recorded(small_bundle, 4), 2)
     frames = golden.observations["frame"]
     np.testing.assert_array_equal(first["frame"], frames[:4])
     np.testing.assert_array_equal(second["frame"], frames[[4, 5, 0, 1]])

@@ -6,6 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from benchmarks.measure.alone.peak import Peak
+from benchmarks.measure.alone.profile import Profile
+from benchmarks.measure.alone.soak import Soak, SoakInterval
 from benchmarks.measure.batch_sweep import BatchPoint
 from benchmarks.measure.control_loop import ControlLoop
 from benchmarks.measure.interference import Interference
@@ -16,6 +19,7 @@ from benchmarks.report.rows import Row, summarize
 from export.bundle.machine import Machine
 from export.bundle.manifest import Provenance
 from export.bundle.verdicts import Divergence, Verification
+from export.libraries.layers import Layer
 from xfer.spec import RewardScale
 
 PROTOCOL = Protocol(threads=2, rounds=10, passes=10, quick=True, starts=5, lead_in_seconds=0.015)
@@ -99,6 +103,34 @@ def verified(seed=0, pairs=160, **changes):
     )
 
 
+def profiled():
+    """Where the time of a call goes: more layers than are shown one by one."""
+    convolutions = [
+        Layer(f"node_Conv_{i}/WithoutBiases_{'x' * i}", "QLinearConv", 4e-5, 7_000_000, "int8") for i in range(9)
+    ]
+    others = [Layer(f"node_{i}", "Slice", 1e-6 * (i + 1), 0, "fp32") for i in range(20)]
+    return Profile("onnx-int8", "ONNX Runtime's profiler", 50, 9e-4, (*others[:10], *convolutions, *others[10:]))
+
+
+def soaked():
+    """Ten minutes in which a variant became slower and was throttled in the end."""
+    random = np.random.default_rng(9)
+    intervals = [
+        SoakInterval(
+            end_s=2.0 * (i + 1),
+            calls=2500,
+            p50_ms=0.78 * (1 + 0.0003 * i) + random.normal(0, 0.005),
+            max_ms=1.5 + random.gamma(2, 0.2),
+            memory_bytes=95_000_000 + 20_000 * i,
+            clock_mhz=2450.0 - i,
+            temperature=60 + 0.1 * i,
+            throttled_s=0.1 * (i > 280),
+        )
+        for i in range(300)
+    ]
+    return Soak("onnx-int8", 10, tuple(intervals))
+
+
 def sample_report(**changes):
     measurements = {
         name: measured(name, seed=i, disturbed=4 if name == "onnx-fp32" else 0) for i, name in enumerate(TYPICAL_MS)
@@ -137,5 +169,8 @@ def sample_report(**changes):
         sweep=tuple(sweep),
         bundle="x.bundle",
         limits=Limits(5.0, allow_provisional=True),
+        peaks=(Peak("fp32", 54.3e9, "ONNX Runtime 1.32.0", 2), Peak("int8", 211.5e9, "ONNX Runtime 1.32.0", 2)),
+        profile=profiled(),
+        soak=soaked(),
     )
     return replace(whole, **changes)

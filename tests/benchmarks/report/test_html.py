@@ -6,15 +6,14 @@ import pytest
 
 from benchmarks.report import html
 from benchmarks.report.conclusion import conclude
-from tests.benchmarks.report.chromium import Chromium, executable
+from tests.benchmarks.report.chromium import Chromium, missing
 from tests.benchmarks.report.sample_report import sample_report
 from tests.conftest import skip_without
 
 
 @pytest.fixture
 def browser():
-    if executable() is None:
-        skip_without("browser", "needs a browser: apt-get install chromium")
+    skip_without("browser", f"needs a browser: {missing()}" if missing() else "")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +54,7 @@ def test_the_page_names_no_address_and_runs_nothing(sample):
 def test_the_page_shows_every_variant_status_and_plot_and_escapes_what_it_was_given(sample):
     text = to_html(sample)
     page = Page(text)
-    assert page.tags.count("svg") == 6
+    assert page.tags.count("svg") == 8
     for row in sample.rows:
         assert row.variant in page.text
         assert f'<span class="pill {row.status}">{row.status}</span>' in text
@@ -82,9 +81,13 @@ def test_the_verdict_comes_first_then_the_parts_in_their_order(sample):
         "Control loop at 50 Hz, deadline 5 ms",
         "Reward against eager",
         "Batch sweep",
+        "Where the time of onnx-int8 goes",
+        "Soak of onnx-int8",
         "first acted differently",
         "What else ran meanwhile",
         "What was timed, and where",
+        "Arithmetic limit",
+        "250.0 million MACs take at least 4.60 ms in fp32 (54 GMAC/s) and 1.18 ms in int8 (212 GMAC/s)",
         "Repeat it",
         "xfer verify x.bundle --full",
         "A note.",
@@ -97,8 +100,20 @@ def test_the_verdict_comes_first_then_the_parts_in_their_order(sample):
 def test_what_was_not_measured_is_left_out(sample):
     rows = tuple(replace(row, returns=(), divergence=None, reward_delta=None) for row in sample.rows)
     measurements = tuple(replace(m, disturbances=()) for m in sample.measurements)
-    page = Page(to_html(replace(sample, rows=rows, measurements=measurements, loops=(), sweep=(), bundle="")))
-    for part in ("Latency against", "Control loop", "Reward against", "Batch", "differently", "meanwhile", "verify x"):
+    less = replace(sample, rows=rows, measurements=measurements, loops=(), sweep=(), bundle="")
+    page = Page(to_html(replace(less, peaks=(), profile=None, soak=None)))
+    for part in (
+        "Where the time",
+        "Soak",
+        "Arithmetic",
+        "Latency against",
+        "Control loop",
+        "Reward against",
+        "Batch",
+        "differently",
+        "meanwhile",
+        "verify x",
+    ):
         assert part not in page.text
     assert page.tags.count("svg") == 1
 
@@ -131,7 +146,7 @@ def test_the_page_opens_without_a_request_or_an_error_and_fits_the_window(page, 
         assert browser.requests == []
         assert browser.errors == []
         assert browser.evaluate("document.documentElement.scrollWidth") <= width
-        assert browser.evaluate("document.querySelectorAll('svg[role=img][aria-label]').length") == 6
+        assert browser.evaluate("document.querySelectorAll('svg[role=img][aria-label]').length") == 8
         assert browser.evaluate("document.querySelector('img').naturalWidth") == 600
 
 

@@ -72,7 +72,7 @@ def test_markdown_has_tables_of_equal_rows_and_no_raw_html(sample):
     widths = [
         {len(re.findall(r"(?<!\\)\|", line)) for line in part.splitlines()} for part in tables if part.startswith("| ")
     ]
-    assert len(widths) == 4
+    assert len(widths) == 6
     assert all(len(width) == 1 for width in widths)
     assert "<script>" not in text
     for words in ("quick", "disturbed", "3 of 3,000", "step 117", "xfer verify x.bundle --full", sample.command):
