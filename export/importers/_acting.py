@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,14 +11,24 @@ import torch
 from export.importers._deployable import Deployable
 from export.importers._layers import not_finite
 from export.libraries.causes import reason
+from export.onnx_graph import GraphPolicy
+from export.targets.onnx import OnnxSession, open_graph
 from xfer.errors import ObservationError, ScoresError, UsageError, XferError
+from xfer.models.policy import Exportable
 from xfer.models.torch_session import TorchSession
-from xfer.runner import Action, Arrays, Runner
+from xfer.runner import Action, Arrays, Runner, Session
 from xfer.trajectories import Trajectories
 from xfer.trajectories.rows import Rows
 
 ROWS = 64
 """How many rows are looked at together."""
+
+
+def session(policy: Exportable | GraphPolicy) -> Session:
+    """Return a policy itself, to act with: its deployed module, or the graph that it is."""
+    if not isinstance(policy, GraphPolicy):
+        return TorchSession(policy.deploy(), policy.spec)
+    return OnnxSession(open_graph(policy.graph, Path("policy.onnx")), policy.spec)
 
 
 class Acting(Runner):
@@ -27,9 +38,10 @@ class Acting(Runner):
         policy: The policy; its spec names where it acts.
     """
 
-    def __init__(self, policy: Deployable) -> None:
-        super().__init__(TorchSession(policy.deploy(), policy.spec), policy.spec)
-        self._module, self._place, self._step = policy.live(), policy.spec.task, 0
+    def __init__(self, policy: Deployable | GraphPolicy) -> None:
+        super().__init__(session(policy), policy.spec)
+        self._module = policy.live() if isinstance(policy, Deployable) else None
+        self._place, self._step = policy.spec.task, 0
 
     def reset(self, mask: np.ndarray | None = None, states: Arrays | None = None) -> None:
         """Start a new episode; see ``Runner``."""
@@ -58,11 +70,13 @@ class Acting(Runner):
             raise UsageError(f"{where}: the module fails on an observation ({reason(error)}).") from error
 
     def _cause(self, observations: Arrays, states: Mapping[str, np.ndarray]) -> str:
+        if self._module is None:
+            return ""
         given = [np.array(observations[o.name]).reshape(1, *o.shape) for o in self.spec.observations]
         return not_finite(self._module, [torch.from_numpy(x) for x in (*given, *map(np.array, states.values()))])
 
 
-def refuse_what_is_not_finite(policy: Deployable, recorded: Trajectories, file: str) -> None:
+def refuse_what_is_not_finite(policy: Deployable | GraphPolicy, recorded: Trajectories, file: str) -> None:
     """Refuse observations that are not finite, unless the policy knows what to make of them.
 
     Args:
@@ -76,7 +90,7 @@ def refuse_what_is_not_finite(policy: Deployable, recorded: Trajectories, file: 
     for array in recorded.observations.values():
         if (row := _not_finite(array)) is None:
             continue
-        runner = Runner(TorchSession(policy.deploy(), policy.spec), policy.spec)
+        runner = Runner(session(policy), policy.spec)
         try:
             runner.act({key: one[row] for key, one in recorded.observations.items()})
         except XferError as error:
