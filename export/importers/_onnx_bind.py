@@ -35,7 +35,8 @@ def bind(
         model: The given graph, without what is not needed.
         spec: The contract.
         inputs: How each observation and state lies in it.
-        outputs: How the action, the scores and the next states lie in it, by their names; of the first two at least one.
+        outputs: How the action, the scores (one of the two may be missing) and the next states lie in it, by their
+            names.
         batch: The only batch that it takes, or None if it takes any.
     """
     return _Binding(model, spec, batch).bound(inputs, outputs)
@@ -99,7 +100,7 @@ class _Binding:
                 Operation("Equal", {}, np.arange(len(action.elements))),
                 Operation("Cast", {"to": _element_type("float32")}),
             ]
-        scores = own["scores"] if "scores" in own else (chosen, [*steps, *score])
+        scores = own.get("scores", (chosen, [*steps, *score]))
         states = [(name, *own[name]) for name in self.spec.output_names[2:]]
         return [("action", chosen, [*steps, *decided]), ("scores", *scores), *states]
 

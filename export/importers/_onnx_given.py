@@ -101,8 +101,8 @@ class Given:
         for node in _nodes(graph):
             if node.op_type in RANDOM and node.domain in ("", "ai.onnx"):
                 raise UsageError(
-                    f"{self.path}: node '{node.name or node.output[0]}' ({node.op_type}) draws random numbers. Export the"
-                    " mean or the mode of the distribution, as for evaluation (deterministic=True)."
+                    f"{self.path}: node '{node.name or node.output[0]}' ({node.op_type}) draws random numbers. Export"
+                    " the mean or the mode of the distribution, as for evaluation (deterministic=True)."
                 )
         return part
 
@@ -131,7 +131,7 @@ class Given:
             if own:
                 raise UsageError(
                     f"{self.path}: node '{own[0].name or own[0].output[0]}' is of an operator of its own,"
-                    f" {own[0].domain}::{own[0].op_type}, which ONNX Runtime has not. Export with ONNX's operators only."
+                    f" {own[0].domain}::{own[0].op_type}, which ONNX Runtime has not. Export with ONNX's operators."
                 ) from error
             raise WeightsError(" ".join(str(error).split())) from error
 

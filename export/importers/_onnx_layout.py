@@ -97,8 +97,8 @@ def of_output(tensor: TensorSpec, name: str, one: np.ndarray, two: np.ndarray | 
         if (port.dtype in FLOATS or whole) and tuple(size for size in rest if size != 1) == kept:
             return Layout(tensor, port, axis, free=bool(free))
     raise UsageError(
-        f"'{tensor.name}' ({tensor.dtype} {list(tensor.shape)} a row) does not fit the graph's output {port}, as a batch"
-        " of 1 gives it. Which of the two is right?"
+        f"'{tensor.name}' ({tensor.dtype} {list(tensor.shape)} a row) does not fit the graph's output {port}, as a"
+        " batch of 1 gives it. Which of the two is right?"
     )
 
 

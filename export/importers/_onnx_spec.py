@@ -1,7 +1,7 @@
 """``spec.json``: what `xfer export policy.onnx --spec` must be told of a graph, since the graph does not say it.
 
-It is a ``PolicySpec`` as a manifest holds it, and ``graph``: what its tensors are called in the graph. `xfer spec` writes a
-first one, in which a text that begins with a question mark asks for what only the policy's author knows.
+It is a ``PolicySpec`` as a manifest holds it, and ``graph``: what its tensors are called in the graph. `xfer spec` writes
+a first one, in which a text that begins with a question mark asks for what only the policy's author knows.
 """
 
 from __future__ import annotations

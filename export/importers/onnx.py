@@ -1,8 +1,8 @@
 """Anybody's ONNX graph with a ``spec.json``: `xfer export policy.onnx --spec spec.json`.
 
-The graph itself, run by ONNX Runtime in fp32, is what its variants are compared with. It gets the spec's names, types and
-shapes: states whose batch is not their first dimension are transposed, a continuous action is clipped to its bounds, and
-where there are no scores the action is the score.
+The graph itself, run by ONNX Runtime in fp32, is what its variants are compared with. It gets the spec's names, types
+and shapes: states whose batch is not their first dimension are transposed, a continuous action is clipped to its
+bounds, and where there are no scores the action is the score.
 """
 
 from __future__ import annotations
@@ -150,21 +150,16 @@ class AsGiven:
     def step(self, observations: Arrays, states: Arrays) -> Step:
         """Run it once for each row: it may take one alone."""
         together = {**observations, **states}
-        rows = [
-            self._row({name: x[row : row + 1] for name, x in together.items()})
-            for row in range(len(next(iter(together.values()))))
-        ]
+        count = len(next(iter(together.values())))
+        rows = [self._row({name: x[row : row + 1] for name, x in together.items()}) for row in range(count)]
         made = {name: np.concatenate([row[name] for row in rows]) for name in self._outputs}
         action = self._spec.action
-        if action.kind == "continuous":
-            chosen = made["action"]
-            scores = made.get("scores", chosen)
-            chosen = np.clip(chosen, np.float32(action.low), np.float32(action.high)) if action.low else chosen
-        else:
-            scores = (
-                made["scores"] if "scores" in made else np.eye(len(action.elements), dtype=np.float32)[made["action"]]
-            )
-            chosen = made["action"] if "action" in made else scores.argmax(axis=-1)
+        chosen = made["action"] if "action" in made else made["scores"].argmax(axis=-1)
+        scores = made.get("scores", chosen)
+        if action.kind == "discrete" and "scores" not in made:
+            scores = np.eye(len(action.elements), dtype=np.float32)[chosen]
+        elif action.low:
+            chosen = np.clip(chosen, *np.array([action.low, action.high], np.float32))
         return Step(chosen, scores, {state.name: made[state.name + STATE_SUFFIX] for state in self._spec.states})
 
     def _row(self, given: Arrays) -> dict[str, np.ndarray]:
