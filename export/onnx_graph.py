@@ -6,7 +6,6 @@ import importlib.util
 import inspect
 import itertools
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -114,11 +113,13 @@ def write_onnx(
 
 def _in_fp16(model: ModelProto) -> ModelProto:
     """Return a graph that computes in fp16, between inputs and outputs of their own types."""
-    before = list(sys.path)
+    import onnx_ir as ir
+    from onnx_ir.passes.common import TopologicalSortPass
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    sys.path[:] = before  # to which the package adds its own folder
-    return cast("ModelProto", convert_float_to_float16(model, keep_io_types=True))
+    found = ir.serde.deserialize_model(convert_float_to_float16(model, keep_io_types=True))
+    TopologicalSortPass()(found)  # casts of inputs come last
+    return ir.serde.serialize_model(found)
 
 
 def count(policy: GraphPolicy) -> tuple[int, int]:

@@ -96,7 +96,10 @@ class Given:
         part.path, part.model = self.path, _pruned(self.model, outputs)
         graph = part.model.graph
         used = {name for node in _nodes(graph) for name in node.input} | {value.name for value in graph.output}
-        part.inputs = tuple(port for port in self.inputs if port.name in used)
+        needed = [value for value in graph.input if value.name in used]
+        del graph.input[:]
+        graph.input.extend(needed)
+        part.inputs = tuple(map(_port, needed))
         part.outputs = tuple(map(_port, graph.output))
         for node in _nodes(graph):
             if node.op_type in RANDOM and node.domain in ("", "ai.onnx"):
@@ -110,12 +113,12 @@ class Given:
         """Run it once with ONNX Runtime on the CPU, in fp32.
 
         Args:
-            inputs: Arrays as it takes them, by its own names.
+            inputs: Arrays as it takes them, by its own names; perhaps more.
             outputs: Names of what to return.
         """
         if not hasattr(self, "_session"):
             self._session = self._open()
-        found: list[np.ndarray] = self._session.run(list(outputs), dict(inputs))
+        found: list[np.ndarray] = self._session.run(list(outputs), {one.name: inputs[one.name] for one in self.inputs})
         return found
 
     def _open(self) -> Any:

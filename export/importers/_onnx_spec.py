@@ -1,7 +1,7 @@
 """``spec.json``: what `xfer export policy.onnx --spec` must be told of a graph, since the graph does not say it.
 
-It is a ``PolicySpec`` as a manifest holds it, and ``graph``: what its tensors are called in the graph. `xfer spec` writes
-a first one, in which a text that begins with a question mark asks for what only the policy's author knows.
+It is a ``PolicySpec`` as a manifest holds it, and ``graph``: what its tensors are called in the graph. `xfer spec`
+writes a first one, in which a text that begins with a question mark asks for what only the author of the policy knows.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def read_spec(path: Path) -> GraphSpec:
     try:
         plain = msgspec.json.decode(data)
         if asked := list(questions(plain)):
-            left = "; ".join(f"{where} ({text})" for where, text in asked)
-            raise UsageError(f"{path} still asks for {left}. Fill these in.")
+            fields = ", ".join(dict.fromkeys(where for where, _ in asked))
+            raise UsageError(f"{path} still asks for {fields}: {asked[0][1]}? Put values where a text begins with '?'.")
         spec = from_json(data, GraphSpec)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: {str(error).rstrip('.')}.") from error
