@@ -33,19 +33,19 @@ def draft(given: Given) -> dict[str, Any]:
     action, scores = _decided(left)
     one = action or scores
     others = [
-        f"{ASKS} is the output {out.name} the next value of the input {port.name}? Then it is a state: move it here from"
-        f" observations, and name the output in graph.outputs as {port.name}{STATE_SUFFIX}. If not, delete this line."
+        f"{ASKS} is the output {out.name} the next value of the input {port.name}? Then it is a state: move it here"
+        f" from observations, and name the output in graph.outputs as {port.name}{STATE_SUFFIX}. If not, delete this"
+        " line."
         for port in seen
         for out in left
         if out is not one and port.dims is not None and (out.dtype, out.dims) == (port.dtype, port.dims)
     ]
     inputs = {name: before.name for name, (before, _) in states.items() if name != before.name}
     outputs = {name + STATE_SUFFIX: after.name for name, (_, after) in states.items()}
-    listed = ", ".join(port.name for port in left)
     if action is not None:
         outputs["action"] = action.name
     elif scores is None:
-        outputs["action"] = f"{ASKS} which output is the action: {listed}?"
+        outputs["action"] = f"{ASKS} which output is the action: {given.listed(left)}"
     if scores is not None:
         outputs["scores"] = scores.name
     kind = "discrete" if scores or (action and action.dtype not in FLOATS) else ""

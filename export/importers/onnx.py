@@ -76,7 +76,7 @@ def _outputs(file: GraphSpec, given: Given) -> dict[str, str]:
         if own not in there and (name in named or name not in ("action", "scores")):
             raise UsageError(
                 f"the graph has no output '{own}' for '{name}'; it has {given.listed(given.outputs)}. Name one in"
-                f" graph.outputs."
+                " graph.outputs."
             )
     found = {name: own for name, own in found.items() if own in there}
     if "action" not in found and ("scores" not in found or file.action.kind == "continuous"):

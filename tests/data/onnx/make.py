@@ -4,9 +4,9 @@
     python make.py          # in this folder
 
 Weights are random, and the statistics of the normalizer those of the observations. `mlp` and `lstm` are written as
-``OnPolicyRunner.export_policy_to_onnx`` does: a batch of 1, weights in a file of their own. `lstm_any_batch` is the same
-LSTM by PyTorch's older exporter in opset 11, as Isaac Lab writes it, but with a free batch: that of h_in is the second
-dimension.
+``OnPolicyRunner.export_policy_to_onnx`` does: a batch of 1, weights in a file of their own. `lstm_any_batch` is the
+same LSTM by PyTorch's older exporter in opset 11, as Isaac Lab writes it, but with a free batch: that of h_in is the
+second dimension.
 """
 
 import onnx
@@ -39,7 +39,7 @@ def write(name: str, model: torch.nn.Module, observations: torch.Tensor) -> torc
     resets = torch.arange(STEPS) % EPISODE == 0
     actions = []
     with torch.inference_mode():
-        for row, begins in zip(observations, resets):
+        for row, begins in zip(observations, resets, strict=True):
             if begins:
                 model.reset(torch.ones(1, dtype=torch.bool))
             actions.append(model(seen(row[None]))[0].clone())

@@ -93,6 +93,17 @@ def test_what_needs_a_pytorch_module_is_unavailable_and_not_tried_by_default(bun
     assert not {"eager-fp32", "torchscript-fp32"} & {*bundles["mlp"].builds}
 
 
+def test_the_dense_layers_of_a_graph_are_put_into_int8_but_for_the_last(bundles):
+    bundle, recorded = bundles["mlp"], load_trajectories(recorded_of("mlp"))
+    with bundle.runner("onnx-int8") as runner:
+        apart = np.abs(recorded.replay(runner).actions - recorded.actions).max(axis=0)
+    assert (apart > 0).all()
+    assert (apart < 0.05).all()
+    graph = onnx.load(bundle.check(bundle.build("onnx-int8")) / "policy.onnx").graph
+    whole = {one.name for one in graph.initializer if one.data_type == onnx.TensorProto.INT8 and len(one.dims) == 2}
+    assert len(whole) == 1, "of two layers, one"
+
+
 def test_a_graph_in_fp16_acts_nearly_the_same(bundles):
     recorded = load_trajectories(recorded_of("lstm"))
     with bundles["lstm_any_batch"].runner("onnx-fp16") as runner:
@@ -303,7 +314,8 @@ def test_a_continuous_action_is_clipped_to_its_bounds_and_its_score_is_not(tmp_p
 def test_what_the_action_does_not_need_is_left_out(tmp_path):
     """ML-Agents gives drawn actions too, and takes a mask that continuous ones do not use."""
     ports = "float[N,4] obs, float[N,2] mask) => (float[N,2] drawn, float[N,2] actions"
-    body = f"{LINEAR} {{ actions = MatMul(obs, w) noise = RandomNormalLike(actions) a = Add(actions, noise) drawn = Mul(a, mask) }}"
+    body = "actions = MatMul(obs, w) noise = RandomNormalLike(actions) a = Add(actions, noise) drawn = Mul(a, mask)"
+    body = f"{LINEAR} {{ {body} }}"
     policy = brought_in(tmp_path, ports, body)
     assert np.allclose(act(policy, obs=ROWS), WANTED)
     with pytest.raises(
@@ -405,7 +417,7 @@ def test_a_spec_and_a_graph_that_do_not_fit_are_refused_in_one_line(name, tmp_pa
 
 def test_an_operator_of_somebodys_own_is_named(tmp_path):
     path = save(tmp_path / "policy.onnx", PLAIN, "{ actions = acme.robots.Walk(obs) }", domains=', "acme.robots" : 1')
-    with pytest.raises(UsageError, match="operator of its own, acme.robots::Walk, which ONNX Runtime has not"):
+    with pytest.raises(UsageError, match=r"operator of its own, acme.robots::Walk, which ONNX Runtime has not"):
         importer.load(path, spec(tmp_path / "spec.json"))
 
 
@@ -463,7 +475,8 @@ def exported(
             "depends on the other rows of its batch",
         ),
         (
-            "{ r = Constant<value = float {0.5}>() t = Constant<value = bool {1}>() d = Dropout(obs, r, t) actions = MatMul(d, w) }",
+            "{ r = Constant<value = float {0.5}>() t = Constant<value = bool {1}>()"
+            " d = Dropout(obs, r, t) actions = MatMul(d, w) }",
             "gives two answers to one input",
         ),
     ],
@@ -476,7 +489,7 @@ def test_a_graph_that_is_more_than_its_inputs_is_refused(body, said, tmp_path):
 
 def test_a_score_that_is_not_finite_is_refused_where_it_happens(tmp_path):
     with pytest.raises(
-        ScoresError, match="step .* of the calibration observations: The policy's scores are not finite"
+        ScoresError, match=r"step .* of the calibration observations: The policy's scores are not finite"
     ):
         exported(tmp_path, PLAIN, f"{LINEAR} {{ a = MatMul(obs, w) actions = Log(a) }}")
 
