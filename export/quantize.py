@@ -27,6 +27,10 @@ OPERATIONS = ["Conv"]
 """What is quantized, in ONNX's words."""
 DENSE = ["Gemm", "MatMul"]
 """What is quantized of a graph without convolutions."""
+QUANTIZED = ("DequantizeLinear", "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul")
+"""What shows that a graph is in int8 already."""
+WARNING, ERROR = 2, 3
+"""ONNX Runtime's levels of its own log; the first is its default."""
 REMOVABLE = ["Relu"]
 """What unsigned numbers do by themselves: a convolution whose range begins at zero needs no ReLU behind it, and has
 all 256 steps for what the ReLU lets through."""
@@ -64,7 +68,7 @@ class Quantizer:
         layers: Nodes by the layer that they are, in the graph's order.
 
     Raises:
-        UsageError: If there is none.
+        UsageError: If there is none, or the graph is quantized already.
     """
 
     def __init__(self, source: Path, spec: PolicySpec, calibration: Trajectories, *, symmetric: bool) -> None:
@@ -86,6 +90,8 @@ class Quantizer:
             quant_pre_process(str(apart), str(prepared), skip_symbolic_shape=True)
             self._graph = load_model_with_shape_infer(prepared)
             self._operations = OPERATIONS if symmetric else OPERATIONS + REMOVABLE
+            if any(node.op_type in QUANTIZED for node in self._graph.graph.node):
+                raise UsageError("there is nothing to quantize: the graph is quantized already")
             if not self.layers:
                 self._operations = DENSE
                 self.layers, last = _dense(self._graph.graph, self._exact)
@@ -177,15 +183,17 @@ def _dense(graph: GraphProto, exact: list[str]) -> tuple[dict[str, list[str]], l
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the quantizer's deprecations and its advice off the terminal."""
+    """Keep the quantizer's deprecations and its advice off the terminal, and what ONNX Runtime warns of meanwhile."""
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)
+    onnxruntime().set_default_logger_severity(ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.root.setLevel(level)
+        onnxruntime().set_default_logger_severity(WARNING)
 
 
 class CalibrationInputs:

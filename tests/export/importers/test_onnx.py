@@ -12,8 +12,9 @@ import pytest
 from export.build import DEFAULT_TARGETS
 from export.build import export as export_bundle
 from export.bundle.reader import Bundle
-from export.importers import ImportOptions
+from export.importers import ImportOptions, _acting
 from export.importers import onnx as importer
+from export.onnx_graph import GraphPolicy
 from tests.export.importers.graphs import LINEAR, WALK, record, save, spec
 from xfer import cli
 from xfer.errors import FidelityError, ScoresError, UsageError, WeightsError, XferError
@@ -80,6 +81,7 @@ def test_states_whose_batch_is_not_first_are_those_of_each_row(bundles):
 
 def test_a_graph_of_a_fixed_batch_is_run_in_a_batch_of_1_alone(bundles):
     assert {bundles[name].builds["onnx-fp32"].max_batch for name in ("mlp", "lstm")} == {1}
+    assert {build.max_batch for build in bundles["mlp"].builds.values() if build.status == "built"} == {1}
     assert bundles["lstm_any_batch"].builds["onnx-fp32"].max_batch is None
     with pytest.raises(UsageError, match=r"A batch of 3 does not fit: onnx-fp32 takes 1\."):  # noqa: SIM117
         with bundles["lstm"].runner("onnx-fp32", batch=3):
@@ -185,13 +187,11 @@ def test_what_stable_baselines3_exports_acts_as_its_predict(environment, kind, t
 # Graphs of every make.
 
 
-def brought_in(folder: Path, ports: str, body: str, opset: int = 17, ir: int = 8, **changes):
-    return importer.load(save(folder / "policy.onnx", ports, body, opset, ir), spec(folder / "spec.json", **changes))
+def brought_in(folder: Path, ports: str, body: str, *version, **changes) -> GraphPolicy:
+    return importer.load(save(folder / "policy.onnx", ports, body, *version), spec(folder / "spec.json", **changes))
 
 
 def act(policy, *, batch: int = 3, **observations) -> np.ndarray:
-    from export.importers import _acting
-
     runner = Runner(_acting.session(policy), policy.spec, batch)
     given = Runner(policy.original, policy.spec, batch).act(observations)
     found = runner.act(observations)
@@ -226,6 +226,19 @@ LAYOUTS = {
         f"{LINEAR} {{ a = MatMul(obs, w) s = Constant<value = int64[1] {{1}}>() actions = Unsqueeze(a, s) }}",
     ),
     "no shapes": ("float[] obs) => (float[] actions", WALK[1]),
+    "a function of its own": (
+        PLAIN,
+        f"{LINEAR} {{ actions = own.f(obs, w) }} "
+        '<domain: "own", opset_import: ["" : 17]> f (x, y) => (z) { z = MatMul(x, y) }',
+        17,
+        8,
+        ', "own" : 1',
+    ),
+    "a branch": (
+        PLAIN,
+        f"{LINEAR} {{ t = Constant<value = bool {{1}}>() actions = If (t) <then_branch = a () => (float[N,2] p)"
+        " { p = MatMul(obs, w) }, else_branch = b () => (float[N,2] q) { q = MatMul(w, obs) }> }",
+    ),
     "inner values with the contract's names": (
         "float[N,4] given) => (float[N,2] actions",
         f"{LINEAR} {{ obs = Identity(given) action = MatMul(obs, w) scores = Identity(action) actions = Neg(scores) }}",
@@ -272,6 +285,20 @@ def test_numbers_of_other_types_are_cast_where_each_value_stays_what_it_is(tmp_p
     frame, touch = np.array([[1, 255], [7, 8]], np.uint8), np.array([[1], [0]], np.uint8)
     found = act(policy, batch=2, frame=frame, count=np.array([[-3], [5]]), touch=touch)
     assert found.tolist() == [[-2, 252], [0, 0]]
+
+
+def test_a_state_that_is_only_handed_on_and_one_in_fp16_come_back(tmp_path):
+    ports = "float[N,4] obs, float[N,2] held, float16[2,N] sum_in) => "
+    ports += "(float[N,2] actions, float[N,2] held, float16[2,N] sum_out"
+    body = "a = MatMul(obs, w) c = Cast<to = 10>(a) t = Transpose<perm = [1, 0]>(c) sum_out = Add(t, sum_in)"
+    states = [{"name": name, "dtype": "float32", "shape": [2]} for name in ("held", "sum")]
+    names = {"inputs": {"sum": "sum_in"}, "outputs": {"action": "actions", "held_out": "held"}}
+    body += " b = Cast<to = 1>(sum_out) u = Transpose<perm = [1, 0]>(b) actions = Add(u, held)"
+    policy = brought_in(tmp_path, ports, f"{LINEAR} {{ {body} }}", states=states, graph=names)
+    runner = Runner(_acting.session(policy), policy.spec, 3)
+    runner.reset(states={"held": np.full((3, 2), 7, np.float32), "sum": np.zeros((3, 2), np.float32)})
+    assert np.allclose(runner.act({"obs": ROWS}).action, WANTED + 7, atol=2e-2)
+    assert np.allclose(runner.act({"obs": ROWS}).action, 2 * WANTED + 7, atol=2e-2)
 
 
 def test_constants_that_an_old_graph_lists_as_inputs_are_none(tmp_path):
