@@ -30,6 +30,10 @@ SPEC_METADATA_KEY = "xfer.spec"
 """Where the graph carries its PolicySpec, as JSON."""
 
 
+GRAPH = "onnx-fp32"
+"""The reference of a policy that came as an ONNX graph: the graph itself."""
+
+
 @dataclass(frozen=True)
 class GraphPolicy:
     """A policy that came as an ONNX graph. There is no PyTorch module of it.

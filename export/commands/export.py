@@ -66,8 +66,8 @@ class Args(Episodes):
     """The policy: a folder of a finished `xfer train`; module:function, which returns an export.Deployable; or a file
     (--from)."""
     targets: str = DEFAULT_TARGETS
-    """Comma-separated targets or variants: torchscript, onnx-int8 ... Of an ONNX graph the default is
-    onnx-fp32,onnx-int8,tensorrt."""
+    """Comma-separated targets or variants: torchscript, onnx-int8 ... Of an ONNX graph, the default leaves out what
+    needs PyTorch."""
     output: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """The bundle (default: SOURCE.bundle)."""
     into: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from export.importers._onnx_layout import NO_BATCH, Layout
+from export.importers._onnx_layout import NO_BATCH, Layout, row_shape
 from export.onnx_graph import graphs, rename
 from xfer.spec import PolicySpec, TensorSpec
 
@@ -146,7 +146,7 @@ class _Binding:
     def _declared(self, tensor: TensorSpec) -> ValueInfoProto:
         from onnx import helper
 
-        shape = [self.batch or "batch", *tensor.zeros(1).shape[1:]]
+        shape = [self.batch or "batch", *row_shape(tensor)]
         return helper.make_tensor_value_info(tensor.name, _element_type(tensor.dtype), shape)
 
 

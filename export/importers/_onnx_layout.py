@@ -53,7 +53,7 @@ def of_input(tensor: TensorSpec, port: Port) -> Layout:
         wanted = spec_type(port.dtype)
         hint = f"write {wanted}" if wanted else f"the graph must take {', '.join(ELEMENT_TYPES)}"
         raise UsageError(f"{what} is the graph's input {port}: the types do not fit; {hint}.")
-    row, dims = tuple(tensor.shape), port.dims
+    row, dims = row_shape(tensor), port.dims
     if dims is None:
         return Layout(tensor, port, 0, free=True)
     if len(port.free) > 1:
@@ -100,6 +100,11 @@ def of_output(tensor: TensorSpec, name: str, one: np.ndarray, two: np.ndarray | 
         f"'{tensor.name}' ({tensor.dtype} {list(tensor.shape)} a row) does not fit the graph's output {port}, as a"
         " batch of 1 gives it. Which of the two is right?"
     )
+
+
+def row_shape(tensor: TensorSpec) -> tuple[int, ...]:
+    """Return the shape of what a graph is fed for one row."""
+    return tuple(tensor.zeros(1).shape[1:])
 
 
 def without(dims: Sequence[int], axis: int) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from export.importers import FACTS, Facts, ImportedPolicy, in_words, read_facts
 from export.importers._acting import Acting, refuse_what_is_not_finite
 from export.importers._deployable import Deployable
 from export.importers._deployed import digest
-from export.onnx_graph import GraphPolicy
+from export.onnx_graph import GRAPH, GraphPolicy
 from xfer import tasks
 from xfer.errors import RunError, UnavailableError, UsageError
 from xfer.evaluate import CALIBRATION_SEED, HELD_OUT_SEED, episode_returns, native, record_to
@@ -98,8 +98,8 @@ def gather(
     with writable(folder, RunError):
         write_atomically(folder / FACTS, to_json(Facts(source, weights, spec, steps)))
     renewed = file is not None or known is None
-    reference = "onnx-fp32" if isinstance(policy, GraphPolicy) else "eager-fp32"
-    return ImportedPolicy(replace(policy, spec=spec), folder, reference, renewed, memory)
+    imported = ImportedPolicy(replace(policy, spec=spec), folder, renewed=renewed, memory=memory)
+    return replace(imported, reference=GRAPH) if isinstance(policy, GraphPolicy) else imported
 
 
 def environment(spec: PolicySpec) -> tuple[Task | None, str]:

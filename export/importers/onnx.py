@@ -23,10 +23,6 @@ from xfer.errors import UsageError, XferError
 from xfer.runner import Arrays, Step
 from xfer.spec import STATE_SUFFIX, PolicySpec, TensorSpec
 
-REFERENCE = "onnx-fp32"
-"""What its variants are compared with."""
-SUFFIX = ".onnx"
-
 
 def load(path: Path, spec_file: Path) -> GraphPolicy:
     """Return the policy that is in a graph.

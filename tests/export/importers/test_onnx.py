@@ -12,9 +12,10 @@ import pytest
 from export.build import DEFAULT_TARGETS
 from export.build import export as export_bundle
 from export.bundle.reader import Bundle
-from export.importers import ImportOptions, _acting
+from export.importers import ImportOptions, _acting, _recordings
 from export.importers import onnx as importer
 from export.onnx_graph import GraphPolicy
+from export.verification.verify import verify
 from tests.export.importers.graphs import LINEAR, WALK, record, save, spec
 from xfer import cli
 from xfer.errors import FidelityError, ScoresError, UsageError, WeightsError, XferError
@@ -481,6 +482,23 @@ def test_a_graph_without_a_spec_is_told_how_to_get_one(tmp_path, monkeypatch, ca
     ):
         assert cli.main(["export", *words]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_graph_acts_in_a_task_and_its_variants_are_judged_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_recordings, "RECORDED", {"calibration": (0, 64, 32), "held-out": (1000, 64, 32)})
+    monkeypatch.setattr(_recordings, "SCALE_EPISODES", 2)
+    save(Path("cart.onnx"), "float[N,4] x) => (float[N,2] logits", f"{LINEAR} {{ logits = MatMul(x, w) }}")
+    seen = [{"name": "observation", "dtype": "float32", "shape": [4]}]
+    names = {"inputs": {"observation": "x"}, "outputs": {"scores": "logits"}}
+    action = {"kind": "discrete", "elements": ["0", "1"]}
+    spec(Path("spec.json"), observations=seen, action=action, score_kind="logits", graph=names)
+    words = ["export", "cart.onnx", "--spec", "spec.json", "--task", "env:CartPole-v1"]
+    assert cli.main([*words, "--targets", "onnx-fp32,openvino-fp32"]) == 0
+    found = verify("cart.bundle", pairs=2, workers=1)
+    assert found["onnx-fp32"].reason.endswith("the reference itself")
+    assert {(one.rung, one.pairs) for one in found.values()} == {("reward", 2)}
+    assert not {"rejected", "failed"} & {one.status for one in found.values()}
 
 
 # The fidelity gate.
