@@ -7,7 +7,7 @@ writes a first one, in which a text that begins with a question mark asks for wh
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,10 @@ class GraphSpec(PolicySpec):
 
     @property
     def policy(self) -> PolicySpec:
-        """The spec without them."""
-        return PolicySpec(**{one.name: getattr(self, one.name) for one in fields(PolicySpec)})
+        """The spec without them, with what the file left out: a default of the class is not written to a manifest."""
+        plain = {one.name: getattr(self, one.name) for one in fields(PolicySpec)}
+        tensors = {name: tuple(map(replace, plain[name])) for name in ("observations", "states")}
+        return PolicySpec(**{**plain, **tensors, "action": replace(self.action)})
 
 
 def read_spec(path: Path) -> GraphSpec:

@@ -3,8 +3,10 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -20,6 +22,7 @@ from tests.export.importers.graphs import LINEAR, WALK, record, save, spec
 from xfer import cli
 from xfer.errors import FidelityError, ScoresError, UsageError, WeightsError, XferError
 from xfer.runner import Runner
+from xfer.spec import TensorSpec
 from xfer.trajectories import Trajectories, load_trajectories
 
 DATA = Path(__file__).parents[2] / "data" / "onnx"
@@ -78,6 +81,15 @@ def test_states_whose_batch_is_not_first_are_those_of_each_row(bundles):
             for row, t in enumerate(now):
                 if not (row == 1 and t < 64):  # which begins in the middle of an episode
                     assert np.abs(action[row] - recorded.actions[t]).max() < 1e-5
+
+
+def test_a_manifest_says_what_a_short_spec_left_out(bundles):
+    """As C++ wants it."""
+    whole = msgspec.to_builtins(replace(TensorSpec("obs", "float32", (6,))))
+    assert msgspec.to_builtins(bundles["lstm"].spec.observations[0]) == whole
+    plain = json.loads((bundles["lstm"].path / "manifest.json").read_text())["spec"]
+    assert [*plain["observations"][0]] == [*plain["states"][1]] == [*whole]
+    assert {"kind", "elements", "unit", "low", "high"} <= {*plain["action"]}
 
 
 def test_a_graph_of_a_fixed_batch_is_run_in_a_batch_of_1_alone(bundles):
