@@ -134,7 +134,9 @@ def test_rsl_rls_actions_of_another_policy_are_found_out(tmp_path):
     Trajectories(recorded.observations, recorded.resets, actions).save(other)
     described = spec(tmp_path / "spec.json", observations=SEEN, action=JOINTS)
     with pytest.raises(FidelityError, match="recorded actions are not the module's at step 6 of episode 1 of the held"):
-        export_bundle(DATA / "mlp.onnx", "onnx-fp32", importing=ImportOptions(spec=described, observations=other))
+        export_bundle(
+            DATA / "mlp.onnx", "onnx-fp32", tmp_path / "b", importing=ImportOptions(spec=described, observations=other)
+        )
 
 
 # Stable-Baselines3, by the recipe of its documentation (https://stable-baselines3.readthedocs.io, "Exporting models").
