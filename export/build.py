@@ -22,9 +22,10 @@ from export.importers import ImportOptions
 from export.importers._choose import import_policy
 from export.importers._deployable import Deployable
 from export.libraries import causes, pytorch
+from export.onnx_graph import GraphPolicy, count
 from export.targets import ExportOptions, ExportRequest, Variant, expand
 from xfer import __version__, tasks
-from xfer.errors import UsageError
+from xfer.errors import UnavailableError, UsageError
 from xfer.spec import PolicySpec
 from xfer.trajectories import MEMORY, Trajectories
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 MAX_MEMORY = MEMORY / 1e9
 """How much of the recorded observations is in memory at once, in GB."""
 DEFAULT_TARGETS = "eager,torchscript,onnx-fp32,onnx-int8,tensorrt"
+GRAPH_TARGETS = "onnx-fp32,onnx-int8,tensorrt"
+"""The default of a policy that comes as an ONNX graph: of it, no module can be made."""
 EAGER = "eager-fp32"
 """The reference of a policy that is made of PyTorch."""
 
@@ -85,7 +88,8 @@ def export(
     Args:
         source: The policy: a folder of a finished `xfer train`; module:function, which returns a ``Deployable``; a
             file; or a ``Deployable`` itself.
-        targets: Targets or variants, as a sequence or with commas between them.
+        targets: Targets or variants, as a sequence or with commas between them. The default is ``GRAPH_TARGETS`` of a
+            policy that comes as a graph.
         output: The bundle's folder. Default: the source's name with .bundle.
         importing: How to import a policy that was trained elsewhere.
         options: What targets are told.
@@ -121,6 +125,8 @@ def export(
     imported, path = import_policy(source, importing, Path(output) if output is not None else None, memory, on_note)
     with tasks.truncated(tasks.max_episode_steps() or imported.max_episode_steps):
         policy = imported.policy
+        if isinstance(policy, GraphPolicy) and targets == DEFAULT_TARGETS:
+            variants = buildable(GRAPH_TARGETS)
         request = ExportRequest(policy, policy.spec, imported.calibration, options or ExportOptions())
         run = str(imported.folder.resolve())
         builder = Builder(
@@ -167,7 +173,7 @@ def buildable(names: str | Sequence[str]) -> list[Variant]:
 
 
 def export_policy(
-    policy: Exportable,
+    policy: Exportable | GraphPolicy,
     spec: PolicySpec,
     calibration: Trajectories,
     held_out: Trajectories,
@@ -310,6 +316,8 @@ class Builder:
         with writer.temporary_folder() as folder:
             try:
                 exported = module.export(request, folder, variant.precision)
+            except UnavailableError as error:
+                return writer.add(replace(build, status="unavailable", reason=str(error))), False
             except Exception as error:  # whatever a converter raises: this variant failed, the others go on
                 seconds = time.perf_counter() - start
                 failed = replace(build, status="failed", reason=causes.reason(error), seconds=seconds)
@@ -326,15 +334,16 @@ class Builder:
             return writer.add(build, folder), False
 
 
-def describe(policy: Exportable, run: str) -> Provenance:
+def describe(policy: Exportable | GraphPolicy, run: str) -> Provenance:
     """Say where a policy came from and which graph it is; of somebody else's, backbone, tap and head stay empty."""
+    from export.importers._deployed import digest
     from xfer.models.checkpoint import weights_bytes
     from xfer.models.policy import Policy, count_macs
 
+    if isinstance(policy, GraphPolicy):
+        return Provenance(run, digest(policy), "", "", "", *count(policy), __version__)
     counted = (*count_macs(policy), __version__)
     if isinstance(policy, Policy):
         weights = hashlib.sha256(weights_bytes(policy)).hexdigest()
         return Provenance(run, weights, policy.config.backbone, policy.config.tap, policy.config.head, *counted)
-    from export.importers._deployed import digest
-
     return Provenance(run, digest(policy), "", "", "", *counted)

@@ -1,28 +1,62 @@
-"""The one step from torch to ONNX. Every target that is fed with ONNX starts here."""
+"""The one step to ONNX, from torch or from a graph that was given. Every target that is fed with ONNX starts here."""
 
 from __future__ import annotations
 
 import importlib.util
 import inspect
 import itertools
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NoReturn, cast
 
 from export.libraries.opset import OPSET
 from export.libraries.pytorch import example_inputs
 from export.libraries.terminal import quiet
-from xfer.errors import UsageError, XferError
+from xfer.errors import UnavailableError, UsageError, XferError
 from xfer.files import to_json
+from xfer.runner import Session
 from xfer.spec import PolicySpec
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
     from torch import nn
 
+    from xfer.models.policy import Exportable
+
 SPEC_METADATA_KEY = "xfer.spec"
 """Where the graph carries its PolicySpec, as JSON."""
+
+
+GRAPH = "onnx-fp32"
+"""The reference of a policy that came as an ONNX graph: the graph itself."""
+
+
+@dataclass(frozen=True)
+class GraphPolicy:
+    """A policy that came as an ONNX graph. There is no PyTorch module of it.
+
+    Attributes:
+        graph: The graph with the spec's names, types and shapes, as a file holds it.
+        spec: Its contract.
+        max_batch: The largest batch that it takes, or None if it takes any.
+        original: The graph as it was given, behind the same contract.
+    """
+
+    graph: bytes = field(repr=False)
+    spec: PolicySpec
+    max_batch: int | None = None
+    original: Session | None = field(default=None, compare=False, repr=False)
+
+    def deploy(self, precision: str = "fp32") -> NoReturn:
+        """Refuse, since there is no module.
+
+        Raises:
+            UnavailableError: Always.
+        """
+        raise UnavailableError("it is made of a PyTorch module, and this policy is an ONNX graph")
 
 
 def available() -> str | None:
@@ -39,6 +73,90 @@ def available() -> str | None:
 def libraries() -> dict[str, str]:
     """Versions that decide what the graph looks like."""
     return {name: version(name) for name in ("torch", "torchvision", "onnx", "onnxscript")}
+
+
+def write_onnx(
+    policy: Exportable | GraphPolicy,
+    path: Path,
+    opset: int = OPSET,
+    precision: str = "fp32",
+    *,
+    cast_first: bool = False,
+) -> int | None:
+    """Write a policy as ONNX: export its module, or write the graph that it is.
+
+    Args:
+        policy: The policy.
+        path: The file to write.
+        opset: Version of ONNX's operators; a given graph keeps its own.
+        precision: ``fp32`` or ``fp16``.
+        cast_first: Whether a module of our own casts images before it cuts them.
+
+    Returns:
+        The largest batch that it takes, or None if it takes any.
+
+    Raises:
+        UsageError: If a given graph is asked for in another opset, or PyTorch does not write it.
+        XferError: If the graph is not valid.
+    """
+    if not isinstance(policy, GraphPolicy):
+        module = policy.deploy(precision)
+        for part in module.modules() if cast_first else ():
+            if hasattr(part, "cast_first"):
+                part.cast_first = True  # type: ignore[assignment]
+        export_onnx(module, path, opset)
+        return None
+    import onnx
+
+    if opset != OPSET:
+        raise UsageError(f"--opset {opset} does not fit: the graph that was given keeps its own")
+    model = onnx.load_model_from_string(policy.graph)
+    save_graph(_in_fp16(model) if precision == "fp16" else model, policy.spec, path)
+    return policy.max_batch
+
+
+def _in_fp16(model: ModelProto) -> ModelProto:
+    """Return a graph that computes in fp16, between inputs and outputs of their own types."""
+    import onnx_ir as ir
+    from onnx_ir.passes.common import TopologicalSortPass
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    found = ir.serde.deserialize_model(convert_float_to_float16(model, keep_io_types=True))
+    TopologicalSortPass()(found)  # casts of inputs come last
+    return ir.serde.serialize_model(found)
+
+
+def count(policy: GraphPolicy) -> tuple[int, int]:
+    """Return (parameters, multiply-accumulates of one step), counted as PyTorch's counter does: matrices alone.
+
+    What lies in a loop or branch counts once.
+    """
+    import onnx
+    from onnx import helper
+
+    model = onnx.load_model_from_string(policy.graph)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    parts = graphs(onnx.shape_inference.infer_shapes(model, data_prop=True).graph)
+    sizes: dict[str, list[int]] = {}
+    for part in parts:
+        sizes |= {one.name: [*one.dims] for one in part.initializer}
+        values = (*part.input, *part.output, *part.value_info)
+        sizes |= {one.name: [max(d.dim_value, 1) for d in one.type.tensor_type.shape.dim] for one in values}
+    macs = 0
+    for node in (node for part in parts for node in part.node):
+        given, made = ([sizes.get(name, []) for name in names] for names in (node.input, node.output))
+        attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+        if node.op_type in ("Conv", "ConvTranspose") and len(given[1]) > 1:
+            over = made[0] if node.op_type == "Conv" else given[0]
+            macs += math.prod(over) * math.prod(given[1][1:])
+        elif node.op_type in ("MatMul", "Gemm") and given[0]:
+            macs += math.prod(made[0]) * given[0][0 if attributes.get("transA") else -1]
+        elif node.op_type in ("LSTM", "GRU", "RNN"):
+            macs += math.prod(given[0][:2]) * (math.prod(given[1]) + math.prod(given[2]))
+    floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
+    weights = (one for part in parts for one in part.initializer if one.data_type in floats)
+    return sum(math.prod(one.dims) for one in weights), macs
 
 
 def export_onnx(module: nn.Module, path: Path, opset: int = OPSET) -> None:
@@ -96,7 +214,7 @@ def names_apart(spec: PolicySpec) -> dict[str, str]:
 
 def rename(model: ModelProto, names: Mapping[str, str]) -> None:
     """Give values of a graph the names in ``names``. A value that has one of them already gets another."""
-    parts = _graphs(model.graph)
+    parts = graphs(model.graph)
     present = {name for graph in parts for node in graph.node for name in (*node.input, *node.output)}
     present |= {value.name for graph in parts for value in (*graph.input, *graph.output, *graph.initializer)}
     new = dict(names)
@@ -127,7 +245,7 @@ def save_graph(model: ModelProto, spec: PolicySpec, path: Path) -> None:
 
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     helper.set_model_props(model, {**metadata, SPEC_METADATA_KEY: to_json(spec).decode()})
-    nodes = [node for graph in _graphs(model.graph) for node in graph.node]
+    nodes = [node for graph in graphs(model.graph) for node in graph.node]
     used = {"", *(node.domain for node in (*nodes, *(node for part in model.functions for node in part.node)))}
     opsets = [opset for opset in model.opset_import if opset.domain in used]
     del model.opset_import[:]
@@ -140,12 +258,12 @@ def save_graph(model: ModelProto, spec: PolicySpec, path: Path) -> None:
     onnx.save(model, str(path))
 
 
-def _graphs(graph: GraphProto) -> list[GraphProto]:
+def graphs(graph: GraphProto) -> list[GraphProto]:
     """Return a graph and those inside its nodes (of If and Loop)."""
     inner = [
         part for node in graph.node for a in node.attribute for part in (*a.graphs, *([a.g] if a.HasField("g") else []))
     ]
-    return [graph, *(part for one in inner for part in _graphs(one))]
+    return [graph, *(part for one in inner for part in graphs(one))]
 
 
 def nodes_in_scope(path: Path, scope: str) -> list[str]:

@@ -21,10 +21,17 @@ from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
 
 if TYPE_CHECKING:
+    from onnx import GraphProto
     from onnxruntime import InferenceSession
 
 OPERATIONS = ["Conv"]
 """What is quantized, in ONNX's words."""
+DENSE = ["Gemm", "MatMul"]
+"""What is quantized of a graph without convolutions."""
+QUANTIZED = ("DequantizeLinear", "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul")
+"""What shows that a graph is in int8 already."""
+WARNING, ERROR = 2, 3
+"""ONNX Runtime's levels of its own log; the first is its default."""
 REMOVABLE = ["Relu"]
 """What unsigned numbers do by themselves: a convolution whose range begins at zero needs no ReLU behind it, and has
 all 256 steps for what the ReLU lets through."""
@@ -39,7 +46,7 @@ def quantize_int8(
     symmetric: bool,
     float_layers: tuple[str, ...] = (),
 ) -> None:
-    """Quantize the trunk's convolutions: ``Quantizer`` and its ``write`` in one."""
+    """Quantize a graph: ``Quantizer`` and its ``write`` in one."""
     Quantizer(source, spec, calibration, symmetric=symmetric).write(destination, float_layers)
 
 
@@ -48,10 +55,11 @@ class Quantizer:
 
     What can be quantized are the trunk's convolutions. Preprocessing stays in float, where it is exact; so do the
     head, whose attention maps turn small errors into wrong positions, and the residual sums, whose rounding would
-    enter every later layer. Together they are a few percent of the arithmetic.
+    enter every later layer. Together they are a few percent of the arithmetic. Of a graph without convolutions (a
+    policy on a robot's joints) the dense layers are quantized, but for the last, whose rounding would be the action's.
 
     Args:
-        source: An fp32 graph from ``export_onnx``.
+        source: An fp32 graph from ``write_onnx``.
         spec: The policy's contract.
         calibration: Observations to take value ranges from. The states come from running ``source`` on them.
         symmetric: True for TensorRT: signed activations, no zero points, biases left in float. False for ONNX
@@ -61,7 +69,7 @@ class Quantizer:
         layers: Nodes by the layer that they are, in the graph's order.
 
     Raises:
-        UsageError: If there is none.
+        UsageError: If there is none, or the graph is quantized already.
     """
 
     def __init__(self, source: Path, spec: PolicySpec, calibration: Trajectories, *, symmetric: bool) -> None:
@@ -72,11 +80,8 @@ class Quantizer:
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
         self._spec, self._symmetric = spec, symmetric
-        self._operations = OPERATIONS if symmetric else OPERATIONS + REMOVABLE
         self._exact = [*nodes_in_scope(source, "policy.preprocess"), *nodes_in_scope(source, "policy.head")]
         self.layers = _layers(source, self._exact)
-        if not self.layers:
-            raise UsageError(f"there is nothing to quantize: the graph has no {' or '.join(OPERATIONS)}")
         self._apart = names_apart(spec)
         with tempfile.TemporaryDirectory() as folder, _quiet():
             apart, prepared = Path(folder) / "apart.onnx", Path(folder) / "prepared.onnx"
@@ -85,6 +90,17 @@ class Quantizer:
             onnx.save(model, str(apart))
             quant_pre_process(str(apart), str(prepared), skip_symbolic_shape=True)
             self._graph = load_model_with_shape_infer(prepared)
+            self._operations = OPERATIONS if symmetric else OPERATIONS + REMOVABLE
+            if any(node.op_type in QUANTIZED for node in self._graph.graph.node):
+                raise UsageError("there is nothing to quantize: the graph is quantized already")
+            if not self.layers:
+                self._operations = DENSE
+                self.layers, last = _dense(self._graph.graph, self._exact)
+                self._exact += last
+            if not self.layers:
+                raise UsageError(
+                    "there is nothing to quantize: the graph has no convolution, and no dense layer but the last"
+                )
             calibrator = create_calibrator(prepared, self._operations, str(Path(folder) / "augmented.onnx"))
             calibrator.collect_data(CalibrationInputs(prepared, spec, calibration, self._apart))
             self._ranges = calibrator.compute_data()
@@ -118,8 +134,9 @@ class Quantizer:
                     "WeightSymmetric": True,
                     "QuantizeBias": not self._symmetric,
                     # Else half of a signed range goes to what the ReLU drops. TensorRT fuses convolution, ReLU and
-                    # rounding into one, and its manual advises not to round outputs of a convolution.
-                    "OpTypesToExcludeOutputQuantization": OPERATIONS if self._symmetric else [],
+                    # rounding into one, and its manual advises not to round outputs of a convolution. A dense layer's
+                    # input is rounded anyway, behind an activation that is in float.
+                    "OpTypesToExcludeOutputQuantization": [*DENSE, *(OPERATIONS if self._symmetric else [])],
                 },
             )
             quantizer.quantize_model()
@@ -142,17 +159,42 @@ def _layers(source: Path, exact: list[str]) -> dict[str, list[str]]:
     return found
 
 
+def _dense(graph: GraphProto, exact: list[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the dense layers before the last ones, as ``_layers`` does, and nodes that are no such layers.
+
+    Args:
+        graph: A graph whose weights are initializers.
+        exact: Nodes that stay in float anyway.
+    """
+    weights = {one.name for one in graph.initializer}
+    found: dict[str, list[str]] = {}
+    others, leads = list[str](), set[str]()
+    for node in reversed(graph.node):
+        before_another = not leads.isdisjoint(node.output)
+        if node.op_type in DENSE:
+            if node.input[1] not in weights or node.name in exact or not before_another:
+                others.append(node.name)
+            else:
+                module, _, _ = node.input[1].rpartition(".")
+                found.setdefault(module or node.name, []).append(node.name)
+        if before_another or (node.op_type in DENSE and node.input[1] in weights):
+            leads.update(node.input)
+    return dict(reversed(found.items())), others
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the quantizer's deprecations and its advice off the terminal."""
+    """Keep the quantizer's deprecations and its advice off the terminal, and what ONNX Runtime warns of meanwhile."""
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)
+    onnxruntime().set_default_logger_severity(ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.root.setLevel(level)
+        onnxruntime().set_default_logger_severity(WARNING)
 
 
 class CalibrationInputs:

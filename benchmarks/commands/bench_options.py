@@ -25,7 +25,7 @@ OUTPUT_ONLY = ("json", "debug", "stream", "junit", "benchmark_json")
 
 @dataclass(kw_only=True)
 class Args(Common):
-    """Measure how fast each variant of a bundle is here, against eager, and write a report.
+    """Measure how fast each variant of a bundle is here, against its reference, and write a report.
 
     What is timed is raw frame to action: host observation in, host action out, batch 1, on the bundle's own
     recorded frames. Variants take turns in rounds, each in a process of its own.
@@ -50,7 +50,7 @@ class Args(Common):
     or --variants ask for what cannot be had here."""
     variants: str = ""
     """Comma list of variants or targets, as onnx-int8,torchscript. Empty: all that the bundle has, with --profile that
-    one alone. The reference, eager-fp32, is always measured."""
+    one alone. The reference (eager-fp32; of a policy that came as an ONNX graph onnx-fp32) is always measured."""
     threads: int = 0
     """Threads inside an operation, for all variants alike. 0: as many as --cores, else one for each of the fastest
     physical cores of one node that the container has time for, at most 8."""

@@ -123,7 +123,7 @@ def main(args: Args) -> dict[str, Any]:
         "tolerance": args.tolerance,
         "regressions": [change.variant for change in changes if change.regression],
     }
-    show(changes, result["notes"], args)
+    show(changes, result["notes"], args, new.reference)
     ci.write_comparison(changes, new, args.junit, args.benchmark_json)
     if result["regressions"]:
         raise CheckFailed(f"{args.new} is worse than {args.old}: {', '.join(result['regressions'])}.", result)
@@ -286,16 +286,19 @@ def _waiting(measurement: Measurement) -> str:
     return "threads that spin between calls" if measurement.spin else "threads that sleep between calls"
 
 
-def show(changes: Sequence[Change], notes: Sequence[str], args: Args) -> None:
+def show(changes: Sequence[Change], notes: Sequence[str], args: Args, reference: str) -> None:
     """Print the table, the notes, what cannot be excluded, and what the error rate is."""
     from rich.console import Console
     from rich.text import Text
 
+    from benchmarks.report.table import short
     from benchmarks.report.terminal import grid_of
 
     console = Console()
     kernel = any(change.estimate and change.estimate.against == "kernel" for change in changes)
-    grid = grid_of("Variant", "Verdict", f"Time against {'kernel' if kernel else 'eager'}", "p50 in ms", left=4)
+    grid = grid_of(
+        "Variant", "Verdict", f"Time against {'kernel' if kernel else short(reference)}", "p50 in ms", left=4
+    )
     for change in changes:
         color = "red" if change.regression else "green" if change.verdict == "faster" else ""
         cells = (change.variant, _percent(change.estimate), _p50(change))

@@ -23,13 +23,14 @@ def to_html(report: Report, findings: Findings) -> str:
     environment.trim_blocks = environment.lstrip_blocks = True
     points = figures.comparable(report.rows, report.reference)
     margin = MARGIN * report.reward.span if report.reward else None
+    whole = [m for m in report.measurements if m.rounds and not m.error and m.batch == 1]
     drawn = {
         "pareto": plots.pareto(points, margin),
-        "latency": plots.latency([m for m in report.measurements if m.rounds and not m.error and m.batch == 1]),
-        "timeline": timeline(report.loops),
+        "latency": plots.latency(whole, report.reference),
+        "timeline": timeline(report.loops, report.reference),
         "reward": plots.reward(report.rows, margin),
-        "returns": plots.returns(findings.reward_summaries),
-        "sweep": plots.sweep(report.sweep),
+        "returns": plots.returns(findings.reward_summaries, report.reference),
+        "sweep": plots.sweep(report.sweep, report.reference),
         "profile": bars(report.profile, report.peaks) if report.profile else "",
         "soak": course(report.soak) if report.soak else "",
     }

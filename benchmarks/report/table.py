@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 
 NOTHING = "n/a"
+EAGER = "eager-fp32"
+"""The usual reference."""
 
 
 def short(reference: str) -> str:
@@ -24,7 +26,17 @@ def short(reference: str) -> str:
         >>> short("eager-fp32"), short("onnx-fp32")
         ('eager', 'onnx-fp32')
     """
-    return "eager" if reference == "eager-fp32" else reference
+    return "eager" if reference == EAGER else reference
+
+
+def is_reference(name: str, reference: str) -> bool:
+    """Whether a row is the reference, wherever it runs, or the whole backbone's.
+
+    Example:
+        >>> is_reference("eager-fp32@channels_last", "eager-fp32"), is_reference("onnx-fp32 (C++)", "onnx-fp32")
+        (True, False)
+    """
+    return name == reference or name.startswith((f"{reference}@", f"{reference} (whole "))
 
 
 def columns(reference: str) -> list[str]:

@@ -25,7 +25,7 @@ from export.bundle.spreads import measure_spreads
 from export.libraries.causes import failure
 from export.targets import ExportOptions, Place, Variant
 from xfer import __version__, tasks
-from xfer.errors import BundleError, UnavailableError, check_choice
+from xfer.errors import BundleError, UnavailableError, UsageError, check_choice
 from xfer.files import sha256
 from xfer.runner import Runner, Session
 from xfer.trajectories import Trajectories
@@ -159,7 +159,14 @@ class Bundle:
 
     @contextmanager
     def runner(self, variant: str, *, batch: int = 1, threads: int = 1, spin: bool = False) -> Iterator[Runner]:
-        """Open a variant with its states kept; see ``session`` for arguments and errors."""
+        """Open a variant with its states kept; see ``session`` for arguments and errors.
+
+        Raises:
+            UsageError: If its files take no such batch.
+        """
+        most = self.build(variant).max_batch
+        if most is not None and batch > most:
+            raise UsageError(f"A batch of {batch} does not fit: {variant} takes {most}.")
         with self.session(variant, threads=threads, spin=spin) as session:
             yield Runner(session, self.spec, batch)
 

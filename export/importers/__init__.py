@@ -3,6 +3,7 @@
 run.py     a folder that `xfer train` wrote
 module.py  somebody's own nn.Module: `xfer export module:function`
 sb3.py     a file that Stable-Baselines3 saved: `xfer export model.zip --from sb3`
+onnx.py    anybody's ONNX graph: `xfer export policy.onnx --spec spec.json`
 
 Helpers are in files whose names begin with an underscore: ``_choose`` picks the importer, ``_recordings`` records the
 observations of a policy that comes without any.
@@ -25,6 +26,7 @@ from xfer.trajectories import MEMORY, Trajectories
 from xfer.trajectories.reading import ROWS_AT_ONCE
 
 if TYPE_CHECKING:
+    from export.onnx_graph import GraphPolicy
     from xfer.models.policy import Exportable
 
 FACTS = "source.json"
@@ -79,6 +81,8 @@ class ImportOptions:
     module:function too."""
     importer: Annotated[Literal["sb3"] | None, tyro.conf.arg(name="from", metavar="{sb3}")] = None
     """What wrote the file: sb3 is Stable-Baselines3's PPO, A2C, DQN or SAC."""
+    spec: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """What the inputs and outputs of an ONNX graph are; `xfer spec` writes a first one."""
     trust: bool = False
     """The file's author may run code here: it holds pickles."""
     vecnormalize: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
@@ -109,7 +113,7 @@ class ImportedPolicy:
         RunError: By the properties, if their file is missing or damaged.
     """
 
-    policy: Exportable
+    policy: Exportable | GraphPolicy
     folder: Path
     reference: str = "eager-fp32"
     renewed: bool = False

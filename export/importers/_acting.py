@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
 from export.importers._deployable import Deployable
 from export.importers._layers import not_finite
 from export.libraries.causes import reason
+from export.onnx_graph import GraphPolicy
+from export.targets.onnx import OnnxSession, open_graph
 from xfer.errors import ObservationError, ScoresError, UsageError, XferError
+from xfer.models.policy import Exportable
 from xfer.models.torch_session import TorchSession
-from xfer.runner import Action, Arrays, Runner, Step
+from xfer.runner import Action, Arrays, Runner, Session, Step
 from xfer.trajectories import Trajectories
 from xfer.trajectories.rows import Rows
 
 ROWS = 64
 """How many rows are looked at together."""
+
+
+def session(policy: Exportable | GraphPolicy) -> Session:
+    """Return a policy itself, to act with: its deployed module, or the graph that it is."""
+    if not isinstance(policy, GraphPolicy):
+        return TorchSession(policy.deploy(), policy.spec)
+    return OnnxSession(open_graph(policy.graph, Path("policy.onnx")), policy.spec)
 
 
 class Acting(Runner):
@@ -25,9 +37,10 @@ class Acting(Runner):
         policy: The policy; its spec names where it acts.
     """
 
-    def __init__(self, policy: Deployable) -> None:
-        super().__init__(TorchSession(policy.deploy(), policy.spec), policy.spec)
-        self._module, self._place, self._step, self._cause = policy.live(), policy.spec.task, 0, ""
+    def __init__(self, policy: Deployable | GraphPolicy) -> None:
+        super().__init__(session(policy), policy.spec)
+        self._module = policy.live() if isinstance(policy, Deployable) else None
+        self._place, self._step, self._cause = policy.spec.task, 0, ""
 
     def reset(self, mask: np.ndarray | None = None, states: Arrays | None = None) -> None:
         """Start a new episode; see ``Runner``."""
@@ -59,12 +72,13 @@ class Acting(Runner):
         try:
             return super()._infer(fed, due)
         except ScoresError:
-            given = [fed[o.name] for o in self.spec.observations] + [*self._states.values()]
-            self._cause = not_finite(self._module, [torch.from_numpy(np.array(array)) for array in given])
+            if self._module is not None:
+                given = [fed[o.name] for o in self.spec.observations] + [*self._states.values()]
+                self._cause = not_finite(self._module, [torch.from_numpy(np.array(array)) for array in given])
             raise
 
 
-def refuse_what_is_not_finite(policy: Deployable, recorded: Trajectories, file: str) -> None:
+def refuse_what_is_not_finite(policy: Deployable | GraphPolicy, recorded: Trajectories, file: str) -> None:
     """Refuse observations that are not finite, unless the policy knows what to make of them.
 
     Args:
@@ -78,7 +92,7 @@ def refuse_what_is_not_finite(policy: Deployable, recorded: Trajectories, file: 
     for array in recorded.observations.values():
         if (row := _not_finite(array)) is None:
             continue
-        runner = Runner(TorchSession(policy.deploy(), policy.spec), policy.spec)
+        runner = Runner(session(policy), policy.spec)
         try:
             runner.act({key: one[row] for key, one in recorded.observations.items()})
         except XferError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from export.importers import ImportedPolicy, ImportOptions, check_memory
 from export.importers._deployable import Deployable
+from export.onnx_graph import GraphPolicy
 from xfer.errors import UsageError
 from xfer.trajectories import MEMORY
 
@@ -45,10 +46,14 @@ def import_policy(
     if options.importer is None:
         _refuse(options, ONLY_SB3, "needs --from sb3")
     if isinstance(source, Deployable):
+        _refuse(options, ("spec",), "is for an ONNX file")
         if output is None:
             raise UsageError("A Deployable has no name of its own: say where its bundle goes (output).")
         return with_observations(source, type(source.module).__name__, output), output
     path, name = Path(source), str(source)
+    if options.spec is not None or path.suffix.lower() == ".onnx":
+        output = output or path.with_suffix(".bundle")
+        return with_observations(_graph(path, options), name, output), output
     if path.is_dir() or (options.importer is None and ":" not in name and not path.exists()):
         _refuse(options, ("importer", *ELSEWHERE), f"does not fit {name}, the folder of an `xfer train`")
         from export.importers import run
@@ -77,8 +82,23 @@ def import_policy(
     return with_observations(module.load(name), name, output), output
 
 
+def _graph(path: Path, options: ImportOptions) -> GraphPolicy:
+    """Return the policy in an ONNX file."""
+    from export.importers import onnx
+
+    _refuse(options, ("importer",), "does not fit an ONNX graph, which --spec describes")
+    if not path.is_file():
+        raise UsageError(f"{path} is no file. --spec is for an ONNX graph.")
+    if options.spec is None:
+        raise UsageError(
+            f"{path} does not say what its inputs and outputs mean. xfer spec {path} writes a first spec.json: fill it"
+            " in, and give it as --spec spec.json"
+        )
+    return onnx.load(path, options.spec)
+
+
 def _with_observations(
-    policy: Deployable,
+    policy: Deployable | GraphPolicy,
     name: str,
     output: Path,
     options: ImportOptions,
@@ -88,8 +108,9 @@ def _with_observations(
     from export.importers import _recordings
     from export.importers._deployed import check
 
-    policy.live()
-    check(policy.deploy(), policy.spec)
+    if isinstance(policy, Deployable):
+        policy.live()
+        check(policy.deploy(), policy.spec)
     if options.task:
         policy = replace(policy, spec=replace(policy.spec, task=options.task))
     check_memory(policy.spec, memory)

@@ -16,6 +16,7 @@ from export.importers._copied import copied, not_copied
 from export.importers._layers import batch_norms
 from export.libraries.causes import reason
 from export.libraries.pytorch import example_inputs, trace
+from export.onnx_graph import GraphPolicy
 from xfer.errors import UsageError, XferError
 from xfer.models.policy import Exportable
 from xfer.spec import PolicySpec
@@ -130,7 +131,7 @@ def refuse_another_order(module: nn.Module, spec: PolicySpec) -> None:
             )
 
 
-def digest(policy: Exportable) -> str:
+def digest(policy: Exportable | GraphPolicy) -> str:
     """Return the SHA-256 of the weights and of what is computed with them, as 64 hexadecimal digits.
 
     Both, since the code is not ours: with other code the same weights are another policy.
@@ -138,6 +139,8 @@ def digest(policy: Exportable) -> str:
     Raises:
         UsageError: If PyTorch cannot trace the module, or a weight cannot be read.
     """
+    if isinstance(policy, GraphPolicy):
+        return hashlib.sha256(policy.graph).hexdigest()
     try:
         graph = trace(policy.deploy(), policy.spec).inlined_graph
     except XferError:

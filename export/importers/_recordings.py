@@ -20,6 +20,7 @@ from export.importers import FACTS, Facts, ImportedPolicy, in_words, read_facts
 from export.importers._acting import Acting, refuse_what_is_not_finite
 from export.importers._deployable import Deployable
 from export.importers._deployed import digest
+from export.onnx_graph import GRAPH, GraphPolicy
 from xfer import tasks
 from xfer.errors import RunError, UnavailableError, UsageError
 from xfer.evaluate import CALIBRATION_SEED, HELD_OUT_SEED, episode_returns, native, record_to
@@ -41,7 +42,7 @@ SCALE_EPISODES = 10
 
 
 def gather(
-    policy: Deployable,
+    policy: Deployable | GraphPolicy,
     source: str,
     folder: Path,
     file: Path | None,
@@ -97,7 +98,9 @@ def gather(
     with writable(folder, RunError):
         write_atomically(folder / FACTS, to_json(Facts(source, weights, spec, steps)))
     renewed = file is not None or known is None
-    return ImportedPolicy(replace(policy, spec=spec), folder, renewed=renewed, memory=memory, max_episode_steps=steps)
+    own = replace(policy, spec=spec)
+    imported = ImportedPolicy(own, folder, renewed=renewed, memory=memory, max_episode_steps=steps)
+    return replace(imported, reference=GRAPH) if isinstance(policy, GraphPolicy) else imported
 
 
 def environment(spec: PolicySpec) -> tuple[Task | None, str]:
@@ -160,7 +163,7 @@ def split(recorded: Trajectories, name: str, spec: PolicySpec) -> tuple[Trajecto
     return whole.take([slice(0, cut)]), held_out if kept else replace(held_out, actions=None)
 
 
-def measured(task: Task, policy: Deployable) -> RewardScale | None:
+def measured(task: Task, policy: Deployable | GraphPolicy) -> RewardScale | None:
     """Return the mean returns of random actions and of the policy itself, or None if the policy is no better."""
     seeds = range(CALIBRATION_SEED, CALIBRATION_SEED + SCALE_EPISODES)
     reference = float(np.mean([value for _, value in episode_returns(task, Acting(policy), seeds)]))

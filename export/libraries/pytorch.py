@@ -20,6 +20,7 @@ from xfer.spec import PolicySpec
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from export.onnx_graph import GraphPolicy
     from xfer.models.policy import Exportable
     from xfer.models.torch_session import TorchSession
 
@@ -144,7 +145,7 @@ def load_trace(path: Path, device: str = "cpu") -> Any:
             raise not_loaded(error, f"{path}: PyTorch cannot read it: {error}") from error
 
 
-def save_eager(policy: Exportable, folder: Path, doubts: list[tuple[str, int]] | None = None) -> None:
+def save_eager(policy: Exportable | GraphPolicy, folder: Path, doubts: list[tuple[str, int]] | None = None) -> None:
     """Write what ``load_eager`` reads; for ``doubts`` see ``trace``.
 
     For a policy of our own that is its weights and configuration. Of somebody else's we have no code that could build

@@ -28,6 +28,7 @@ from xfer.runner import Session
 from xfer.spec import PolicySpec
 
 if TYPE_CHECKING:
+    from export.onnx_graph import GraphPolicy
     from xfer.models.policy import Exportable
     from xfer.trajectories import Trajectories
 
@@ -70,13 +71,14 @@ class ExportRequest:
     """What a target makes files from.
 
     Attributes:
-        policy: The policy; ``policy.deploy(precision)`` is the module to export.
+        policy: The policy; ``policy.deploy(precision)`` is the module to export. One that came as a graph has none, and
+            then that raises ``UnavailableError``; ``write_onnx`` takes both.
         spec: Its contract.
         calibration: Observations recorded while the policy acted, for int8.
         options: See ``ExportOptions``.
     """
 
-    policy: Exportable
+    policy: Exportable | GraphPolicy
     spec: PolicySpec
     calibration: Trajectories
     options: ExportOptions
@@ -137,7 +139,11 @@ class Target(Protocol):
         """Versions of the libraries that build and run it; part of a build's key."""
 
     def export(self, request: ExportRequest, folder: Path, precision: str) -> Exported:
-        """Write files into ``folder``."""
+        """Write files into ``folder``.
+
+        Raises:
+            UnavailableError: If nothing of the kind can be made of this policy.
+        """
 
     def load(self, folder: Path, spec: PolicySpec, place: Place) -> AbstractContextManager[Session]:
         """Open what ``export`` wrote.

@@ -11,7 +11,7 @@ from typing import Any
 from export.libraries import pytorch
 from export.libraries.pytorch import PROFILER, layers, libraries, on_cuda, quiet_compiler, try_out
 from export.targets import Exported, ExportRequest, Place
-from xfer.errors import UnavailableError, UsageError
+from xfer.errors import UnavailableError
 from xfer.runner import Session
 from xfer.spec import PolicySpec
 
@@ -51,7 +51,9 @@ def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
     from xfer.models.policy import Policy
 
     if not isinstance(request.policy, Policy):
-        raise UsageError("torch.compile needs the policy's own Python, and a bundle holds no Python of somebody else's")
+        raise UnavailableError(
+            "torch.compile needs the policy's own Python, and a bundle holds no Python of somebody else's"
+        )
     save_policy(request.policy, folder)
     if precision != "fp32":
         (folder / PRECISION).write_text(precision, encoding="utf-8")

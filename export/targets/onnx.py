@@ -57,6 +57,7 @@ ONE_NODE = (
     b"\n\x02\x08\x01b\x14\n\x01y\x12\x0f\n\r\x08\x01\x12\t\n\x03\x12\x01N\n\x02\x08\x01B\x04\n\x00\x10\x12"
 )
 """A graph without torch or onnx: y = x + x, float32 [N, 1], of opset 18 and IR version 8."""
+ONE_NODE_SPEC = PolicySpec("", 1.0, (TensorSpec("x", "float32", (1,)),), (), ActionSpec("continuous", ("y",)), "mean")
 
 
 def available() -> str | None:
@@ -86,10 +87,8 @@ def runnable(place: str) -> str | None:
 
 def try_out(place: str) -> str | None:
     """None if a graph of one node ran there just now, else why not."""
-    one = TensorSpec("x", "float32", (1,))
-    spec = PolicySpec("", 1.0, (one,), (), ActionSpec("continuous", ("y",)), "mean")
     try:
-        session = _open(ONE_NODE, spec, Place(place))
+        session = _open(ONE_NODE, ONE_NODE_SPEC, Place(place))
         (found,) = session.run(["y"], {"x": np.ones((1, 1), np.float32)})
     except Exception as error:  # whatever ONNX Runtime raises
         return failure(error).reason
@@ -106,15 +105,14 @@ def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
 
     fp16 is for GPUs: the CPU's provider computes most of it in fp32, between casts.
     """
-    from export.onnx_graph import export_onnx
+    from export.onnx_graph import write_onnx
     from export.quantize import quantize_int8
 
-    if precision != "int8":
-        export_onnx(request.policy.deploy(precision), folder / FILE, request.options.opset)
-        return Exported()
-    float_graph = folder / "fp32.onnx"
-    export_onnx(request.policy.deploy(), float_graph, request.options.opset)
     options = request.options
+    if precision != "int8":
+        return Exported(write_onnx(request.policy, folder / FILE, options.opset, precision))
+    float_graph = folder / "fp32.onnx"
+    max_batch = write_onnx(request.policy, float_graph, options.opset)
     quantize_int8(
         float_graph,
         folder / FILE,
@@ -124,7 +122,7 @@ def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
         float_layers=options.float_layers,
     )
     float_graph.unlink()
-    return Exported(notes=options.note)
+    return Exported(max_batch, notes=options.note)
 
 
 def write_graph(graph: Path, folder: Path) -> None:
@@ -177,6 +175,16 @@ def layers(session: Session, act: Callable[[], object], calls: int) -> list[Laye
     session.session = session.shapes
     act()
     return of_onnxruntime(profile, Path(session.shapes.end_profiling()), calls)
+
+
+def open_graph(graph: bytes, path: Path) -> InferenceSession:
+    """Open any graph on the CPU, with one thread.
+
+    Raises:
+        UnavailableError: If this ONNX Runtime is too old.
+        BundleError: If it is no valid graph; ``path`` is what it is called.
+    """
+    return _open(graph, ONE_NODE_SPEC, Place(), path)  # whose spec is only for other providers
 
 
 def _open(

@@ -83,15 +83,12 @@ def no_library() -> str:
 
 def export(request: ExportRequest, folder: Path, precision: str) -> Exported:
     """Write ``policy.onnx`` in the wanted precision, and the engine that was built from it."""
-    from export.onnx_graph import export_onnx
+    from export.onnx_graph import write_onnx
     from export.quantize import quantize_int8
 
-    module = request.policy.deploy("fp16" if precision == "fp16" else "fp32")
-    for part in module.modules():
-        if hasattr(part, "cast_first"):
-            # TensorRT takes a uint8 input only if it is cast first of all.
-            part.cast_first = True  # type: ignore[assignment]
-    export_onnx(module, folder / ONNX, request.options.opset)
+    made_in = "fp16" if precision == "fp16" else "fp32"
+    # TensorRT takes a uint8 input only if it is cast first of all.
+    write_onnx(request.policy, folder / ONNX, request.options.opset, made_in, cast_first=True)
     if precision == "int8":
         float_graph = (folder / ONNX).rename(folder / "fp32.onnx")
         quantize_int8(
@@ -139,11 +136,15 @@ def build_engine(
     if precision == "fp32":
         config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means fp32; TF32 is on unless it is cleared
     profile = builder.create_optimization_profile()
+    fixed = all(
+        network.get_input(i).shape[0] == 1 for i in range(network.num_inputs)
+    )  # as a graph that was given may be
+    most = 1 if fixed else options.max_batch
     for tensor in spec.inputs:
-        shapes = [(batch, *tensor.shape) for batch in (1, 1, options.max_batch)]
+        shapes = [(batch, *tensor.shape) for batch in (1, 1, most)]
         profile.set_shape(tensor.name, *shapes)
     if config.add_optimization_profile(profile) < 0:
-        raise BundleError(f"{name} refuses batches of 1 to {options.max_batch}: {'; '.join(complaints[-3:])}")
+        raise BundleError(f"{name} refuses batches of 1 to {most}: {'; '.join(complaints[-3:])}")
     if name == "tensorrt_rtx":
         capabilities = _set_capabilities(trt, config, precision, options.compute_capabilities)
     else:
@@ -157,7 +158,7 @@ def build_engine(
     (folder / LIBRARY).write_text(name, encoding="utf-8")
     if timing_cache is not None and name == "tensorrt":
         write_timing_cache(config, timing_cache)
-    return Exported(options.max_batch, capabilities, f"{name} engine for compute capability {', '.join(capabilities)}")
+    return Exported(most, capabilities, f"{name} engine for compute capability {', '.join(capabilities)}")
 
 
 def read_timing_cache(config: Any, path: Path) -> None:

@@ -5,7 +5,6 @@ It answers one turn: its lead-in unprofiled, then its calls with the library's o
 
 from __future__ import annotations
 
-import sys
 from typing import BinaryIO, cast
 
 from benchmarks.measure import worker
@@ -37,4 +36,4 @@ def serve(assignment: Assignment, requests: BinaryIO, replies: BinaryIO) -> None
 
 
 if __name__ == "__main__":
-    sys.exit(worker.main(serve))
+    worker.leave(worker.main(serve))

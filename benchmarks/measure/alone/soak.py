@@ -13,21 +13,17 @@ interval, of the intervals but the first tenth, in which memory is filled and th
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from benchmarks.measure import conditions
-from benchmarks.measure.interference import Meter
+from benchmarks.measure.interference import Meter, throttled
 from benchmarks.measure.messages import Turn
 from benchmarks.measure.protocol import Candidate, Protocol, usable_cores
 from benchmarks.measure.worker_process import WorkerError, WorkerProcess
-from export.libraries import cores as machine_cores
-from export.libraries.linux import ROOT, read
 
 POINTS = 300
 SHORTEST_S, LONGEST_S = 0.25, 10.0
@@ -209,17 +205,3 @@ class _Watch:
             slowdowns=self._slowdowns - before[1],
             disturbed=around.disturbed,
         )
-
-
-def throttled(root: Path = ROOT) -> float:
-    """Return for how many seconds the control groups of this process, which its children share, were throttled.
-
-    Source: Linux, admin-guide/cgroup-v2.rst (cpu.stat) and scheduler/sched-bwc.rst.
-    """
-    seconds = 0.0
-    # Version 2 counts microseconds, version 1 nanoseconds.
-    for folder in {folder.resolve() for folder in machine_cores.control_groups(root)}:
-        for name, unit in (("throttled_usec", 1e6), ("throttled_time", 1e9)):
-            if found := re.search(rf"^{name} (\d+)$", read(folder, "cpu.stat"), re.MULTILINE):
-                seconds += int(found[1]) / unit
-    return seconds

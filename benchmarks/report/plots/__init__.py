@@ -13,7 +13,7 @@ from benchmarks.report.figures import Point, pareto_front
 from benchmarks.report.plots import svg
 from benchmarks.report.plots.svg import ACCENT, BAD, BASE, GOOD, INK, MUTED, PIXELS, WARN
 from benchmarks.report.rows import Row
-from benchmarks.report.table import milliseconds
+from benchmarks.report.table import EAGER, is_reference, milliseconds
 from benchmarks.stats.bootstrap import Interval, RewardSummary
 from benchmarks.stats.percentiles import percentile
 
@@ -71,7 +71,7 @@ def _number(axes: Axes, number: int, x: float, y: float) -> None:
     axes.annotate(str(number), (x, y), aside, textcoords="offset points", color=INK, fontweight="bold")
 
 
-def latency(measurements: Sequence[Measurement]) -> str:
+def latency(measurements: Sequence[Measurement], reference: str = EAGER) -> str:
     """Draw the distribution of all raw samples, one row a variant, on a logarithmic axis of milliseconds."""
     if not measurements:
         return ""
@@ -83,7 +83,7 @@ def latency(measurements: Sequence[Measurement]) -> str:
     for row, (measurement, times) in enumerate(zip(measurements, samples, strict=True)):
         base = len(measurements) - 1 - row
         counts, _ = np.histogram(times, edges)
-        color = BASE if measurement.variant.startswith("eager") else ACCENT
+        color = BASE if is_reference(measurement.name, reference) else ACCENT
         heights = base + 0.5 * counts / counts.max()
         axes.stairs(heights, edges, baseline=base, fill=True, color=color, alpha=0.45, linewidth=0)
         # A single slow call is a bin too low to see; a tick for the samples beyond p99 shows the tail.
@@ -143,14 +143,14 @@ def reward(rows: Sequence[Row], margin: float | None) -> str:
     return svg.svg(figure, "reward", f"Change in mean return of each variant with its bounds: {'; '.join(said)}")
 
 
-def returns(summaries: Mapping[str, RewardSummary]) -> str:
+def returns(summaries: Mapping[str, RewardSummary], reference: str = EAGER) -> str:
     """Draw mean and interquartile mean of each variant's returns with their intervals."""
     if not summaries:
         return ""
     figure, axes = svg.rows(len(summaries))
     for index, (name, summary) in enumerate(summaries.items()):
         base = len(summaries) - 1 - index
-        color = BASE if name.startswith("eager") else ACCENT
+        color = BASE if is_reference(name, reference) else ACCENT
         _interval(axes, base + 0.36, summary.mean, color)
         _interval(axes, base + 0.1, summary.iqm, color, "D")
         svg.label(axes, base, name, f"mean {summary.mean.value:.2f}, IQM {summary.iqm.value:.2f}")
@@ -173,7 +173,7 @@ def _across(axes: Axes, values: Sequence[float]) -> None:
     axes.ticklabel_format(axis="x", useOffset=False)
 
 
-def sweep(points: Sequence[BatchPoint]) -> str:
+def sweep(points: Sequence[BatchPoint], reference: str = EAGER) -> str:
     """Draw throughput against the median time of a step, one numbered line a variant, one point a batch."""
     if not points:
         return ""
@@ -182,7 +182,7 @@ def sweep(points: Sequence[BatchPoint]) -> str:
     for number, name in enumerate(names, 1):
         line = sorted((point for point in points if point.name == name), key=lambda point: point.batch)
         times, frames = [point.p50_ms for point in line], [point.frames_per_second for point in line]
-        color = BASE if name.startswith("eager") else ACCENT
+        color = BASE if is_reference(name, reference) else ACCENT
         axes.plot(times, frames, "o-", color=color, markersize=5, linewidth=1.6)
         _number(axes, number, times[-1], frames[-1])
     times = [point.p50_ms for point in points]

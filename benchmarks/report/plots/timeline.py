@@ -9,13 +9,13 @@ import numpy as np
 from benchmarks.measure.control_loop import ControlLoop
 from benchmarks.report.plots import svg
 from benchmarks.report.plots.svg import ACCENT, BAD, BASE, MUTED, PIXELS, TALL
-from benchmarks.report.table import milliseconds
+from benchmarks.report.table import EAGER, is_reference, milliseconds
 
 HEIGHT = 0.66
 """Share of a row that the scale takes; above it stands the label."""
 
 
-def timeline(loops: Sequence[ControlLoop]) -> str:
+def timeline(loops: Sequence[ControlLoop], reference: str = EAGER) -> str:
     """Draw the latency of each tick against time, the deadline, and where it was missed; one row a variant.
 
     Where there are more ticks than places across the plot, the smallest and largest of those in one place are drawn,
@@ -40,7 +40,7 @@ def timeline(loops: Sequence[ControlLoop]) -> str:
         ticks = np.asarray(loop.latencies_ms)
         seconds = np.arange(len(ticks)) / loop.rate_hz
         deadline = base + up(loop.deadline_ms)
-        color = BASE if loop.name.startswith("eager") else ACCENT
+        color = BASE if is_reference(loop.name, reference) else ACCENT
         starts = np.unique(np.linspace(0, len(ticks), min(PIXELS, len(ticks)), endpoint=False).astype(int))
         lowest, highest = np.minimum.reduceat(ticks, starts), np.maximum.reduceat(ticks, starts)
         axes.fill_between(seconds[starts], base, base + up(highest), color=color, alpha=0.25, linewidth=0, step="post")

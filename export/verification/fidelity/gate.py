@@ -13,7 +13,8 @@ inputs and its weights is refused, with the true cause:
    others;
 7. in the policy's environment, live and deployed form do not run the same episodes.
 
-Of xfer's own networks, whose eager form is their code, only 2 and 3 are looked at.
+Of xfer's own networks, whose eager form is their code, only 2 and 3 are looked at; of a graph that was given 4, 6, and
+whether it acts as before it got the contract's names.
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ from export.bundle.golden import stretches
 from export.bundle.manifest import Spreads
 from export.bundle.spreads import measure_spreads
 from export.bundle.writer import References
+from export.importers import _acting
 from export.importers._copied import copied
 from export.importers._deployable import Deployable
 from export.importers._layers import mixes_rows, not_finite
 from export.libraries.causes import reason
 from export.libraries.pytorch import load_eager, save_eager
+from export.onnx_graph import GraphPolicy
 from export.targets import ExportRequest
 from export.verification.fidelity.answers import SHARE, difference
 from export.verification.fidelity.live import LiveSession, Moment, Recordings, alone, in_batches, place, refused
@@ -57,6 +60,8 @@ OTHERS_SHARE = 0.005
 """The share of the spread by which the actions of somebody's own runtime may differ."""
 ANSWERS = 512
 """Fewest second answers: few recorded observations are shown several times."""
+AS_GIVEN_SHARE = 0.02
+"""The same for a graph before and after it got the contract's names: one in fp16 is rounded elsewhere then."""
 EPISODES, SEED = 5, 5_000_000
 """Pairs of episodes in the environment, and the seed of the first."""
 
@@ -76,7 +81,9 @@ def act_live(request: ExportRequest, held_out: Trajectories, on_step: Callable[[
     policy, spec = request.policy, request.spec
     recordings = {"calibration": request.calibration, "held-out": held_out}
     on_step("checking that the policy can be exported unchanged")
-    if isinstance(policy, Deployable):
+    if isinstance(policy, GraphPolicy):
+        acted = _act_graph(policy, spec, recordings)
+    elif isinstance(policy, Deployable):
         live = policy.live()
         with tempfile.TemporaryDirectory() as folder:
             doubts: list[tuple[str, int]] = []
@@ -98,6 +105,30 @@ def act_live(request: ExportRequest, held_out: Trajectories, on_step: Callable[[
     made = acted.live["held-out"]
     golden = replace(held_out, actions=made.actions, scores=made.scores)
     return References(golden.take(stretches(held_out, spec), acted.starts), made, held_out.digest(), acted.spreads)
+
+
+def _act_graph(policy: GraphPolicy, spec: PolicySpec, recordings: Recordings) -> _Acted:
+    """Let a graph act, and refuse it if it gives two answers, or others than before it got the contract's names."""
+    graph = _acting.session(policy)
+    try:
+        acted = _play(graph, spec, recordings, policy.original)
+        seconds = {"it gives two answers to one input": _play(graph, spec, recordings, None).live}
+        if policy.max_batch is None:
+            seconds["its answer depends on the other rows of its batch"] = in_batches(graph, spec, recordings)
+    except XferError:
+        raise
+    except Exception as error:  # whatever ONNX Runtime raises
+        raise refused(f"it fails on a recorded observation ({reason(error)}).") from error
+    if acted.failure:
+        raise refused(f"as it was given, it fails on a recorded observation ({acted.failure}).")
+    seconds["with the contract's names and types it acts differently"] = acted.deployed
+    for cause, second in seconds.items():
+        share = AS_GIVEN_SHARE if second is acted.deployed else SHARE
+        for name, found in second.items():
+            if (apart := difference(acted.live[name], found, spec, acted.spreads, share)) is not None:
+                raise refused(f"{cause}, as at {place(recordings, name, apart[0])} ({apart[1]}).")
+    _refuse_others_actions(acted, spec, recordings)
+    return acted
 
 
 @dataclass(frozen=True)
@@ -156,7 +187,7 @@ def _act(
     return acted
 
 
-def _play(session: LiveSession, spec: PolicySpec, recordings: Recordings, deployed: Session | None) -> _Acted:
+def _play(session: Session, spec: PolicySpec, recordings: Recordings, deployed: Session | None) -> _Acted:
     """Act on every row alone, the deployed form beside the live module."""
     begins = {part.start for part in stretches(recordings["held-out"], spec)}
     starts: dict[str, list[np.ndarray]] = {start.name: [] for start in spec.starts}

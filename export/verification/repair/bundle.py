@@ -76,11 +76,11 @@ def repair_bundle(
     Returns:
         One entry for each int8 variant that was built.
     """
-    from xfer.models.torch_session import TorchSession
+    from export.importers import _acting
 
     @cache
     def judged() -> Trajectories:
-        return held_out.replay(Runner(TorchSession(request.policy.deploy(), request.spec), request.spec))
+        return held_out.replay(Runner(_acting.session(request.policy), request.spec))
 
     @cache
     def chosen_by() -> Trajectories:
@@ -90,7 +90,7 @@ def repair_bundle(
 
         on_step("recording episodes to choose layers by")
         task = tasks.load_recorded(request.spec.task)
-        actor = Runner(TorchSession(request.policy.deploy(), request.spec), request.spec)
+        actor = Runner(_acting.session(request.policy), request.spec)
         with tempfile.TemporaryDirectory(dir=path, prefix=".building-") as folder:
             file = Path(folder) / "repair.safetensors.gz"
             record_to(file, task, actor, REPAIR_SEED, len(held_out), STRETCH)

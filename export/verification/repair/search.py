@@ -81,12 +81,12 @@ class Trials:
     """
 
     def __init__(self, request: ExportRequest, module: FromGraph) -> None:
-        from export.onnx_graph import export_onnx
+        from export.onnx_graph import write_onnx
 
         self.spec, self._module = request.spec, module
         with tempfile.TemporaryDirectory() as folder:
             graph = Path(folder) / "fp32.onnx"
-            export_onnx(request.policy.deploy("fp32"), graph)
+            write_onnx(request.policy, graph)
             self._quantizer = Quantizer(graph, request.spec, request.calibration, symmetric=False)
         self.layers = tuple(self._quantizer.layers)
 
@@ -182,12 +182,12 @@ def repair(
         regret_below: What the mean regret must stay below, besides what the gates allow.
         on_step: Called with the current step, how many layers have been tried alone, and how many there are.
     """
-    from xfer.models.torch_session import TorchSession
+    from export.importers import _acting
 
     golden, spec = bundle.golden(), request.spec
     on_step("measuring value ranges", 0, 1)
     trials = Trials(request, cast(FromGraph, targets.load(variant.target)))
-    calibration = request.calibration.replay(Runner(TorchSession(request.policy.deploy(), spec), spec))
+    calibration = request.calibration.replay(Runner(_acting.session(request.policy), spec))
     drift = {}
     for done, layer in enumerate(trials.layers):
         on_step(f"{layer} alone in int8", done, len(trials.layers))

@@ -97,6 +97,19 @@ def test_the_verdict_comes_first_then_the_parts_in_their_order(sample):
     assert places == sorted(places)
 
 
+def test_the_page_calls_the_reference_by_its_name(sample):
+    page = Page(to_html(replace(sample, reference="onnx-fp32")))
+    for words in (
+        "Speed-up against onnx-fp32",
+        "Reward against onnx-fp32",
+        "In gray: onnx-fp32.",
+        "The reference is onnx-",
+    ):
+        assert words in page.text
+    assert "against eager" not in page.text
+    assert "In gray: eager." in Page(to_html(sample)).text
+
+
 def test_what_was_not_measured_is_left_out(sample):
     rows = tuple(replace(row, returns=(), divergence=None, reward_delta=None) for row in sample.rows)
     measurements = tuple(replace(m, disturbances=()) for m in sample.measurements)

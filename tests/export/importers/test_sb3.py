@@ -172,8 +172,7 @@ def test_an_sb3_policy_is_verified_on_episodes_of_its_own_environment(folder, tm
     output = tmp_path / "cart.bundle"
     arguments = {"source": own.file, "output": output, "targets": "eager,onnx", **own.options}
     exported = {row["variant"]: row for row in export.main(args(**arguments))["variants"]}
-    assert exported["onnx-int8"]["status"] == "failed"
-    assert "nothing to quantize" in exported["onnx-int8"]["reason"]
+    assert exported["onnx-int8"]["status"] == "built", "its dense layers but for the last"
     rows = {row["variant"]: row for row in verify.main(verify.Args(bundle=output, pairs=3, workers=1))["variants"]}
     assert (rows["onnx-fp32"]["status"], rows["onnx-fp32"]["rung"]) == ("provisional", "reward"), rows
     assert rows["onnx-fp32"]["observations"] == 1000, "held-out observations lie beside the bundle"

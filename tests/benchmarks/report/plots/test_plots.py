@@ -47,6 +47,14 @@ def test_plots_take_their_colors_from_the_page(drawn):
         assert [color for color in VARIABLES if color in svg] == []
 
 
+def test_the_reference_is_gray_whichever_it_is(sample):
+    measured = [one for one in sample.measurements if one.name in (EAGER, "onnx-int8")]
+    loops = [looped("onnx-int8")]
+    for reference in (EAGER, "onnx-int8"):
+        assert plots.latency(measured, reference).count("var(--base)") > 0
+        assert ("var(--base)" in timeline(loops, reference)) == (reference == "onnx-int8")
+
+
 def test_plots_keep_their_text_as_text(drawn):
     for name in ("latency", "timeline", "reward", "returns"):
         assert ">onnx-int8</text>" in drawn[name]
