@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -25,12 +25,24 @@ DTYPES = ("uint8", "int64", "float32")
 COLOR_ORDERS = ("", "RGB", "BGR", "gray")
 FLOAT_MAX = float(np.finfo(np.float32).max)
 """The largest float32: actions are such numbers, and so are their bounds."""
+MOST_EXPONENT = 80.0
+"""exp of more than about 88 is no float32; weights are summed up too."""
 
 
 def _ascending(values: Sequence[float], *, equal: bool = False) -> bool:
     """Whether two values are finite, and the first is the smaller one."""
     low, high = values
     return math.isfinite(low) and math.isfinite(high) and (low <= high if equal else low < high)
+
+
+def _check_count(where: str, field: str, value: int) -> None:
+    """Refuse what is no number of times.
+
+    Raises:
+        UsageError: With the field.
+    """
+    if not isinstance(value, int) or value < 1:
+        raise UsageError(f"{where}: {field} {value} must be a whole number, 1 or more.")
 
 
 @dataclass(frozen=True)
@@ -40,11 +52,14 @@ class TensorSpec:
     Attributes:
         name: Name in Python, in the exported graph and in C++.
         dtype: NumPy name: ``uint8``, ``int64`` or ``float32``.
-        shape: Shape of one row of the batch.
+        shape: Shape of one row of the batch; of one frame, where there are several.
         elements: Names of the elements of a vector, or empty.
         unit: Unit of a vector's elements (``rad``, ``N m``), or empty.
         color_order: ``RGB``, ``BGR`` or ``gray`` for an image, else empty.
         value_range: Smallest and largest value, where there is one.
+        frames: How many of an observation's last values the network sees at once, oldest first: float or integer
+            [B, frames, *shape]. With 1 it sees [B, *shape]. The runner keeps them; at the beginning of an episode they
+            are copies of the first.
 
     Raises:
         UsageError: If one of them means nothing, with its name.
@@ -57,6 +72,7 @@ class TensorSpec:
     unit: str = ""
     color_order: str = ""
     value_range: tuple[float, float] | None = None
+    frames: int = 1
 
     def __post_init__(self) -> None:
         where = f"TensorSpec '{self.name}'"
@@ -76,6 +92,16 @@ class TensorSpec:
             raise UsageError(
                 f"{where}: value_range {self.value_range} must be finite, and its first value the smaller."
             )
+        _check_count(where, "frames", self.frames)
+
+    @property
+    def stacked(self) -> TensorSpec:
+        """The tensor as the network takes it: itself, or its frames as a first axis."""
+        return self._repeated(self.frames)
+
+    def _repeated(self, times: int) -> TensorSpec:
+        """Return itself, or so many of it along a first axis."""
+        return self if times == 1 else replace(self, shape=(times, *self.shape), elements=(), frames=1)
 
     def zeros(self, batch: int) -> np.ndarray:
         """Return zeros of shape [batch, *shape]."""
@@ -87,15 +113,23 @@ class ActionSpec:
     """What the environment takes.
 
     Attributes:
-        kind: ``discrete`` gives int64 [B]; ``continuous`` gives float32 [B, len(elements)].
+        kind: ``discrete`` gives int64 [B]; ``continuous`` gives float32 [B, len(elements)]. A chunk of H actions is
+            int64 [B, H] or float32 [B, H, len(elements)].
         elements: Name of each discrete action, or of each element of a continuous one.
         unit: Unit of a continuous action's elements.
         low: Lower bounds of a continuous action, one for each element; empty, as ``high``, where it has none. Nothing
             is clipped then.
         high: Upper bounds of a continuous action.
+        horizon: How many actions one inference plans ahead, H: those of this tick and the next ones. With more than 1
+            the network gives a chunk.
+        execute: How many of them are acted before the next inference.
+        ensemble: Coefficient m of temporal ensembling, for a continuous action with ``execute`` 1: what is acted is the
+            mean of all that was planned for this tick, weighted by exp(-m i), the oldest first (Zhao et al. 2023,
+            "Learning Fine-Grained Bimanual Manipulation with Low-Cost Hardware", algorithm 2). None acts the newest.
 
     Raises:
-        UsageError: If there are no elements, or bounds are not finite, not one for each element, or not below another.
+        UsageError: If there are no elements, or bounds are not finite, not one for each element, or not below another;
+            or if the chunk's numbers do not fit each other.
     """
 
     kind: Literal["discrete", "continuous"]
@@ -103,6 +137,9 @@ class ActionSpec:
     unit: str = ""
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
+    horizon: int = 1
+    execute: int = 1
+    ensemble: float | None = None
 
     def __post_init__(self) -> None:
         for field in ("low", "high"):  # an array or a list, as environments have them
@@ -114,6 +151,7 @@ class ActionSpec:
             raise UsageError("ActionSpec: elements is empty. Name each action, or each element of a continuous one.")
         if self.kind == "discrete" and (self.low or self.high):
             raise UsageError("ActionSpec: low and high are for a continuous action; leave them out.")
+        self._check_chunk()
         if not self.low and not self.high:
             return
         if not len(self.low) == len(self.high) == len(self.elements):
@@ -128,12 +166,45 @@ class ActionSpec:
                     " below high, as float32. An action without bounds leaves both out."
                 )
 
+    def _check_chunk(self) -> None:
+        """Refuse numbers of a chunk that do not fit each other.
+
+        Raises:
+            UsageError: With the field.
+        """
+        for field in ("horizon", "execute"):
+            _check_count("ActionSpec", field, getattr(self, field))
+        if self.execute > self.horizon:
+            raise UsageError(
+                f"ActionSpec: execute {self.execute} is more than horizon {self.horizon}: only what was planned can be"
+                " acted."
+            )
+        if self.ensemble is None:
+            return
+        if not (math.isfinite(self.ensemble) and -self.ensemble * self.horizon < MOST_EXPONENT):
+            raise UsageError(
+                f"ActionSpec: ensemble {self.ensemble} gives weights exp(-m i) beyond float32; ACT's is 0.01."
+            )
+        if self.kind == "discrete":
+            raise UsageError("ActionSpec: ensemble is for a continuous action: discrete ones have no mean.")
+        if self.horizon == 1:
+            raise UsageError("ActionSpec: ensemble needs a horizon above 1: there is one plan for each tick else.")
+        if self.execute != 1:
+            raise UsageError(
+                f"ActionSpec: ensemble needs execute 1, not {self.execute}: each tick has an inference of its own."
+            )
+
     @property
     def tensor(self) -> TensorSpec:
-        """The action as a tensor."""
+        """The action of one tick as a tensor: what the environment takes."""
         if self.kind == "discrete":
             return TensorSpec("action", "int64", (), value_range=(0, len(self.elements) - 1))
         return TensorSpec("action", "float32", (len(self.elements),), self.elements, self.unit)
+
+    @property
+    def chunk(self) -> TensorSpec:
+        """What one inference gives as a tensor: the action of one tick, or H of them along a first axis."""
+        return self.tensor._repeated(self.horizon)
 
 
 @dataclass(frozen=True)
@@ -233,6 +304,13 @@ class PolicySpec:
             )
         if others := [state.name for state in self.states if state.dtype != "float32"]:
             raise UsageError(f"PolicySpec: state '{others[0]}' must be float32.")
+        if framed := [state.name for state in self.states if state.frames > 1]:
+            raise UsageError(f"PolicySpec: state '{framed[0]}' has frames; they are of an observation.")
+        if self.states and self.action.execute > 1:
+            raise UsageError(
+                f"PolicySpec: execute {self.action.execute} does not go with states ('{self.states[0].name}'), which"
+                " advance at each tick. Use execute 1, or an observation with frames in place of the state."
+            )
         kinds = ("mean",) if self.action.kind == "continuous" else ("logits", "values")
         if self.score_kind not in kinds:
             raise UsageError(
@@ -242,13 +320,23 @@ class PolicySpec:
 
     @property
     def scores(self) -> TensorSpec:
-        """The scores as a tensor: float32 [B, number of actions or action elements]."""
+        """The scores of one tick as a tensor: float32 [B, S], S being the number of actions or action elements."""
         return TensorSpec("scores", "float32", (len(self.action.elements),), self.action.elements)
 
     @property
+    def chunk_scores(self) -> TensorSpec:
+        """The scores of one inference as a tensor: float32 [B, S], or [B, H, S] of a chunk."""
+        return self.scores._repeated(self.action.horizon)
+
+    @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """The graph's inputs in order: observations, then states."""
-        return self.observations + self.states
+        """The graph's inputs in order, as it takes them: observations with their frames, then states."""
+        return tuple(observation.stacked for observation in self.observations) + self.states
+
+    @property
+    def queued(self) -> bool:
+        """Whether a runner must keep chunks or frames for it, beside states."""
+        return self.action.horizon > 1 or any(observation.frames > 1 for observation in self.observations)
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -257,5 +345,5 @@ class PolicySpec:
 
     @property
     def bytes_per_step(self) -> int:
-        """Size of one row of all observations, in bytes."""
+        """Size of one tick of all observations in one row, in bytes: of one frame of each."""
         return sum(math.prod(o.shape) * np.dtype(o.dtype).itemsize for o in self.observations)

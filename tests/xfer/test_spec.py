@@ -12,6 +12,7 @@ from xfer.spec import ActionSpec, PolicySpec, RewardScale, TensorSpec
 
 JOINTS = TensorSpec("joints", "float32", (2,))
 TORQUES = ActionSpec("continuous", ("shoulder", "elbow"), "N m", (-1.0, -2.0), (1.0, 2.0))
+CHUNKS = replace(TORQUES, horizon=4, execute=2)
 SPEC = PolicySpec("", 50.0, (JOINTS,), (), TORQUES, "mean", RewardScale(20.0, 500.0))
 NAN, INF = float("nan"), float("inf")
 
@@ -62,6 +63,27 @@ def test_a_reward_scale_that_is_none_is_refused(scale):
         (lambda: replace(SPEC, observations=(JOINTS, JOINTS)), "two tensors 'joints'"),
         (lambda: replace(SPEC, states=(TensorSpec("scores", "float32", (1,)),)), "two tensors 'scores'"),
         (lambda: replace(SPEC, states=(TensorSpec("memory", "uint8", (1,)),)), "state 'memory' must be float32"),
+        (
+            lambda: TensorSpec("x", "float32", (2,), frames=0),
+            "TensorSpec 'x': frames 0 must be a whole number, 1 or more",
+        ),
+        (lambda: replace(TORQUES, horizon=0), "horizon 0 must be a whole number, 1 or more"),
+        (lambda: replace(TORQUES, horizon=2.5), "horizon 2.5 must be a whole number"),
+        (lambda: replace(TORQUES, horizon=4, execute=0), "execute 0 must be a whole number"),
+        (lambda: replace(TORQUES, horizon=4, execute=5), "execute 5 is more than horizon 4"),
+        (lambda: replace(TORQUES, horizon=4, ensemble=NAN), r"ensemble nan gives weights exp\(-m i\)"),
+        (lambda: replace(TORQUES, horizon=100, ensemble=-1.0), "ensemble -1.0 gives weights"),
+        (lambda: replace(TORQUES, horizon=4, execute=2, ensemble=0.01), "ensemble needs execute 1, not 2"),
+        (lambda: replace(TORQUES, ensemble=0.01), "ensemble needs a horizon above 1"),
+        (lambda: ActionSpec("discrete", ("a", "b"), horizon=4, ensemble=0.01), "ensemble is for a continuous action"),
+        (
+            lambda: replace(SPEC, action=CHUNKS, states=(TensorSpec("memory", "float32", (3,)),)),
+            r"execute 2 does not go with states \('memory'\).* Use execute 1, or an observation with frames",
+        ),
+        (
+            lambda: replace(SPEC, states=(TensorSpec("memory", "float32", (3,), frames=2),)),
+            "state 'memory' has frames; they are of an observation",
+        ),
         (lambda: replace(SPEC, score_kind="logits"), "score_kind 'logits' does not fit a continuous action: use mean"),
     ],
 )
@@ -110,3 +132,33 @@ def test_a_policy_description_with_reversed_bounds_is_an_error_of_its_file(tmp_p
     path.write_text(text)
     with pytest.raises(WeightsError, match=rf"{DESCRIPTION} is missing or damaged: PolicySpec: score_kind 'mean'"):
         load_description(tmp_path)
+
+
+def test_a_chunk_has_its_actions_along_a_first_axis():
+    assert TORQUES.chunk == TORQUES.tensor
+    assert replace(SPEC, action=CHUNKS).chunk_scores.shape == (4, 2)
+    assert CHUNKS.tensor.shape == (2,)
+    assert CHUNKS.chunk.shape == (4, 2)
+    discrete = ActionSpec("discrete", ("a", "b"), horizon=3).chunk
+    assert (discrete.shape, discrete.dtype) == ((3,), "int64")
+
+
+def test_the_network_takes_frames_along_a_first_axis_and_an_observation_stays_one_frame():
+    spec = replace(SPEC, observations=(replace(JOINTS, frames=3),), states=(TensorSpec("memory", "float32", (5,)),))
+    assert [tensor.shape for tensor in spec.inputs] == [(3, 2), (5,)]
+    assert spec.observations[0].shape == (2,)
+    assert spec.bytes_per_step == 8
+    assert SPEC.inputs == SPEC.observations
+
+
+def test_a_contract_with_chunks_and_frames_is_read_as_it_was_written_and_an_old_one_too():
+    spec = replace(SPEC, observations=(replace(JOINTS, frames=3),), action=replace(TORQUES, horizon=4, ensemble=0.01))
+    assert from_json(to_json(spec), PolicySpec) == spec
+    assert (spec.queued, SPEC.queued) == (True, False)
+    old = to_json(SPEC)
+    for field in (b'"horizon": 1', b'"execute": 1', b'"ensemble": null', b'"frames": 1'):
+        assert field in old
+    bare = msgspec.json.decode(old)
+    del bare["action"]["horizon"], bare["action"]["execute"], bare["action"]["ensemble"]
+    del bare["observations"][0]["frames"]
+    assert from_json(msgspec.json.encode(bare), PolicySpec) == SPEC
