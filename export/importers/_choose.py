@@ -14,7 +14,7 @@ from xfer.trajectories import MEMORY
 
 ELSEWHERE = ("observations", "task")
 """Options of every policy that was trained elsewhere."""
-ONLY_SB3 = ("trust", "vecnormalize", "frame_stack", "control_hz")
+ONLY_SB3 = ("trust", "vecnormalize", "frame_stack")
 
 
 def import_policy(
@@ -42,13 +42,22 @@ def import_policy(
         XferError: If it cannot be read.
     """
     with_observations = partial(_with_observations, options=options, memory=memory, on_note=on_note)
-    if options.importer is None:
+    if options.importer != "sb3":
         _refuse(options, ONLY_SB3, "needs --from sb3")
+    if options.importer is None:
+        _refuse(options, ("control_hz",), "needs --from")
     if isinstance(source, Deployable):
         if output is None:
             raise UsageError("A Deployable has no name of its own: say where its bundle goes (output).")
         return with_observations(source, type(source.module).__name__, output), output
     path, name = Path(source), str(source)
+    if options.importer == "lerobot":
+        from export.importers import lerobot
+
+        policy = lerobot.load(path, task=options.task or "", control_hz=options.control_hz, on_note=on_note)
+        named = path if path.name else path.absolute()
+        output = output or named.with_name(named.name + ".bundle")
+        return with_observations(policy, name, output), output
     if path.is_dir() or (options.importer is None and ":" not in name and not path.exists()):
         _refuse(options, ("importer", *ELSEWHERE), f"does not fit {name}, the folder of an `xfer train`")
         from export.importers import run
