@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--fps", type=int, required=True, help="rate at which the task takes actions, in Hz")
     parser.add_argument("--repo-id", help="what LeRobot calls it (default: xfer/OUTPUT)")
     parser.add_argument("--task", default="", help="what was to be done, in words")
+    parser.add_argument("--steps", type=int, help="the first steps of each episode (default: all)")
     args = parser.parse_args()
     with h5py.File(args.dataset / "data" / "main_data.hdf5") as file:
         episodes = sorted(file, key=lambda name: int(name.removeprefix("episode_")))
@@ -43,7 +44,7 @@ def main() -> None:
         made = LeRobotDataset.create(repo, fps=args.fps, features=features, root=args.output, use_videos=False)
         for name in episodes:
             episode = file[name]
-            actions = episode["actions"][:]
+            actions = episode["actions"][: args.steps]
             observations = {key: episode["observations"][one][: len(actions)] for one, key in names.items()}
             for step, action in enumerate(actions):  # Minari keeps one observation more: the last, unanswered one
                 frame = {key: array[step] for key, array in observations.items()}

@@ -55,7 +55,7 @@ def load(
         WeightsError: If a file is missing or damaged, or its weights are not of its configuration.
         UnavailableError: If the task's simulator is not installed.
     """
-    from export.importers._lerobot.act import ACT, fold_batch_norms, load_weights
+    from export.importers._lerobot.act import loaded
     from export.importers._lerobot.module import LeRobotModule
 
     folder = find(path)
@@ -72,9 +72,7 @@ def load(
         observations = matched(observations, acts_in)
     rate = control_hz or (trained_hz(folder) if acts_in is None else acts_in.control_hz)
     spec = PolicySpec(task, rate, observations, (), action_of(config, acts_in), "mean")
-    network = ACT(config)
-    load_weights(network, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
-    fold_batch_norms(network)
+    network = loaded(config, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
     module = LeRobotModule(network, [one.scalings for one in images], [one.scalings for one in vectors], action)
     pairs = zip(observations, observed, strict=True)
     on_note(f"observations: {', '.join(f'{tensor.name} is {key}' for tensor, key in pairs)}")

@@ -203,22 +203,22 @@ def position_embedding(height: int, width: int, size: int) -> Tensor:
     """Return the sinusoidal embedding [1, height * width, size] of a feature map, its rows one after the other."""
 
     def waves(count: int) -> Tensor:
-        place = torch.arange(1, count + 1, dtype=torch.float32)
+        place = torch.arange(1, count + 1, dtype=torch.float32, device="cpu")
         place = place / (place[-1] + 1e-6) * (2 * math.pi)
         half = size // 2
-        angles = place[:, None] / 10000 ** (2 * (torch.arange(half, dtype=torch.float32) // 2) / half)
+        angles = place[:, None] / 10000 ** (2 * (torch.arange(half, dtype=torch.float32, device="cpu") // 2) / half)
         return torch.stack((angles[:, 0::2].sin(), angles[:, 1::2].cos()), -1).flatten(1)
 
     rows, columns = waves(height)[:, None].expand(-1, width, -1), waves(width)[None].expand(height, -1, -1)
     return torch.cat((rows, columns), 2).reshape(1, height * width, size)
 
 
-def load_weights(network: ACT, tensors: Mapping[str, Tensor], file: object) -> None:
-    """Give the network its weights.
+def loaded(config: ACTConfig, tensors: Mapping[str, Tensor], file: object) -> ACT:
+    """Return the network with its weights.
 
     Args:
-        network: The network.
-        tensors: What is in a policy's file, by LeRobot's names.
+        config: The policy's configuration.
+        tensors: What is in its file, by LeRobot's names.
         file: The file, for messages.
 
     Raises:
@@ -232,6 +232,8 @@ def load_weights(network: ACT, tensors: Mapping[str, Tensor], file: object) -> N
             " what that writes."
         )
     given = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
+    with torch.device("meta"):  # no weight is drawn that is replaced at once
+        network = ACT(config)
     wanted = network.state_dict()
     left = [name for name in tensors if name.removeprefix(PREFIX) not in wanted]
     left = [name for name in left if not name.removeprefix(PREFIX).startswith(UNUSED)]
@@ -247,4 +249,6 @@ def load_weights(network: ACT, tensors: Mapping[str, Tensor], file: object) -> N
     if left:
         more = f" and {len(left) - 1} more" if len(left) > 1 else ""
         raise WeightsError(f"{file} holds a weight {left[0]}{more}, which the policy of its config.json has not.")
-    network.load_state_dict({name: given[name] for name in wanted})
+    network.load_state_dict({name: given[name] for name in wanted}, assign=True)
+    fold_batch_norms(network)
+    return network.eval().requires_grad_(False)
