@@ -16,6 +16,7 @@ import numpy as np
 from export.libraries.onnxruntime import onnxruntime
 from export.onnx_graph import names_apart, nodes_in_scope, rename, save_graph
 from xfer.errors import UsageError, check_choice
+from xfer.runner.frames import FrameHistory
 from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
 
@@ -181,11 +182,15 @@ class CalibrationInputs:
     ) -> Iterator[dict[str, np.ndarray]]:
         outputs: list[str] = [names[name] for name in spec.output_names[2:]]
         states: dict[str, Any] = {}
+        frames = FrameHistory(spec.observations, 1)
         for t, (begins, observations) in enumerate(calibration.steps()):
             if begins:
-                begun = {state.name: state.zeros(1) for state in spec.states} | calibration.starting(np.array([t]))
-                states = {names[name]: array for name, array in begun.items()}
-            inputs = {**{names[name]: array[None] for name, array in observations.items()}, **states}
+                starts = calibration.starting(np.array([t]))
+                frames.reset(np.ones(1, bool), starts)
+                states = {names[state.name]: starts.get(state.name, state.zeros(1)) for state in spec.states}
+            fed = frames.with_newest({name: array[None] for name, array in observations.items()})
+            frames.keep(fed)
+            inputs = {**{names[name]: array for name, array in fed.items()}, **states}
             yield inputs
             if outputs:
                 states = dict(zip(states, session.run(outputs, inputs), strict=True))

@@ -334,6 +334,13 @@ class PolicySpec:
         return tuple(observation.stacked for observation in self.observations) + self.states
 
     @property
+    def starts(self) -> tuple[TensorSpec, ...]:
+        """What a stretch from the middle of an episode starts from: states, and the frames before its first one."""
+        framed = (o for o in self.observations if o.frames > 1)
+        before = (replace(o, shape=(o.frames - 1, *o.shape), elements=(), frames=1) for o in framed)
+        return self.states + tuple(before)
+
+    @property
     def queued(self) -> bool:
         """Whether a runner must keep chunks or frames for it, beside states."""
         return self.action.horizon > 1 or any(observation.frames > 1 for observation in self.observations)

@@ -55,11 +55,11 @@ def read_reference(path: Path, spec: PolicySpec, *, observations: bool) -> Traje
 
 def _check(path: Path, spec: PolicySpec, observations: bool, tensors: Mapping[str, Tensor]) -> None:
     """Refuse tensors that the contract does not name so."""
-    due = {"actions": spec.action.tensor, "scores": spec.scores}
+    due = {"actions": spec.action.chunk, "scores": spec.chunk_scores}
     if observations:
         due |= {OBSERVATIONS + tensor.name: tensor for tensor in spec.observations}
     if any(name.startswith(STARTS) for name in tensors):
-        due |= {STARTS + tensor.name: tensor for tensor in spec.states}
+        due |= {STARTS + tensor.name: tensor for tensor in spec.starts}
     for name, wanted in due.items():
         found = tensors.get(name)
         if found is None or not _fits(found, wanted):
@@ -79,11 +79,12 @@ def stretches(recorded: Trajectories, spec: PolicySpec) -> list[slice]:
 
     Args:
         recorded: Observations [T, ...]; episodes start from zeros.
-        spec: The policy's contract, for the size of its states.
+        spec: The policy's contract, for the size of what they start from.
     """
     rows = _rows(recorded, spec)
     longest = sorted(recorded.episodes(), key=lambda episode: episode.start - episode.stop)
-    steps = max(STRETCH, rows // (2 * min(EPISODES, len(longest), rows // LEAST_ROWS)))
+    frames = max(observation.frames for observation in spec.observations)
+    steps = max(STRETCH, frames + 1, rows // (2 * min(EPISODES, len(longest), rows // LEAST_ROWS)))
     chosen: list[slice] = []
     for episode in longest:
         left = rows - sum(part.stop - part.start for part in chosen)
@@ -99,10 +100,13 @@ def stretches(recorded: Trajectories, spec: PolicySpec) -> list[slice]:
 def _rows(recorded: Trajectories, spec: PolicySpec) -> int:
     """Return how many rows fit into the largest size."""
     sample = np.unique(np.linspace(0, len(recorded) - 1, SAMPLED).astype(int))
-    row = max(_compressed({name: array[t] for name, array in recorded.observations.items()}) for t in sample)
-    states = EPISODES * sum(4 * math.prod(state.shape) for state in spec.states)
-    return max(LEAST_ROWS, min(MOST_ROWS, (MOST_BYTES - states) // row, MOST_UNPACKED // spec.bytes_per_step))
+    sizes = np.array([[_compressed(recorded.observations[o.name][t]) for t in sample] for o in spec.observations])
+    before = sum((o.frames - 1) * int(size.max()) for o, size in zip(spec.observations, sizes, strict=True))
+    starts = EPISODES * (before + sum(4 * math.prod(state.shape) for state in spec.states))
+    plans = 0 if spec.action.horizon == 1 else 8 * math.prod(spec.chunk_scores.shape)  # actions and scores
+    most = (MOST_BYTES - starts) // (int(sizes.sum(axis=0).max()) + plans)
+    return max(LEAST_ROWS, min(MOST_ROWS, most, MOST_UNPACKED // (spec.bytes_per_step + plans)))
 
 
-def _compressed(observations: Mapping[str, np.ndarray]) -> int:
-    return sum(len(gzip.compress(array.tobytes(), compresslevel=1)) for array in observations.values())
+def _compressed(array: np.ndarray) -> int:
+    return len(gzip.compress(array.tobytes(), compresslevel=1))

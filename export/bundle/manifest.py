@@ -19,7 +19,8 @@ HELD_OUT = "held-out.safetensors.gz"
 """What the live policy did on its held-out observations: actions and scores, without the observations."""
 SCHEMA = (1, 2)
 """Major and minor version of the manifest. Readers accept the same major version."""
-
+QUEUED_SCHEMA = (2, 0)
+"""Those of a policy with action chunks or frames: who does not know of them would act wrongly, and must refuse it."""
 
 STATUSES = ("built", "failed", "unavailable")
 """What became of a build."""
@@ -147,7 +148,7 @@ class Manifest:
     """``manifest.json``.
 
     Attributes:
-        schema: Major and minor version; readers accept the same major version.
+        schema: Major and minor version, ``schema_of(spec)``; readers accept the major versions that they know.
         digest: SHA-256 of the file itself with 64 zeros in the digest's place.
         spec: The policy's contract.
         provenance: Where the policy comes from.
@@ -176,6 +177,11 @@ class Manifest:
         return _DIGEST.sub(b'"digest": "%s"' % digest, blank, count=1)
 
 
+def schema_of(spec: PolicySpec) -> tuple[int, int]:
+    """Return the lowest schema that says all that a policy's runner must do."""
+    return QUEUED_SCHEMA if spec.queued else SCHEMA
+
+
 def read_manifest(path: Path) -> Manifest:
     """Read and check a manifest.
 
@@ -194,9 +200,10 @@ def read_manifest(path: Path) -> Manifest:
         schema = msgspec.json.decode(data, type=_SchemaOnly).schema
     except msgspec.DecodeError as error:
         raise BundleError(f"{path} is not a manifest: {error}.") from error
-    if schema[0] != SCHEMA[0]:
+    if schema[0] not in (known := (SCHEMA[0], QUEUED_SCHEMA[0])):
         raise BundleError(
-            f"{path} has schema {schema[0]}.{schema[1]}; this xfer reads {SCHEMA[0]}.x. Install a matching xfer."
+            f"{path} has schema {schema[0]}.{schema[1]}; this xfer reads {known[0]}.x and {known[1]}.x. Install a"
+            " matching xfer."
         )
     found = _DIGEST.search(data)
     blank = _DIGEST.sub(b'"digest": "%s"' % NO_DIGEST.encode(), data, count=1)

@@ -13,6 +13,7 @@ import numpy as np
 from export.bundle.manifest import Spreads
 from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
+from xfer.trajectories.chunks import unrolled
 
 FLOOR = 0.001
 """Least spread of an element, as a share of that of all elements together."""
@@ -41,6 +42,7 @@ def measure_spreads(recorded: Sequence[Trajectories], spec: PolicySpec) -> Sprea
         recorded: What the live policy did, with actions and scores.
         spec: The policy's contract.
     """
+    recorded = [unrolled(one, spec) for one in recorded]  # of a chunk each action, in one unit for all
     scores = np.concatenate([one.scores for one in recorded if one.scores is not None]).astype(float)
     if spec.action.kind == "discrete":
         reach = find_reach(scores)

@@ -24,7 +24,6 @@ from export.bundle.manifest import (
     HELD_OUT,
     MANIFEST,
     RECORDS,
-    SCHEMA,
     VARIANTS,
     Build,
     FileFact,
@@ -32,6 +31,7 @@ from export.bundle.manifest import (
     Manifest,
     Provenance,
     Spreads,
+    schema_of,
 )
 from export.bundle.reader import Bundle
 from export.targets import Variant
@@ -170,7 +170,9 @@ class BundleWriter:
                     made = references()
                     with access.writable(self.path):
                         made.golden.save(self.path / GOLDEN)
-                        manifest = Manifest(SCHEMA, "", spec, provenance, self._fact(GOLDEN), reference=reference)
+                        manifest = Manifest(
+                            schema_of(spec), "", spec, provenance, self._fact(GOLDEN), reference=reference
+                        )
                         self._write(self._with_references(manifest, made))
                 except BaseException:
                     if not (self.path / MANIFEST).exists():  # before another process, which waits, begins
@@ -194,7 +196,7 @@ class BundleWriter:
             return replace(manifest, spreads=made.spreads)
         made.held_out.save(self.path / HELD_OUT)
         held_out = HeldOutReference(self._fact(HELD_OUT), made.observations)
-        return replace(manifest, schema=SCHEMA, spreads=made.spreads, held_out=held_out)
+        return replace(manifest, schema=schema_of(manifest.spec), spreads=made.spreads, held_out=held_out)
 
     def _fact(self, name: str) -> FileFact:
         path = self.path / name

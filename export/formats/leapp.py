@@ -22,7 +22,7 @@ from export.bundle.manifest import Build
 from export.bundle.reader import Bundle
 from export.targets import onnx
 from xfer import __version__
-from xfer.errors import BundleError
+from xfer.errors import BundleError, UsageError
 from xfer.files import to_json, writable, write_atomically
 from xfer.spec import STATE_SUFFIX, PolicySpec, TensorSpec
 
@@ -44,9 +44,13 @@ def write(output: Path, bundle: Bundle, build: Build) -> None:
         build: An ONNX variant's entry.
 
     Raises:
+        UsageError: If the policy plans ahead or sees several frames, which LEAPP's runners keep nothing of.
         BundleError: If the variant's files are damaged, the folder holds something else, or it cannot be written to.
     """
     folder, spec = output, bundle.spec
+    if spec.queued:
+        what = f"action chunks (horizon {spec.action.horizon})" if spec.action.horizon > 1 else "frames of observations"
+        raise UsageError(f"--format leapp has no notion of {what}, which {bundle.path} needs. Use --format xfer.")
     graph = (bundle.check(build) / onnx.FILE).read_bytes()
     if folder.exists() and not (folder.is_dir() and ((folder / YAML).exists() or not any(folder.iterdir()))):
         raise BundleError(f"{folder} exists and is not a LEAPP bundle. Choose another --output, or delete it.")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 
@@ -12,7 +10,7 @@ from export.importers._layers import not_finite
 from export.libraries.causes import reason
 from xfer.errors import ObservationError, ScoresError, UsageError, XferError
 from xfer.models.torch_session import TorchSession
-from xfer.runner import Action, Arrays, Runner
+from xfer.runner import Action, Arrays, Runner, Step
 from xfer.trajectories import Trajectories
 from xfer.trajectories.rows import Rows
 
@@ -29,7 +27,7 @@ class Acting(Runner):
 
     def __init__(self, policy: Deployable) -> None:
         super().__init__(TorchSession(policy.deploy(), policy.spec), policy.spec)
-        self._module, self._place, self._step = policy.live(), policy.spec.task, 0
+        self._module, self._place, self._step, self._cause = policy.live(), policy.spec.task, 0, ""
 
     def reset(self, mask: np.ndarray | None = None, states: Arrays | None = None) -> None:
         """Start a new episode; see ``Runner``."""
@@ -44,22 +42,26 @@ class Acting(Runner):
             ScoresError: If the policy is, with the weight or layer.
             UsageError: If the module fails.
         """
-        before, where = self._states, f"{self._place}, step {self._step} of an episode"
+        where = f"{self._place}, step {self._step} of an episode"
         self._step += 1
         try:
             return super().act(observations)
         except ObservationError as error:
             raise ObservationError(f"{where}: {error}") from error
         except ScoresError as error:
-            raise ScoresError(f"{where}: {error} {self._cause(observations, before)}".strip()) from error
+            raise ScoresError(f"{where}: {error} {self._cause}".strip()) from error
         except XferError:
             raise
         except (Exception, SystemExit) as error:  # whatever somebody's module raises
             raise UsageError(f"{where}: the module fails on an observation ({reason(error)}).") from error
 
-    def _cause(self, observations: Arrays, states: Mapping[str, np.ndarray]) -> str:
-        given = [np.array(observations[o.name]).reshape(1, *o.shape) for o in self.spec.observations]
-        return not_finite(self._module, [torch.from_numpy(x) for x in (*given, *map(np.array, states.values()))])
+    def _infer(self, fed: dict[str, np.ndarray], due: np.ndarray | None = None) -> Step:
+        try:
+            return super()._infer(fed, due)
+        except ScoresError:
+            given = [fed[o.name] for o in self.spec.observations] + [*self._states.values()]
+            self._cause = not_finite(self._module, [torch.from_numpy(np.array(array)) for array in given])
+            raise
 
 
 def refuse_what_is_not_finite(policy: Deployable, recorded: Trajectories, file: str) -> None:

@@ -83,7 +83,7 @@ def check(module: nn.Module, spec: PolicySpec) -> None:
     Raises:
         UsageError: If not, with what differs.
     """
-    wanted = [spec.action.tensor, spec.scores, *spec.states]
+    wanted = [spec.action.chunk, spec.chunk_scores, *spec.states]
     for batch in (2, 1):
         try:
             with torch.inference_mode():

@@ -80,7 +80,7 @@ def gather(
         given = load_trajectories(file, memory // 2, check=partial(_check, policy.spec, str(file)))
         given = _of_spec(given, policy.spec)
         refuse_what_is_not_finite(policy, given, str(file))
-        parts = split(given, str(file))
+        parts = split(given, str(file), policy.spec)
         with writable(folder, RunError):
             for name, part in zip(RECORDED, parts, strict=True):
                 part.save(run.observations_file(name))
@@ -124,11 +124,17 @@ def environment(spec: PolicySpec) -> tuple[Task | None, str]:
     return task, ""
 
 
-def split(recorded: Trajectories, name: str) -> tuple[Trajectories, Trajectories]:
+def split(recorded: Trajectories, name: str, spec: PolicySpec) -> tuple[Trajectories, Trajectories]:
     """Cut observations into those for calibration and those that are held out.
 
     The cut is where an episode begins, if one does in the middle half; else in the middle, where states are then
-    reset.
+    reset, and at an inference, if one falls there. Actions of another runtime are left out of what lies behind a cut
+    that takes from the policy what it acted from: a state, a frame or a plan.
+
+    Args:
+        recorded: The observations, perhaps with actions.
+        name: What to call them.
+        spec: The policy's contract.
 
     Raises:
         UsageError: If there are too few.
@@ -140,11 +146,18 @@ def split(recorded: Trajectories, name: str) -> tuple[Trajectories, Trajectories
         )
     begins = np.flatnonzero(recorded.resets)
     begins = begins[(begins >= total // 4) & (begins <= total - total // 4)]
-    cut = int(begins[np.abs(begins - total // 2).argmin()]) if len(begins) else total // 2
+    possible, kept = begins, True
+    if not len(begins):
+        start = max(np.flatnonzero(recorded.resets[: total // 2]), default=0)
+        possible = np.arange(start, total, spec.action.execute)
+        possible = possible[(possible >= total // 4) & (possible <= total - total // 4)]
+        kept = len(possible) > 0 and not spec.starts and spec.action.ensemble is None
+    cut = int(possible[np.abs(possible - total // 2).argmin()]) if len(possible) else total // 2
     resets = recorded.resets.copy()
     resets[[0, cut]] = True
     whole = replace(recorded, resets=resets)
-    return whole.take([slice(0, cut)]), whole.take([slice(cut, total)])
+    held_out = whole.take([slice(cut, total)])
+    return whole.take([slice(0, cut)]), held_out if kept else replace(held_out, actions=None)
 
 
 def measured(task: Task, policy: Deployable) -> RewardScale | None:

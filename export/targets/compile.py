@@ -67,5 +67,5 @@ def load(folder: Path, spec: PolicySpec, place: Place) -> Iterator[Session]:
     session = TorchSession(module, spec, device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the compiler's own deprecations
-        session.step({o.name: o.zeros(1) for o in spec.observations}, {s.name: s.zeros(1) for s in spec.states})
+        session.step({o.name: o.stacked.zeros(1) for o in spec.observations}, {s.name: s.zeros(1) for s in spec.states})
     yield session

@@ -241,7 +241,7 @@ class TensorRTSession:
     def _make_buffers(self, batch: int) -> None:
         self._free_buffers()
         spec = self._spec
-        outputs = zip(spec.output_names, (spec.action.tensor, spec.scores, *spec.states), strict=True)
+        outputs = zip(spec.output_names, (spec.action.chunk, spec.chunk_scores, *spec.states), strict=True)
         self._inputs = {tensor.name: cuda.Buffer((batch, *tensor.shape), tensor.dtype) for tensor in spec.inputs}
         self._outputs = {name: cuda.Buffer((batch, *tensor.shape), tensor.dtype) for name, tensor in outputs}
         for name, buffer in self._inputs.items():
@@ -259,7 +259,7 @@ def check_engine(trt: Any, engine: Any, spec: PolicySpec) -> None:
     Raises:
         BundleError: If a name, direction, type, shape or place in memory differs.
     """
-    outputs = zip(spec.output_names, (spec.action.tensor, spec.scores, *spec.states), strict=True)
+    outputs = zip(spec.output_names, (spec.action.chunk, spec.chunk_scores, *spec.states), strict=True)
     wanted = {tensor.name: ("INPUT", tensor.dtype, tensor.shape) for tensor in spec.inputs}
     wanted |= {name: ("OUTPUT", tensor.dtype, tensor.shape) for name, tensor in outputs}
     found = {}

@@ -33,6 +33,7 @@ from export.verification.parity import unfinished
 from export.verification.tolerances import action_difference, regret
 from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
+from xfer.trajectories.chunks import acted
 
 LIMIT = MARGIN
 """Largest mean action loss in recorded episodes."""
@@ -88,11 +89,12 @@ def step_losses(reference: Trajectories, variant: Trajectories, spec: PolicySpec
     """Return the loss of each of the variant's actions, float [T] in [0, 1]; one that is not a number costs 1.
 
     Args:
-        reference: The reference's actions and scores.
-        variant: The variant's actions on the same observations.
+        reference: The reference's actions and scores; of a policy that plans ahead, what it plans at each step.
+        variant: The variant's actions on the same observations. Those that are acted of both are compared.
         spec: Says how to count.
         spreads: Of what the live policy gave.
     """
+    reference, variant = acted(reference, spec), acted(variant, spec)
     assert reference.actions is not None
     assert reference.scores is not None
     assert variant.actions is not None

@@ -5,6 +5,7 @@ gzipped safetensors, so that a file holds arrays and nothing that runs. Observat
 in their file, and are read some rows at a time.
 
 rows.py     arrays of rows that need not be in memory
+chunks.py   what a policy that plans ahead acts
 reading.py  safetensors files that need not fit into it, and are not trusted; streams.py unpacks them
 writing.py  writes them a few rows at a time
 """
@@ -39,10 +40,11 @@ class Trajectories:
     Attributes:
         observations: Arrays [T, ...] by name, as the environment gave them; or rows that stay in their file.
         resets: bool [T], true where an episode begins.
-        actions: [T] or [T, A], what a policy chose, or None.
-        scores: float32 [T, A], what it chose from, or None.
-        starts: float32 [number of resets, ...] by name of the state: what each stretch starts from; empty where that is
-            zeros, as at the beginning of an episode.
+        actions: [T] or [T, A], what a policy chose, or None. Of one that plans ahead [T, H] or [T, H, A], what it
+            planned at each step.
+        scores: float32 [T, S], what it chose from, or [T, H, S]; or None.
+        starts: [number of resets, ...] by name of the state, or of an observation with frames: what each stretch starts
+            from. Empty where that is zeros and no earlier frames, as at the beginning of an episode.
     """
 
     observations: Mapping[str, Rows]
@@ -97,12 +99,15 @@ class Trajectories:
         )
 
     def replay(self, runner: Runner) -> Trajectories:
-        """Return the same observations with what ``runner`` (batch 1) does when it is shown them."""
+        """Return the same observations with what ``runner`` (batch 1) makes of each of them.
+
+        Of a policy that plans ahead that is a whole chunk at every step; ``chunks.acted`` says what is acted of it.
+        """
         actions, scores = [], []
         for t, (begins, observations) in enumerate(self.steps()):
             if begins:
                 runner.reset(states=self.starting(np.array([t])))
-            step = runner.act(observations)
+            step = runner.infer(observations)
             actions.append(step.action)
             scores.append(step.scores)
         return replace(self, actions=np.array(actions), scores=np.array(scores))

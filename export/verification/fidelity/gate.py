@@ -50,6 +50,8 @@ from xfer.runner import Runner, Session
 from xfer.spec import PolicySpec
 from xfer.tasks import Task
 from xfer.trajectories import Trajectories
+from xfer.trajectories.chunks import acted as through_queue
+from xfer.trajectories.chunks import stacked
 
 OTHERS_SHARE = 0.005
 """The share of the spread by which the actions of somebody's own runtime may differ."""
@@ -103,9 +105,10 @@ class _Acted:
     """What was done on the recordings.
 
     Attributes:
-        live: The live module's actions and scores, by recording, without observations.
+        live: The live module's actions and scores, by recording, without observations; of one that plans ahead, what
+            it plans at every step.
         spreads: Of these.
-        starts: The states that golden's stretches start from, by name.
+        starts: What golden's stretches start from, by name: states, and the frames before.
         last: The last step.
         deployed: The deployed form's actions and scores, up to where it failed.
         apart: How far the next states of both are apart, for each row and state, by recording.
@@ -156,7 +159,7 @@ def _act(
 def _play(session: LiveSession, spec: PolicySpec, recordings: Recordings, deployed: Session | None) -> _Acted:
     """Act on every row alone, the deployed form beside the live module."""
     begins = {part.start for part in stretches(recordings["held-out"], spec)}
-    starts: dict[str, list[np.ndarray]] = {state.name: [] for state in spec.states}
+    starts: dict[str, list[np.ndarray]] = {start.name: [] for start in spec.starts}
     rows: dict[str, list[Moment]] = {name: [] for name in recordings}
     others: dict[str, list[Moment]] = {name: [] for name in recordings}
     apart: dict[str, list[list[float]]] = {name: [] for name in recordings}
@@ -167,8 +170,9 @@ def _play(session: LiveSession, spec: PolicySpec, recordings: Recordings, deploy
         rows[name].append(_without_arrays(moment))
         sizes = np.maximum(sizes, [np.abs(array).max(initial=0) for array in after])
         if name == "held-out" and moment.t in begins:
-            for state, kept in starts.items():
-                kept.append(np.array(moment.states[state][0]))
+            for start, kept in starts.items():
+                before = moment.states.get(start)
+                kept.append(np.array(moment.observations[start][0, :-1] if before is None else before[0]))
         if beside is not None:
             try:
                 other = next(beside)
@@ -237,9 +241,8 @@ def _refuse_second_answers(
                 " become a state (PolicySpec.states)."
             )
     _refuse_another_trace(acted, spec, recordings)
-    recorded = recordings[name].observations
-    rows = [t, len(recordings[name]) // 2, 0]
-    inputs = [torch.from_numpy(np.array(recorded[tensor.name][rows])) for tensor in spec.observations]
+    rows = np.array([t, len(recordings[name]) // 2, 0])
+    inputs = [torch.from_numpy(np.array(stacked(recordings[name], tensor, rows))) for tensor in spec.observations]
     inputs += [torch.from_numpy(state.zeros(len(rows))) for state in spec.states]
     layer = mixes_rows(session.module, inputs)
     by = f" The first layer that mixes them is {layer}." if layer else ""
@@ -252,7 +255,7 @@ def _refuse_python_values(
     """Refuse a module that leaves a value in Python. It is called in batches of 1 and of 3."""
     last, calls = len(recorded) - 1, []
     for rows in ([0], [last], [0, last // 2, last]):
-        arrays = [recorded.observations[tensor.name][rows] for tensor in spec.observations]
+        arrays = [stacked(recorded, tensor, np.array(rows)) for tensor in spec.observations]
         arrays += [state.zeros(len(rows)) for state in spec.states]
         calls.append([torch.from_numpy(np.array(array)) for array in arrays])
     found = python_values(copied(live), calls)
@@ -300,8 +303,8 @@ def _refuse_others_actions(acted: _Acted, spec: PolicySpec, recordings: Recordin
     for name, recorded in recordings.items():
         if recorded.actions is None:
             continue
-        given = Trajectories({}, recorded.resets, recorded.actions)
-        if (found := difference(acted.live[name], given, spec, acted.spreads, OTHERS_SHARE)) is not None:
+        given, own = Trajectories({}, recorded.resets, recorded.actions), through_queue(acted.live[name], spec)
+        if (found := difference(own, given, spec, acted.spreads, OTHERS_SHARE)) is not None:
             raise refused(
                 f"the recorded actions are not the module's at {place(recordings, name, found[0])}: {found[1]}."
                 " Find out why; if they are another policy's, leave `actions` out of the file."

@@ -76,7 +76,7 @@ class Moment(NamedTuple):
     Attributes:
         recording: Its name.
         t: Which row.
-        observations: What was seen, with a batch dimension.
+        observations: What the network was given, with a batch dimension.
         states: What the step started from.
         made: What the session gave.
     """
@@ -112,7 +112,7 @@ def alone(session: Session, spec: PolicySpec, recordings: Recordings) -> Iterato
             if begins:
                 runner.reset(states=recorded.starting(np.array([t])))
             try:
-                runner.act(observations)
+                runner.infer(observations)
             except (ObservationError, ScoresError) as error:
                 raise type(error)(f"At {place(recordings, name, t)}: {error}") from error
             yield Moment(name, t, last.observations, last.states, last.made)
@@ -122,7 +122,8 @@ def in_batches(session: Session, spec: PolicySpec, recordings: Recordings) -> di
     """Let a session act on the same rows in a batch, in which every row is in another episode.
 
     Returns:
-        The recordings without observations, with the session's actions and scores.
+        The recordings without observations, with the session's actions and scores; of a policy that plans ahead, with
+        what it plans at every step.
     """
     episodes = [(name, part) for name, recorded in recordings.items() for part in recorded.episodes()]
     steps = [part.stop - part.start for _, part in episodes]
@@ -133,10 +134,12 @@ def in_batches(session: Session, spec: PolicySpec, recordings: Recordings) -> di
         min(queues, key=len).extend((name, t) for t in range(part.start, part.stop))
     runner = Runner(session, spec, len(queues))
     actions = {
-        name: np.zeros((len(recorded), *spec.action.tensor.shape), spec.action.tensor.dtype)
+        name: np.zeros((len(recorded), *spec.action.chunk.shape), spec.action.chunk.dtype)
         for name, recorded in recordings.items()
     }
-    scores = {name: np.zeros((len(recorded), *spec.scores.shape), np.float32) for name, recorded in recordings.items()}
+    scores = {
+        name: np.zeros((len(recorded), *spec.chunk_scores.shape), np.float32) for name, recorded in recordings.items()
+    }
     # Rows are some steps apart, so that not all are at the same step of their episodes. One that waits shows its first
     # observation, one that is through its last.
     apart = min(STEPS_APART, max(1, max(steps) // rows))
@@ -147,7 +150,7 @@ def in_batches(session: Session, spec: PolicySpec, recordings: Recordings) -> di
         starts = [recordings[name].starting(np.array([t])) for name, t in now]
         starts = [start for start, begun in zip(starts, begins, strict=True) if begun]
         runner.reset(begins, {key: np.concatenate([start[key] for start in starts]) for key in (starts or [{}])[0]})
-        acted = runner.act(
+        acted = runner.infer(
             {
                 tensor.name: np.stack([recordings[name].observations[tensor.name][t] for name, t in now])
                 for tensor in spec.observations

@@ -82,7 +82,7 @@ def test_a_manifest_that_is_none_is_refused(bundle_path, text, message):
 
 
 def test_a_newer_schema_is_refused_by_name(bundle_path):
-    rewrite(bundle_path, schema=(2, 0))
+    rewrite(bundle_path, schema=(3, 0))
     with pytest.raises(BundleError, match=r"schema 2\.0"):
         Bundle(bundle_path)
 

@@ -218,7 +218,7 @@ def test_plain_safetensors_are_read_too(own, tmp_path):
 @pytest.mark.parametrize(("every", "cut"), [(40, 80), (7, 98), (1000, 100)])
 def test_observations_are_cut_where_an_episode_begins(every, cut):
     whole = met(200, every=every)
-    calibration, held_out = _recordings.split(whole, "x")
+    calibration, held_out = _recordings.split(whole, "x", SPEC)
     assert (len(calibration), len(held_out)) == (cut, 200 - cut)
     assert calibration.resets[0]
     assert held_out.resets[0]

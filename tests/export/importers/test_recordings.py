@@ -84,7 +84,7 @@ def test_an_observations_file_that_is_the_one_to_be_written_is_read_to_its_end_f
     seen = Trajectories({"frame": frames}, np.arange(200) % 40 == 0)
     seen.save(tmp_path / "calibration.safetensors.gz")
     given = load_trajectories(tmp_path / "calibration.safetensors.gz", 60_000)
-    parts = split(given, "x")
+    parts = split(given, "x", spec(16, 16, 3))
     assert not isinstance(parts[0].observations["frame"], np.ndarray)
     for name, part in zip(("calibration", "held-out"), parts, strict=True):
         part.save(tmp_path / f"{name}.safetensors.gz")

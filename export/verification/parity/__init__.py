@@ -3,6 +3,13 @@
 Each gate is a function that returns figures and, if the variant fails, a sentence. A variant goes through them until
 one fails or cannot be run here. The reference does so too: golden holds its own answers from when the bundle was made,
 so if it fails the first gate, golden (or the weights) is of another policy.
+
+Of a policy that plans ahead both compare whole chunks, and each action of a chunk as if it were a row of its own. Its
+unit is that of its element, taken over all recorded chunks: a joint's error is as large, whichever tick it is planned
+for. Means are taken for each action of the chunk apart, and the worst one is judged: one that is wrong at a single
+place would else be hidden by all the others. The first gate acts golden through the runner's queue as well.
+
+play.py   golden, played again
 """
 
 from __future__ import annotations
@@ -18,11 +25,13 @@ from export.bundle.records import Gate, Verification, unjudged
 from export.bundle.spreads import masked, measure_spreads
 from export.libraries import causes
 from export.targets import Variant
+from export.verification.parity.play import MakeRunner, play, play_queue
 from export.verification.tolerances import action_difference, compare_scores, regret, ties
 from xfer.errors import XferError
 from xfer.runner import Runner, Session
 from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
+from xfer.trajectories.chunks import unrolled
 
 REGRET_TOLERANCE = {"fp32": 0.0001}
 """Largest mean regret of a discrete action; 0.005 for every other precision."""
@@ -55,6 +64,7 @@ def numbers(
     precision: str,
     max_batch: int | None,
     spreads: Spreads | None = None,
+    make: MakeRunner = Runner,
 ) -> Numbers:
     """Play the golden trajectories, with batch 1 and (where the variant has it) 3, and compare scores and choices.
 
@@ -65,6 +75,7 @@ def numbers(
         precision: The variant's.
         max_batch: The largest batch that it takes.
         spreads: Of the live policy's scores; by default golden's.
+        make: What acts; a runner with a fault, where that is tried out.
 
     Raises:
         ScoresError: If it gives what is no action.
@@ -73,28 +84,43 @@ def numbers(
     found: list[Numbers] = []
     for batch in (1, 3) if max_batch is None or max_batch >= 3 else (1,):
         alone_fits = batch > 1 and not any(one.failure for one in found)
-        for row, played in enumerate(play(session, spec, golden, batch)):
+        for row, played in enumerate(play(session, spec, golden, batch, make)):
             where = f"golden step {{step}} (batch {batch}, row {row})"
             one = compare(golden, played, spec, spreads, precision, where)
             found.append(replace(one, depends_on_batch=alone_fits and bool(one.failure)))
+        if not spec.queued or any(one.failure for one in found):
+            continue
+        for row, (steps, due, through) in enumerate(play_queue(session, spec, golden, batch, make)):
+            where = f"golden step {{step}}, as the runner acts it (batch {batch}, row {row})"
+            found.append(compare(due, through, spec, spreads, precision, where, steps))
     return next((one for one in found if one.failure), max(found, key=_used_up))
 
 
 def compare(
-    reference: Trajectories, variant: Trajectories, spec: PolicySpec, spreads: Spreads, precision: str, where: str
+    reference: Trajectories,
+    variant: Trajectories,
+    spec: PolicySpec,
+    spreads: Spreads,
+    precision: str,
+    where: str,
+    steps: np.ndarray | None = None,
 ) -> Numbers:
     """Compare scores and, of fp32, what was chosen from them.
 
     Args:
-        reference: The reference's actions and scores.
+        reference: The reference's actions and scores: what it planned at each step, or what is acted there.
         variant: The variant's, on the same observations.
         spec: The contract.
         spreads: Of the live policy's scores.
         precision: The variant's.
-        where: What to call a row, with {step} in it.
+        where: What to call a step, with {step} in it.
+        steps: The number of each step, where they are not 0, 1, 2 ...
     """
+    count = len(reference.resets)
+    reference, variant = unrolled(reference, spec), unrolled(variant, spec)
     assert reference.scores is not None
     assert variant.scores is not None
+    horizon = len(reference.scores) // count
     scores = compare_scores(reference.scores, variant.scores, spec, spreads, precision)
     row, element = scores.worst()
     judged = bool(np.isfinite(scores.allowed[row, element]))
@@ -117,7 +143,9 @@ def compare(
             gap = float(reference.scores[row, best]) - float(reference.scores[row, chosen])
             names = spec.action.elements[best], spec.action.elements[chosen]
             failure = f"'{names[0]}' has the higher score by {gap:.3g}, and '{names[1]}' is chosen"
-    text = f"numbers: {failure} at {where.format(step=row)}" if failure else ""
+    at = row // horizon if steps is None else int(steps[row // horizon])
+    planned = f", action {row % horizon} of its chunk," if horizon > 1 else ""
+    text = f"numbers: {failure} at {where.format(step=f'{at}{planned}')}" if failure else ""
     return Numbers(worst, allowed if judged else None, text)
 
 
@@ -127,31 +155,6 @@ def _severity(found: Numbers) -> tuple[bool, float]:
 
 def _used_up(found: Numbers) -> float:
     return found.max_abs_diff if found.tolerance is None else found.max_abs_diff / found.tolerance
-
-
-def play(session: Session, spec: PolicySpec, golden: Trajectories, batch: int) -> list[Trajectories]:
-    """Return golden with what the session does, one for each row of the batch.
-
-    Every row plays all episodes, but row i begins with episode i; so rows are at different steps and are reset at
-    different times, and a session that mixes up rows or states cannot get all of them right.
-    """
-    episodes = golden.episodes()
-    orders = []
-    for row in range(batch):
-        first = row % len(episodes)
-        order = episodes[first:] + episodes[:first]
-        orders.append(np.concatenate([np.arange(part.start, part.stop) for part in order]))
-    runner = Runner(session, spec, batch)
-    action = spec.action.tensor
-    scores = [np.empty((len(golden), *spec.scores.shape), np.float32) for _ in orders]
-    actions = [np.empty((len(golden), *action.shape), action.dtype) for _ in orders]
-    for t in range(len(golden)):
-        now = np.array([order[t] for order in orders])
-        runner.reset(golden.resets[now], golden.starting(now))
-        step = runner.act({name: array[now] for name, array in golden.observations.items()})
-        for row, index in enumerate(now):
-            actions[row][index], scores[row][index] = step.action[row], step.scores[row]
-    return [replace(golden, actions=a, scores=s) for a, s in zip(actions, scores, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -177,43 +180,57 @@ def actions(
         precision: The variant's precision.
         spreads: Of what the live policy gave; by default the reference's here.
     """
+    spreads = spreads or measure_spreads([reference], spec)
+    horizon = spec.action.horizon
+    reference, variant = unrolled(reference, spec), unrolled(variant, spec)
     assert reference.scores is not None
     assert reference.actions is not None
     assert variant.actions is not None
-    spreads = spreads or measure_spreads([reference], spec)
     failure = ""
     if spec.action.kind == "discrete":
         loss = regret(reference.scores, variant.actions, spec, spreads)
         if variant.scores is not None and precision in REGRET_TOLERANCE:  # which must not be blamed for its last bits
             scores = compare_scores(reference.scores, variant.scores, spec, spreads, precision)
             loss = np.where(ties(reference.scores, variant.actions, scores), 0.0, loss)
-        mean, allowed, what = float(loss.mean()), REGRET_TOLERANCE.get(precision, 0.005), "mean regret"
+        means = loss.reshape(-1, horizon, 1).mean(axis=0)
+        allowed, what = REGRET_TOLERANCE.get(precision, 0.005), "regret"
         same = variant.actions == reference.actions
         rows = np.arange(len(loss))
         forbidden = np.flatnonzero(masked(reference.scores, spreads.reach)[rows, variant.actions])
         if len(forbidden):
             name = spec.action.elements[int(variant.actions[forbidden[0]])]
-            failure = f"actions: '{name}' is chosen at step {forbidden[0]}, where the policy masks it"
+            failure = f"actions: '{name}' is chosen at step {_step(forbidden[0], horizon)}, where the policy masks it"
     else:
         apart = action_difference(reference.actions, variant.actions, spec.action, spreads)
-        element = int(apart.mean(axis=0).argmax())
-        loss, allowed = apart.max(axis=1), ACTION_TOLERANCE.get(precision, 0.02)
-        mean, what = float(apart.mean(axis=0)[element]), f"mean difference of '{spec.action.elements[element]}'"
-        what += " as a share of its scale"
+        means = apart.reshape(-1, horizon, apart.shape[1]).mean(axis=0)
+        loss, allowed, what = apart.max(axis=1), ACTION_TOLERANCE.get(precision, 0.02), "difference"
         same = loss <= allowed
+    planned, element = (int(i) for i in np.unravel_index(int(means.argmax()), means.shape))
+    mean, observations = float(means[planned, element]), len(loss) // horizon
     worst = tuple(
-        f"step {t}: reference {np.asarray(reference.actions[t]).tolist()}, variant"
-        f" {np.asarray(variant.actions[t]).tolist()}, {what.split()[1]} {loss[t]:.3g}"
+        f"step {_step(t, horizon)}: reference {np.asarray(reference.actions[t]).tolist()}, variant"
+        f" {np.asarray(variant.actions[t]).tolist()}, {what} {loss[t]:.3g}"
         for t in np.argsort(-loss)[:WORST]
         if loss[t] > 0
     )
     if not failure and not mean <= allowed:
-        failure = f"actions: {what} {mean:.3g} over {len(loss)} observations, allowed {allowed:g}"
-    return Actions(float(same.mean()), mean, len(loss), worst, failure)
+        of = "" if spec.action.kind == "discrete" else f" of '{spec.action.elements[element]}' as a share of its scale"
+        of += f" in action {planned} of its chunk" if horizon > 1 else ""
+        failure = f"actions: mean {what}{of} {mean:.3g} over {observations} observations, allowed {allowed:g}"
+    return Actions(float(same.mean()), mean, observations, worst, failure)
+
+
+def _step(row: int, horizon: int) -> str:
+    """Return the step that a row of unrolled chunks belongs to, and which action of its chunk it is."""
+    return f"{row}" if horizon == 1 else f"{row // horizon}, action {row % horizon} of its chunk"
 
 
 def first_gates(
-    bundle: Bundle, variants: list[str], held_out: Trajectories | None, on_start: Callable[[str], None]
+    bundle: Bundle,
+    variants: list[str],
+    held_out: Trajectories | None,
+    on_start: Callable[[str], None],
+    make: MakeRunner = Runner,
 ) -> dict[str, Verification]:
     """Run the first two gates on each variant.
 
@@ -222,6 +239,7 @@ def first_gates(
         variants: Names, with or without @PLACE.
         held_out: Observations of episodes kept out of training and calibration; golden alone is used without them.
         on_start: Called with the name of each variant.
+        make: What acts golden; see ``numbers``.
 
     Returns:
         The verdict on each so far; ``provisional`` means that it passed both.
@@ -241,7 +259,7 @@ def first_gates(
         try:
             on_start(name)
             with bundle.session(name) as session:
-                found[name] = run_gates(bundle, session, Variant.parse(name), golden, reference, judged)
+                found[name] = run_gates(bundle, session, Variant.parse(name), golden, reference, judged, make)
         except Exception as error:  # whatever a runtime raises: the others go on
             found[name] = unfinished(build, error, "numbers")
     return found
@@ -274,6 +292,7 @@ def run_gates(
     golden: Trajectories,
     reference: Trajectories,
     judged: Trajectories,
+    make: MakeRunner = Runner,
 ) -> Verification:
     """Run the first two gates on one session.
 
@@ -284,9 +303,10 @@ def run_gates(
         golden: The golden trajectories.
         reference: The reference's actions and scores on the judged observations.
         judged: The observations of the actions gate.
+        make: What acts golden; see ``numbers``.
     """
     spec, build, spreads = bundle.spec, bundle.builds[variant.build], bundle.spreads()
-    first = numbers(session, spec, golden, variant.precision, build.max_batch, spreads)
+    first = numbers(session, spec, golden, variant.precision, build.max_batch, spreads, make)
     replayed = None
     if not first.failure:
         replayed = judged.replay(Runner(session, spec))
