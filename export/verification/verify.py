@@ -16,10 +16,12 @@ from export.verification import agreement
 from export.verification.availability import no_reference, no_reward_gate
 from export.verification.held_out import held_out_observations
 from export.verification.parity import first_gates
+from export.verification.parity.play import MakeRunner
 from export.verification.trials import TrialReturns
 from export.verification.trials import run_gate as run_trials
 from xfer import tasks
 from xfer.errors import UsageError, check_choice
+from xfer.runner import Runner
 from xfer.trajectories import Trajectories
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ def verify(
     task: str | None = None,
     keep: bool = True,
     trials: TrialReturns | None = None,
+    make: MakeRunner = Runner,
     on_note: Callable[[str], None] = lambda text: None,
     on_variant: Callable[[str], None] = lambda name: None,
     on_pairs: Callable[[int, dict[str, Verdict]], None] = lambda done, verdicts: None,
@@ -59,6 +62,7 @@ def verify(
         keep: Whether verdicts become records of the bundle, and pairs are kept in its ledger, so that a later call
             continues. Without, the bundle is only read, and judged by itself.
         trials: How trials went, from ``read_trials``. Then its variants are judged by them instead of by pairs.
+        make: What acts golden; a runner with a fault, where fault injection tries one out.
         on_note: Called with a sentence for each gate that is not run in full.
         on_variant: Called with each variant's name before its first gate.
         on_pairs: Called at each look of the reward gate, with the number of pairs so far and the verdicts.
@@ -92,7 +96,7 @@ def verify(
     if why:
         held_out = None
         on_note(f"The actions gate looks at golden alone: {why}.")
-    found = first_gates(bundle, names, held_out, on_variant)
+    found = first_gates(bundle, names, held_out, on_variant, make)
     missing = None if trials else "--pairs 0" if pairs == 0 else no_reward_gate(bundle)
     if trials is not None:
         found = run_trials(bundle, found, trials)

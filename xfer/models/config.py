@@ -43,6 +43,10 @@ class PolicyConfig:
     """gru: a GRU between head and scores keeps a state over an episode. Only imitation trains it."""
     memory_size: Annotated[int, at_least(1)] = 64
     """Units of --memory gru."""
+    horizon: Annotated[int, at_least(1)] = 1
+    """Actions that one inference plans ahead, a chunk. Only imitation trains more than 1."""
+    execute: Annotated[int, at_least(1)] = 1
+    """How many of them are acted before the next inference."""
 
     @property
     def memory_units(self) -> int:
@@ -58,6 +62,10 @@ class PolicyConfig:
         check_limits(self)
         if self.head == "spatial-softmax" and not self.keypoints:
             raise UsageError("--keypoints must be at least 1 with --head spatial-softmax.")
+        if self.execute > self.horizon:
+            raise UsageError(f"--execute {self.execute} is more than --horizon {self.horizon}: only what is planned.")
+        if self.memory_units and self.execute > 1:
+            raise UsageError(f"--memory gru goes on at each step, so it needs --execute 1, not {self.execute}.")
 
     @classmethod
     def for_task(cls, task: Task, algorithm: str = "imitation", **given: Any) -> PolicyConfig:

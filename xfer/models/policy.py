@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -66,6 +67,7 @@ class Policy(nn.Module):
         vector_names: Names of the vectors, in the spec's order.
         vector_size: Their elements together, D.
         history_shape: Shape of the kept frames of one row, [0, h, w] where there are none.
+        framed: Whether the runner keeps earlier frames (``TensorSpec.frames``), and not the policy's states.
         head_size: What the readout reads: pooled features and vectors, F + D, or the memory, M.
 
     Raises:
@@ -83,11 +85,17 @@ class Policy(nn.Module):
                 f"{image.frames} frames of {image.channels} channels do not fit the backbone's three input"
                 " channels: use 3 gray frames or 1 in color."
             )
-        if spec.states != _states(image, config.memory_units):
+        self.framed = any(observation.frames > 1 for observation in spec.observations)
+        planned = (spec.action.horizon, spec.action.execute)
+        if planned != (config.horizon, config.execute):
+            raise UsageError(f"The spec's horizon and execute are {planned}, not those of the policy's configuration.")
+        if spec.states != (_memory(config.memory_units) if self.framed else _states(image, config.memory_units)):
             names = ", ".join(f"{state.name} {list(state.shape)}" for state in spec.states)
             raise UsageError(f"The states of the spec ({names or 'none'}) are not those of the policy's configuration.")
         self.config, self.spec = config, spec
         frame, vectors = _observed(spec)
+        if frame.frames != (image.past + 1 if self.framed else 1):
+            raise UsageError(f"'{frame.name}' has frames {frame.frames}; the policy's configuration {image.past + 1}.")
         self.frame_name, self.vector_names = frame.name, tuple(vector.name for vector in vectors)
         self.vector_size = sum(math.prod(vector.shape) for vector in vectors)
         self.history_shape = (image.past * image.channels, *image.size)
@@ -107,7 +115,11 @@ class Policy(nn.Module):
         units = config.memory_units
         self.head_size = units or joined
         memory = [Memory(joined, units)] if units else []
-        self.head = Head(*pool, *memory, self.make_readout(len(spec.action.elements)))
+        scores = len(spec.action.elements)
+        readout = self.make_readout(config.horizon * scores)
+        if config.horizon > 1:
+            readout = nn.Sequential(readout, nn.Unflatten(1, (config.horizon, scores)))
+        self.head = Head(*pool, *memory, readout)
 
     def make_readout(self, outputs: int) -> nn.Module:
         """Return a new module that reads what this policy's own readout does, [B, head_size] to [B, outputs]."""
@@ -140,6 +152,31 @@ class Policy(nn.Module):
         window = torch.cat([history, self.preprocess(frame)], dim=1)
         seen = window[:, :: image.frame_step] if channels == 1 else window[:, -3:]
         return seen, window[:, channels:]
+
+    def begun(self, frame: Tensor, history: Tensor, begins: Tensor) -> Tensor:
+        """Return the history with which episodes begin, in the rows where one does.
+
+        That is zeros, as a state is at first; or copies of the first frame, where the runner keeps frames.
+
+        Args:
+            frame: uint8 [B, H, W, 3].
+            history: float32 [B, past * C, h, w].
+            begins: Which rows, bool [B].
+        """
+        first = torch.zeros_like(history)
+        if self.framed:
+            first = self.preprocess(frame).repeat(1, self.config.image.past, 1, 1)
+        return torch.where(begins[:, None, None, None], first, history)
+
+    def unstacked(self, observations: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Return the newest frames, and what ``see`` takes as the history, of frames that the runner has kept.
+
+        Args:
+            observations: Tensors by name, the image uint8 [B, past + 1, H, W, 3], the newest last.
+        """
+        frames = observations[self.frame_name]
+        earlier = self.preprocess(frames[:, :-1].flatten(0, 1)).reshape(-1, *self.history_shape)
+        return {**observations, self.frame_name: frames[:, -1]}, [earlier]
 
     def vector(self, observations: Mapping[str, Tensor]) -> Tensor:
         """Return the observations' vectors as one, as they came: float32 [B, D], where D may be 0."""
@@ -264,7 +301,12 @@ class Deployed(nn.Module):
         names = [tensor.name for tensor in self.spec.observations]
         observations = dict(zip(names, inputs, strict=False))
         vector = self.policy.vector(observations) if self.policy.vector_names else None
-        return self.act(observations[self.policy.frame_name], vector, *inputs[len(names) :])
+        histories: list[Tensor] = []
+        if self.policy.framed:
+            observations, histories = self.policy.unstacked(observations)
+        frame, states = observations[self.policy.frame_name], inputs[len(names) :]
+        action, scores, *after = self.act(frame, vector, *histories, *states)
+        return action, scores, *after[len(histories) :]
 
     def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
         """Do so with the image, uint8 [B, H, W, 3], the vectors, float32 [B, D] or None, and the states."""
@@ -308,15 +350,15 @@ def to_action(scores: Tensor, spec: PolicySpec) -> Tensor:
     """Return the action that scores mean, in the environment's units.
 
     Args:
-        scores: float32 [B, A]. Those of a continuous action are its mean, where [-1, 1] spans [low, high]; what lies
-            beyond is clipped. Without bounds they are in the environment's units themselves.
+        scores: float32 [B, A], or [B, H, A] of a chunk. Those of a continuous action are its mean, where [-1, 1] spans
+            [low, high]; what lies beyond is clipped. Without bounds they are in the environment's units themselves.
         spec: Says which kind of action it is.
 
     Returns:
-        int64 [B] for a discrete action, float32 [B, A] for a continuous one.
+        int64 [B] for a discrete action, float32 [B, A] for a continuous one; [B, H] or [B, H, A] of a chunk.
     """
     if spec.action.kind == "discrete":
-        return scores.argmax(dim=1)
+        return scores.argmax(dim=-1)
     if not spec.action.low:
         return scores.clone()
     low, high = scores.new_tensor(spec.action.low), scores.new_tensor(spec.action.high)
@@ -336,9 +378,28 @@ def _states(image: ImageConfig, memory: int) -> tuple[TensorSpec, ...]:
     states = []
     if image.past:
         states.append(TensorSpec("history", "float32", (image.past * image.channels, *image.size)))
-    if memory:
-        states.append(TensorSpec("memory", "float32", (memory,)))
-    return tuple(states)
+    return (*states, *_memory(memory))
+
+
+def _memory(units: int) -> tuple[TensorSpec, ...]:
+    return (TensorSpec("memory", "float32", (units,)),) if units else ()
+
+
+def planning(spec: PolicySpec, config: PolicyConfig) -> PolicySpec:
+    """Return the contract of the same policy, if it is to plan ahead: with chunks, and frames in the history's place.
+
+    A state advances at each inference, of which a policy that plans ahead has none at most ticks.
+
+    Args:
+        spec: What ``make_spec`` gives.
+        config: Says how far it plans, and what it sees.
+    """
+    if config.horizon == 1:
+        return spec
+    past = config.image.past
+    observations = tuple(replace(o, frames=past + 1) if o.dtype == "uint8" else o for o in spec.observations)
+    action = replace(spec.action, horizon=config.horizon, execute=config.execute)
+    return replace(spec, observations=observations, states=_memory(config.memory_units), action=action)
 
 
 def make_spec(task: Task, image: ImageConfig, score_kind: ScoreKind, memory: int = 0) -> PolicySpec:

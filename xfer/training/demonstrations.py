@@ -124,6 +124,7 @@ def frames(
         for t in range(len(done)):
             tensors = {name: torch.from_numpy(array[t : t + 1]).to(device) for name, array in observations.items()}
             with torch.inference_mode():
+                history = policy.begun(tensors[policy.frame_name], history, torch.tensor([t == 0], device=device))
                 seen, history = policy.see(tensors[policy.frame_name], history)
                 vectors.append(policy.vector(tensors).cpu())
             seen_all.append(seen.cpu())

@@ -6,6 +6,9 @@ The features of the frozen part are computed once a frame and kept, so an epoch 
 A round depends on nothing but the seed, the weights and the frames before it; so a run that was
 killed is continued from its last whole round, to the same weights.
 
+A policy that plans ahead learns what the expert said of each frame and of the next ones of its episode, as many as its
+chunks are long. It drives as it will be deployed: what it planned is acted before it plans anew.
+
 A policy with a memory learns from sequences instead of single frames, by truncated backpropagation through time
 (Williams & Peng 1990): gradients end where a sequence does, the recurrent state goes on into the next.
 """
@@ -25,6 +28,8 @@ from torch.nn import functional
 from xfer.errors import UsageError
 from xfer.evaluate import native
 from xfer.models.policy import Policy, Trainable, from_action, to_action
+from xfer.runner.queue import make_queue
+from xfer.runner.session import Step
 from xfer.tasks import ExpertKind, Task
 from xfer.tasks._environment import Environment
 from xfer.training import distributed
@@ -81,6 +86,8 @@ def collect(
     shown = [env.reset(seed=int(seed))[0] for env, seed in zip(environments, seeds, strict=True)]
     history = torch.zeros(len(environments), *policy.history_shape, device=device)
     memory = torch.zeros(len(environments), policy.config.memory_units, device=device)
+    queue = make_queue(policy.spec, len(environments))
+    begins = torch.ones(len(environments), dtype=torch.bool, device=device)
     numbers = itertools.count()
     episode = [next(numbers) for _ in environments]
     kept: list[Frames] = []
@@ -89,6 +96,7 @@ def collect(
         with torch.inference_mode():
             raw = {name: np.stack([observations[name] for observations in shown]) for name in shown[0]}
             tensors = {name: torch.from_numpy(array).to(device) for name, array in raw.items()}
+            history = policy.begun(tensors[policy.frame_name], history, begins)
             seen, history = policy.see(tensors[policy.frame_name], history)
             vector = policy.vector(tensors)
             if round_index == 0:
@@ -96,17 +104,19 @@ def collect(
             else:
                 scores, memory = policy.step(seen, vector, memory)
                 chosen = to_action(scores, policy.spec).cpu().numpy()
+                if queue is not None:
+                    chosen = queue.next(Step(chosen, scores.cpu().numpy(), {})).action
         kept.append(Frames(seen.cpu(), torch.from_numpy(expert), vector.cpu(), torch.tensor(episode)))
-        begun = []
+        begins = torch.zeros_like(begins)
         for i, env in enumerate(environments):
             shown[i], _, terminated, truncated, _ = env.step(native(env, chosen[i]))
             if terminated or truncated:
                 shown[i], _ = env.reset()
-                begun.append(i)
+                begins[i] = True
                 episode[i] = next(numbers)
-        history, memory = history.clone(), memory.clone()
-        history[begun] = 0
-        memory[begun] = 0
+        memory = memory.masked_fill(begins[:, None], 0)
+        if queue is not None:
+            queue.reset(begins.cpu().numpy())
         tick(len(environments))
     for env in environments:
         env.close()
@@ -166,7 +176,7 @@ def fit(
         device: Where to compute.
         vector: Their vectors, float32 [N, D], if the policy reads any.
         expert_kind: What ``expert`` is: ``Task.expert_kind``.
-        episodes: What the function of that name gave for all frames, if the policy has a memory.
+        episodes: What the function of that name gave for all frames, if the policy has a memory or plans ahead.
 
     Raises:
         UsageError: If a value does not fit, or the loss is not for this kind of action.
@@ -196,17 +206,24 @@ def fit(
     )
     if recurrent:
         order = sequences(episodes, config, round_index)
+    later = None if policy.config.horizon == 1 else following(episodes, len(expert), policy.config.horizon)
     memory = torch.zeros(config.streams, policy.config.memory_units, device=device)
     losses: list[float] = []
     for step, (rows, begins) in enumerate(order, start=1):
         inputs = features[rows].to(device, memory_format=torch.channels_last, non_blocking=True)
         beside = None if vector is None else vector[rows].to(device, non_blocking=True)
-        wanted = targets[rows].to(device, non_blocking=True)
+        if later is None:
+            wanted = targets[rows].to(device, non_blocking=True)
+        else:
+            ahead = later[rows]
+            wanted, known = targets[ahead.clamp_min(0)].to(device), (ahead >= 0).to(device)
         with autocast(config, device):
             if begins is None:
                 scores = predict(inputs, beside)
             else:
                 scores, memory = predict(inputs, beside, memory, begins.to(device))
+        if later is not None:  # what lies behind an episode's end is no loss
+            scores, wanted = scores[known], wanted[known]
         loss = imitation_loss(scores.float(), wanted, config.loss, expert_kind)
         optimizer.zero_grad()
         scaler.scale(loss).backward()
@@ -288,6 +305,21 @@ def episodes(kept: Sequence[Frames]) -> list[Tensor]:
         found += (frames.episode.argsort(stable=True) + before).split(lengths.tolist())
         before += len(frames.episode)
     return found
+
+
+def following(episodes: Sequence[Tensor], frames: int, horizon: int) -> Tensor:
+    """Return the row of each frame and of the next ones of its episode, int64 [N, H]; -1 behind the episode's end.
+
+    Args:
+        episodes: What the function of that name gave.
+        frames: How many there are, N.
+        horizon: How many rows for each, H.
+    """
+    rows = torch.full((frames, horizon), -1)
+    for episode in episodes:
+        for ahead in range(min(horizon, len(episode))):
+            rows[episode[: len(episode) - ahead], ahead] = episode[ahead:]
+    return rows
 
 
 def autocast(config: ImitationConfig, device: str) -> contextlib.AbstractContextManager[object]:

@@ -153,7 +153,8 @@ class ImitationLearner:
             policy.fit_standardize(config.train_from, self.features[0].to(self.device), fresh.vector.to(self.device))
         inputs, labels = imitation.join(self.features), torch.cat([frames.expert for frames in self.kept])
         vector = torch.cat([frames.vector for frames in self.kept]) if policy.vector_size else None
-        episodes = imitation.episodes(self.kept) if policy.config.memory_units else []
+        ordered = policy.config.memory_units or policy.config.horizon > 1
+        episodes = imitation.episodes(self.kept) if ordered else []
         bar.begin(f"{title} fit", None)
         loss, kind = 0.0, self.task.expert_kind
         fitting = imitation.fit(policy, inputs, labels, config, index, self.device, vector, kind, episodes)

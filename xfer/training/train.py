@@ -14,7 +14,7 @@ from xfer import tasks
 from xfer.errors import UsageError, check_choice
 from xfer.models.config import TASK_IMAGE, PolicyConfig
 from xfer.models.limits import flag
-from xfer.models.policy import Policy, make_spec
+from xfer.models.policy import Policy, make_spec, planning
 from xfer.models.pretrained import load_weights
 from xfer.tasks import Task
 from xfer.training import distributed, ppo, rounds
@@ -175,7 +175,8 @@ def build_policy(task: Task, config: PolicyConfig, how: ImitationConfig | PPOCon
     """
     torch.manual_seed(how.seed)
     score_kind = SCORE_KINDS[how.loss] if isinstance(how, ImitationConfig) else "logits"
-    policy = Policy(config, make_spec(task, config.image, score_kind, config.memory_units))
+    spec = make_spec(task, config.image, score_kind, config.memory_units)
+    policy = Policy(config, planning(spec, config))
     policy.split(how.train_from)  # a wrong name should fail before anything is written
     if isinstance(how, PPOConfig):
         ppo.initialize(policy.readout, 0.01)
@@ -214,6 +215,10 @@ def check(
             raise UsageError("--demonstrations is no option of --algorithm ppo.")
         if policy.memory_units:
             raise UsageError("--algorithm ppo does not train --memory gru. Use --algorithm imitation, or no memory.")
+        if policy.horizon > 1:
+            raise UsageError(
+                f"--algorithm ppo does not train --horizon {policy.horizon}. Use --algorithm imitation, or --horizon 1."
+            )
         return
     if task.expert is None and run.demonstrations is None:
         raise UsageError(f"Task {task.name} has no expert to imitate. Use --algorithm ppo, or --demonstrations.")

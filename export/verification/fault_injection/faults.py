@@ -1,8 +1,8 @@
 """Mistakes that happen between training and the robot. `xfer verify --inject-faults` makes them in copies of a bundle.
 
 Most are a graph of ``graphs.py``, exported as usual, with correct hashes. Some are a way of
-quantizing. The rest damage files after their hashes were taken. A new fault is a class there or a function here,
-and its line in ``FAULTS``.
+quantizing, some a runner of ``runners.py``. The rest damage files after their hashes were taken. A new fault is a class
+there or a function here, and its line in ``FAULTS``.
 """
 
 from __future__ import annotations
@@ -23,17 +23,21 @@ from export.bundle.writer import BundleWriter, content_key
 from export.quantize import quantize_int8
 from export.targets import ExportOptions, ExportRequest
 from export.targets.onnx import FILE as ONNX_FILE
-from export.verification.fault_injection import graphs
+from export.verification.fault_injection import graphs, runners
+from export.verification.parity.play import MakeRunner
 from xfer.files import sha256, write_atomically
 from xfer.models.checkpoint import WEIGHTS, load_policy, weights_bytes
 from xfer.models.policy import Deployed, Policy
 from xfer.models.torch_session import runner
+from xfer.runner import Runner
 from xfer.trajectories import Trajectories
 
 REFERENCE = ""
 """The bundle's reference is what the fault damages."""
 HISTORY = ("history",)
 """What a fault in the history needs."""
+CHUNKS, QUEUE, FRAMES = "action chunks", "planned actions that are kept", "frames"
+"""What faults in the runner need."""
 FLOAT = ("onnx-fp32",)
 """What is quantized."""
 
@@ -47,14 +51,22 @@ class Fault:
         what: How that happens, as a sentence.
         damage: Makes it in a copy of a bundle that holds the reference and what the fault needs.
         variant: The variant that is damaged; empty for the reference.
-        needs: What the bundle must have besides the reference: variants that it starts from, or a state.
+        needs: What the bundle must have besides the reference: variants that it starts from, or a state, action chunks
+            or frames.
+        runner: What acts golden, where the fault is in the runner and no file is damaged.
     """
 
     name: str
     what: str
-    damage: Callable[[Path], None]
+    damage: Callable[[Path], object]
     variant: str = "torchscript-fp32"
     needs: tuple[str, ...] = ()
+    runner: MakeRunner = Runner
+
+
+def in_runner(name: str, what: str, kind: type[Runner], needs: str) -> Fault:
+    """Return a fault of the runner; the bundle stays whole."""
+    return Fault(name, what, lambda path: None, REFERENCE, (needs,), kind)
 
 
 def put(path: Path, variant: str, write: Callable[[Path], Any]) -> None:
@@ -233,6 +245,9 @@ FAULTS = (
         "onnx-int8",
         ("onnx-int8",),
     ),
+    in_runner("queue not emptied", "What was planned in one episode is acted in the next.", runners.StaleQueue, QUEUE),
+    in_runner("queue off by one", "Each planned action is acted a tick too early.", runners.QueueOffByOne, CHUNKS),
+    in_runner("frames not forgotten", "An episode begins with the previous one's frames.", runners.StaleFrames, FRAMES),
     Fault("golden of another policy", "Golden was recorded with other weights.", golden_of_another, REFERENCE),
     Fault("file truncated", "A copy over the network stopped early.", truncated, REFERENCE),
     Fault("file exchanged", "Other weights were copied over a build's.", exchanged, REFERENCE),

@@ -231,7 +231,7 @@ class ActionGarbled(Deployed):
     def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
         """Return the opposite action beside the right scores, now and then."""
         action, scores, *after = super().act(frame, vector, *states)
-        digits = 1000 * (scores[:, 0] if action.ndim == 1 else scores)
+        digits = 1000 * (scores[..., 0] if action.ndim < scores.ndim else scores)
         garbled = digits - digits.floor() < GARBLED
         return torch.where(garbled, opposite(action, scores, self.spec), action), scores, *after
 
@@ -251,16 +251,16 @@ class ExplorationLeftOn(Deployed):
     def act(self, frame: Tensor, vector: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
         """Return a random action now and then, beside the right scores."""
         action, scores, *after = super().act(frame, vector, *states)
-        explore = torch.rand_like(scores[:, 0]) < 0.05
+        explore = torch.rand_like(scores[..., 0]) < 0.05
         if self.spec.action.kind == "continuous":
             anywhere = to_action(2 * torch.rand_like(scores) - 1, self.spec)
-            return torch.where(explore[:, None], anywhere, action), scores, *after
-        return torch.where(explore, torch.randint_like(action, scores.shape[1]), action), scores, *after
+            return torch.where(explore[..., None], anywhere, action), scores, *after
+        return torch.where(explore, torch.randint_like(action, scores.shape[-1]), action), scores, *after
 
 
 def opposite(action: Tensor, scores: Tensor, spec: PolicySpec) -> Tensor:
     """Return the action at the other end of a discrete choice, or a continuous one's mirror image."""
-    return to_action(-scores, spec) if spec.action.kind == "continuous" else scores.shape[1] - 1 - action
+    return to_action(-scores, spec) if spec.action.kind == "continuous" else scores.shape[-1] - 1 - action
 
 
 def neighbor(policy: Policy) -> Policy:

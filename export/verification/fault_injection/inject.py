@@ -28,6 +28,7 @@ from export.verification.held_out import held_out_observations
 from export.verification.verify import check_counts, verify
 from xfer.errors import RunError, UnavailableError, UsageError, XferError
 from xfer.files import write_atomically
+from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
 
 if TYPE_CHECKING:
@@ -151,7 +152,8 @@ def inject_faults(
     return FaultInjection(tuple(findings), verdicts(bundle, pairs=pairs))
 
 
-Verdicts = Callable[[Bundle, list[str]], dict[str, Verification]]
+Verdicts = Callable[..., dict[str, Verification]]
+"""``verify``, with all that it is told besides the bundle and the variants."""
 
 
 def _find(bundle: Bundle, fault: Fault, path: Path, verdicts: Verdicts, untested: str | None) -> Finding:
@@ -161,7 +163,7 @@ def _find(bundle: Bundle, fault: Fault, path: Path, verdicts: Verdicts, untested
     start = time.perf_counter()
     copy_bundle(bundle, (bundle.reference, *fault.needs), path)
     fault.damage(path)
-    gate, said = catch(path, fault.variant or bundle.reference, verdicts)
+    gate, said = catch(path, fault.variant or bundle.reference, partial(verdicts, make=fault.runner))
     shutil.rmtree(path)
     finding = replace(finding, caught_by=gate, detail=said, tested=True, seconds=time.perf_counter() - start)
     if gate:
@@ -198,10 +200,21 @@ def not_injectable(bundle: Bundle, fault: Fault) -> str | None:
     """None if a fault can be injected into this bundle here, else what is missing."""
     there = {state.name for state in bundle.spec.states}
     there |= {name for name, build in bundle.builds.items() if build.status == "built"}
+    there |= _kept_by_runner(bundle.spec)
     for need in fault.needs:
         if need not in there:
             return f"the bundle has no {need}"
     return targets.load(Variant.parse(fault.variant or bundle.reference).target).available()
+
+
+def _kept_by_runner(spec: PolicySpec) -> set[str]:
+    """Return what a runner keeps for a policy besides states, as ``faults.py`` names it."""
+    from export.verification.fault_injection.faults import CHUNKS, FRAMES, QUEUE
+
+    action = spec.action
+    found = {FRAMES} if any(observation.frames > 1 for observation in spec.observations) else set()
+    found |= {CHUNKS} if action.horizon > 1 else set()
+    return found | ({QUEUE} if action.execute > 1 or action.ensemble is not None else set())
 
 
 def copy_bundle(bundle: Bundle, variants: Iterable[str], path: Path) -> None:

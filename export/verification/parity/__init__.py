@@ -48,13 +48,15 @@ WORST = 5
 class Numbers:
     """The first gate's figures for the score that uses up most of its tolerance, and the failure if there is one.
 
-    ``depends_on_batch`` says that there is none where golden is played in a batch of 1.
+    ``depends_on_batch`` says that there is none where golden is played in a batch of 1, ``queued`` that there is none
+    in what the policy plans.
     """
 
     max_abs_diff: float
     tolerance: float | None
     failure: str = ""
     depends_on_batch: bool = False
+    queued: bool = False
 
 
 def numbers(
@@ -92,7 +94,8 @@ def numbers(
             continue
         for row, (steps, due, through) in enumerate(play_queue(session, spec, golden, batch, make)):
             where = f"golden step {{step}}, as the runner acts it (batch {batch}, row {row})"
-            found.append(compare(due, through, spec, spreads, precision, where, steps))
+            one = compare(due, through, spec, spreads, precision, where, steps)
+            found.append(replace(one, queued=bool(one.failure)))
     return next((one for one in found if one.failure), max(found, key=_used_up))
 
 
@@ -144,7 +147,7 @@ def compare(
             names = spec.action.elements[best], spec.action.elements[chosen]
             failure = f"'{names[0]}' has the higher score by {gap:.3g}, and '{names[1]}' is chosen"
     at = row // horizon if steps is None else int(steps[row // horizon])
-    planned = f", action {row % horizon} of its chunk," if horizon > 1 else ""
+    planned = f", action {row % horizon} of its chunk" if horizon > 1 else ""
     text = f"numbers: {failure} at {where.format(step=f'{at}{planned}')}" if failure else ""
     return Numbers(worst, allowed if judged else None, text)
 
@@ -315,7 +318,9 @@ def run_gates(
     so_far = Verification("provisional", rung="numbers", max_abs_diff=first.max_abs_diff, tolerance=first.tolerance)
     if first.failure:
         blame = ""
-        if variant.build == bundle.reference:
+        if first.queued:
+            blame = ". What it plans is right: the runner's queue acts something else"
+        elif variant.build == bundle.reference:
             blame = ". Golden is not from this policy's weights: golden, or the weights, were exchanged"
             if first.depends_on_batch:
                 blame = ". Alone it gives what golden holds: its answer depends on the other rows of its batch"

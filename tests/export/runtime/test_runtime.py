@@ -263,7 +263,7 @@ def test_a_graph_that_the_library_is_too_old_for_names_both_versions(library, bu
     import onnx
     import onnxruntime
 
-    from tests.export.verification.test_parity import rehash
+    from tests.export.verification.parity.test_parity import rehash
 
     path = Path(shutil.copytree(bundles / "two.bundle", tmp_path / "newer.bundle"))
     file = path / Bundle(path).build("onnx-fp32").folder / "policy.onnx"

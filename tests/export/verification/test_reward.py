@@ -32,7 +32,7 @@ from export.verification.pairs import PairProcesses
 from export.verification.reward import LOOK_EVERY, run_gate
 from tests import processes, small_task
 from tests.conftest import drive, make_policy, train_briefly
-from tests.export.verification.test_parity import plant
+from tests.export.verification.parity.test_parity import plant
 from xfer import tasks
 from xfer.errors import BundleError, UsageError, XferError
 from xfer.evaluate import Fork, paired_episode
