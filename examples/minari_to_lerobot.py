@@ -38,7 +38,7 @@ def main() -> None:
             names[name]: {"dtype": "image", "shape": one.shape[1:], "names": ["height", "width", "channels"]}
             for name, one in images.items()
         }
-        features |= {"observation.state": _vector(one) for one in vectors.values()}
+        features |= {names[name]: _vector(one) for name, one in vectors.items()}
         features["action"] = _vector(first["actions"])
         repo = args.repo_id or f"xfer/{args.output.name}"
         made = LeRobotDataset.create(repo, fps=args.fps, features=features, root=args.output, use_videos=False)

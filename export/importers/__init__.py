@@ -78,9 +78,7 @@ class ImportOptions:
     task: Annotated[str | None, tyro.conf.arg(metavar="TASK")] = None
     """Where the policy acts: env:ENV_ID is a Gymnasium environment's own observations; any other task, your own
     module:function too."""
-    importer: Annotated[
-        Literal["sb3", "lerobot"] | None, tyro.conf.arg(name="from", metavar="{sb3,lerobot}")
-    ] = None
+    importer: Annotated[Literal["sb3", "lerobot"] | None, tyro.conf.arg(name="from", metavar="{sb3,lerobot}")] = None
     """What wrote the policy: sb3 is a file of Stable-Baselines3's PPO, A2C, DQN or SAC; lerobot a folder of LeRobot's
     ACT."""
     trust: bool = False

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 
 from export.importers._deployable import Deployable
@@ -70,8 +69,9 @@ def load(
     observations = observations_of(config, observed)
     if acts_in is not None:
         observations = matched(observations, acts_in)
-    rate = control_hz or (trained_hz(folder) if acts_in is None else acts_in.control_hz)
-    spec = PolicySpec(task, rate, observations, (), action_of(config, acts_in), "mean")
+    if control_hz is None:
+        control_hz = trained_hz(folder) if acts_in is None else acts_in.control_hz
+    spec = PolicySpec(task, control_hz, observations, (), action_of(config, acts_in), "mean")
     network = loaded(config, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
     module = LeRobotModule(network, [one.scalings for one in images], [one.scalings for one in vectors], action)
     pairs = zip(observations, observed, strict=True)
@@ -118,9 +118,7 @@ def action_of(config: ACTConfig, acts_in: Task | None) -> ActionSpec:
     elements = acts_in.action.elements if acts_in and named else tuple(f"action{i}" for i in range(size))
     unit = acts_in.action.unit if acts_in and named else ""
     ensemble = config.temporal_ensemble_coeff if horizon > 1 else None  # of one plan the mean is itself
-    return ActionSpec(
-        "continuous", elements, unit, horizon=horizon, execute=config.n_action_steps, ensemble=ensemble
-    )
+    return ActionSpec("continuous", elements, unit, horizon=horizon, execute=config.n_action_steps, ensemble=ensemble)
 
 
 def matched(observations: tuple[TensorSpec, ...], acts_in: Task) -> tuple[TensorSpec, ...]:

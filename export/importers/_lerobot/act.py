@@ -35,7 +35,6 @@ IN_WEIGHTS = ("normalize_inputs.", "normalize_targets.", "unnormalize_outputs.")
 """Where LeRobot before 0.4 kept statistics."""
 
 
-
 class Attention(nn.Module):
     """``nn.MultiheadAttention``'s parameters and arithmetic, without its dropout, masks and averaged weights.
 
@@ -63,7 +62,7 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """A transformer layer: of the encoder, or (``crossed``) of the decoder, which also looks at the encoder's tokens."""
+    """A layer of the encoder; or (``crossed``) one of the decoder, which also looks at the encoder's tokens."""
 
     def __init__(self, config: ACTConfig, crossed: bool) -> None:
         super().__init__()
@@ -92,6 +91,7 @@ class Layer(nn.Module):
         def look(x: Tensor) -> Tensor:
             assert self.multihead_attn is not None
             assert seen is not None
+            assert where is not None
             return self.multihead_attn(x + positions, seen + where, seen)  # type: ignore[no-any-return]
 
         def think(x: Tensor) -> Tensor:

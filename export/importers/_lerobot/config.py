@@ -13,6 +13,8 @@ from export.importers._lerobot.processors import ACTION, Feature
 from xfer.errors import UsageError, WeightsError
 
 STATE, ENVIRONMENT_STATE = "observation.state", "observation.environment_state"
+VECTORS = {STATE: "STATE", ENVIRONMENT_STATE: "ENV"}
+"""What ACT sees besides images, in its order, and of which type each must be; others it does not look at."""
 BACKBONES = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048, "resnet152": 2048}
 """torchvision's networks, and the channels of their last feature map."""
 NOT_DILATED = ("resnet18", "resnet34")
@@ -24,7 +26,7 @@ COUNTS = (
 OTHERS = {
     *("type", "device", "use_amp", "push_to_hub", "repo_id", "private", "tags", "license", "dropout", "kl_weight"),
     *("pretrained_path", "pretrained_revision", "pretrained_backbone_weights", "use_vae", "n_vae_encoder_layers"),
-    *("optimizer_lr", "optimizer_weight_decay", "optimizer_lr_backbone"),
+    *("optimizer_lr", "optimizer_weight_decay", "optimizer_lr_backbone", "use_peft"),
 }
 """Fields that change nothing of what a trained policy does."""
 
@@ -59,7 +61,8 @@ class ACTConfig:
     @property
     def vectors(self) -> dict[str, Feature]:
         """What else the network sees, in its order: joints, and the environment's state."""
-        return {key: self.input_features[key] for key in (STATE, ENVIRONMENT_STATE) if key in self.input_features}
+        given = {key: self.input_features.get(key) for key in VECTORS}
+        return {key: one for key, one in given.items() if one is not None and one.type == VECTORS[key]}
 
     @property
     def action(self) -> Feature:
@@ -77,9 +80,10 @@ def read_config(folder: Path) -> ACTConfig:
     file = folder / CONFIG
     raw = read_json(file, dict[str, Any])
     if raw.get("type") != "act":
-        raise UsageError(
-            f"{file}: a policy of type '{raw.get('type')}' is not taken; act is. Export another as module:function."
-        )
+        named = f"a policy of type '{raw['type']}'" if raw.get("type") else "a policy without a type"
+        raise UsageError(f"{file}: {named} is not taken; act is. Export another as module:function.")
+    if raw.get("use_peft"):
+        raise UsageError(f"{file}: use_peft: the weights are an adapter's. Merge it into its policy first.")
     known = OTHERS | {field.name for field in fields(ACTConfig)}
     if unknown := [name for name, value in raw.items() if name not in known and value not in (None, False, [], {})]:
         raise UsageError(

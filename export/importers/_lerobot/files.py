@@ -1,11 +1,11 @@
 """The files of a policy that LeRobot trained: a ``pretrained_model`` folder.
 
-    outputs/train/NAME/checkpoints/last/pretrained_model/
-      config.json                   the policy's type and its configuration
-      model.safetensors             weights
-      policy_preprocessor.json      what happens to observations, in steps; a step may name a file of its tensors
-      policy_postprocessor.json     what happens to actions
-      train_config.json             what it was trained on
+outputs/train/NAME/checkpoints/last/pretrained_model/
+  config.json                   the policy's type and its configuration
+  model.safetensors             weights
+  policy_preprocessor.json      what happens to observations, in steps; a step may name a file of its tensors
+  policy_postprocessor.json     what happens to actions
+  train_config.json             what it was trained on
 """
 
 from __future__ import annotations

@@ -118,7 +118,9 @@ def read(file: Path, known: tuple[str, ...]) -> Processor:
         name = entry.get("registry_name") or entry.get("class") or "without a name"
         step = _Step(name, entry.get("config") or {}, entry.get("state_file") or "")
         if step.name == "device_processor" and step.config.get("float_dtype") not in (None, "float32"):
-            raise UsageError(f"{file}: its device_processor casts to {step.config['float_dtype']}. Only float32 is taken.")
+            raise UsageError(
+                f"{file}: its device_processor casts to {step.config['float_dtype']}. Only float32 is taken."
+            )
         if step.name in NOTHING:
             continue
         if step.name not in known:
@@ -134,7 +136,9 @@ def _tensors(file: Path, step: _Step) -> Mapping[str, Tensor]:
     if not step.state_file:
         return {}
     if not (file.parent / step.state_file).is_file():
-        raise WeightsError(f"{file.parent / step.state_file} is not there, which {file.name} names: statistics are missing.")
+        raise WeightsError(
+            f"{file.parent / step.state_file} is not there, which {file.name} names: statistics are missing."
+        )
     return read_tensors(file.parent / step.state_file)
 
 
@@ -150,23 +154,22 @@ def of_input(processor: Processor, key: str, feature: Feature, modes: Mapping[st
     Raises:
         UsageError: If it is renamed from several names, or statistics are missing or of another shape.
     """
-    scalings: list[Scaling] = []
-    found = False
+    observed, scalings, found = key, list[Scaling](), False
     for step, statistics in zip(reversed(processor.steps), reversed(processor.statistics), strict=True):
         if step.name == RENAME:
             renamed = step.config.get("rename_map") or {}
-            names = [old for old, new in renamed.items() if new == key]
-            if len(names) > 1 or (key in renamed and not names):
-                raise UsageError(f"{processor.file}: its rename_map leaves no one name for {key}: {renamed}.")
-            key = names[0] if names else key
-        elif _covers(step, key):
+            names = [old for old, new in renamed.items() if new == observed]
+            if len(names) > 1 or (observed in renamed and not names):
+                raise UsageError(f"{processor.file}: its rename_map leaves no one name for {observed}: {renamed}.")
+            observed = names[0] if names else observed
+        elif _covers(step, observed):
             found = True
-            scalings[:0] = _scaling(processor.file, step, statistics, key, feature)
+            scalings[:0] = _scaling(processor.file, step, statistics, observed, feature)
     if not found and modes.get(feature.type, "IDENTITY") != "IDENTITY":
         raise UsageError(
             f"{processor.file} normalizes no {key}, and config.json says {modes[feature.type]}: statistics are missing."
         )
-    return Input(key, tuple(scalings))
+    return Input(observed, tuple(scalings))
 
 
 def of_action(processor: Processor, feature: Feature, modes: Mapping[str, str]) -> tuple[Scaling, ...]:
@@ -175,14 +178,15 @@ def of_action(processor: Processor, feature: Feature, modes: Mapping[str, str]) 
     Raises:
         UsageError: If statistics are missing or of another shape.
     """
-    undone, found = [], False
+    undone, found = list[Scaling](), False
     for step, statistics in zip(processor.steps, processor.statistics, strict=True):
         if _covers(step, ACTION):
             found = True
             undone += _scaling(processor.file, step, statistics, ACTION, feature)
     if not found and modes.get(feature.type, "IDENTITY") != "IDENTITY":
         raise UsageError(
-            f"{processor.file} unnormalizes no action, and config.json says {modes[feature.type]}: statistics are missing."
+            f"{processor.file} unnormalizes no action, and config.json says {modes[feature.type]}: statistics are"
+            " missing."
         )
     return tuple(undone)
 
