@@ -1,4 +1,4 @@
-"""ACT for inference, with LeRobot's names of parameters (``lerobot/policies/act/modeling_act.py`` of LeRobot 0.6.1).
+"""ACT for inference, with LeRobot's names of parameters (``lerobot.policies.act.modeling_act`` of LeRobot 0.6.1).
 
 Zhao et al. 2023, "Learning Fine-Grained Bimanual Manipulation with Low-Cost Hardware"
 (https://arxiv.org/abs/2304.13705). What differs from LeRobot's own is how it is written, not what it computes:

@@ -33,7 +33,7 @@ OTHERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class ACTConfig:
-    """What inference depends on; ``lerobot/policies/act/configuration_act.py`` of LeRobot 0.6.1 describes it."""
+    """What inference depends on; ``lerobot.policies.act.configuration_act`` of LeRobot 0.6.1 describes it."""
 
     input_features: dict[str, Feature]
     output_features: dict[str, Feature]

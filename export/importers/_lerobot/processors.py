@@ -1,7 +1,7 @@
 """LeRobot's processors as plain values: which observation of the robot each input is, and its statistics.
 
 A processor is a list of steps. Of those, these stand between robot and network: observations are renamed, and numbers
-are normalized by statistics of the dataset (``lerobot/processor/normalize_processor.py`` of LeRobot 0.6.1):
+are normalized by statistics of the dataset (``lerobot.processor.normalize_processor`` of LeRobot 0.6.1):
 
     MEAN_STD    (x - mean) / (std + eps)
     MIN_MAX     2 (x - min) / (max - min) - 1
