@@ -99,7 +99,8 @@ def bench(
             beside = _whole_backbone(opened, [c.variant for c in own], Path(temporary, "whole.bundle"))
         candidates = [*own, *beside.candidates]
         provenances = (opened.manifest.provenance, *beside.provenances)
-        rows = RowBuilder(opened.builds, records.load(opened), names, cannot_run, candidates, provenances[-1], protocol)
+        known, execute = records.load(opened), opened.spec.action.execute
+        rows = RowBuilder(opened.builds, known, names, cannot_run, candidates, provenances[-1], protocol, execute)
         report = Report(
             machine=this_machine(),
             measured=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -109,7 +110,7 @@ def bench(
             reward=opened.spec.reward,
             provenances=provenances,
             protocol=protocol,
-            notes=(*_no_speedups(opened, cannot_run), *beside.notes),
+            notes=(*_no_speedups(opened, cannot_run), *_planned(execute), *beside.notes),
             rows=(),
             measurements=(),
             bundle=str(opened.path),
@@ -169,6 +170,16 @@ def _measure(
             on_report(lambda why=why: so_far(measurements, why))  # type: ignore[misc]
     sweep, missing = batch_sweep.run(whole, batches, short, step)
     return replace(so_far(measurements), sweep=tuple(sweep), notes=(*report.notes, *missing))
+
+
+def _planned(execute: int) -> list[str]:
+    """Say what times are of, where more than one action is acted of an inference."""
+    if execute == 1:
+        return []
+    return [
+        f"Times are of an inference, of which {execute} actions are acted: one tick of {execute} takes that long, the"
+        f" others next to nothing. Shared by all, it is 1/{execute} an action."
+    ]
 
 
 def _keep(bundle: Bundle, report: Report, rows: RowBuilder) -> None:

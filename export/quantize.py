@@ -188,9 +188,9 @@ class CalibrationInputs:
                 starts = calibration.starting(np.array([t]))
                 frames.reset(np.ones(1, bool), starts)
                 states = {names[state.name]: starts.get(state.name, state.zeros(1)) for state in spec.states}
-            fed = frames.with_newest({name: array[None] for name, array in observations.items()})
-            frames.keep(fed)
-            inputs = {**{names[name]: array for name, array in fed.items()}, **states}
+            newest = {name: array[None] for name, array in observations.items()}
+            inputs = {**{names[name]: array for name, array in frames.stacked(newest).items()}, **states}
+            frames.push(newest)
             yield inputs
             if outputs:
                 states = dict(zip(states, session.run(outputs, inputs), strict=True))

@@ -5,6 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.measure.control_loop import ControlLoop
+from benchmarks.measure.messages import Pace
+from benchmarks.measure.protocol import Candidate, Measurement, Protocol
+from benchmarks.measure.worker import _recorded, paced, step
+from benchmarks.report.rows import RowBuilder
+from benchmarks.report.timeline import timeline
 from export import Bundle
 from export.build import export
 from export.bundle.manifest import read_manifest, schema_of
@@ -106,3 +112,22 @@ def test_golden_holds_whole_chunks_and_the_frames_before_its_stretches(bundle):
     first = golden.episodes()[0].start
     np.testing.assert_array_equal(through.scores[first + 1], golden.scores[first, 1])
     np.testing.assert_array_equal(through.scores[first + 2], golden.scores[first + 2, 0])
+
+
+def test_a_bench_times_inferences_and_its_control_loop_acts_what_was_planned(bundle):
+    steps, turns = _recorded(bundle, 1), []
+    with bundle.runner("torchscript-fp32") as acts:
+        for _ in range(4):
+            step(acts, steps)
+            turns.append(acts.inferred)
+        ticks = paced(acts, steps, Pace(1000, 0.02, gaps=((0.001, 3),)))
+    assert turns == [True] * 4
+    assert len(ticks.inferred) == len(ticks.latencies) == 20
+    assert ticks.inferred in ((True, False) * 10, (False, True) * 10)
+    loop = ControlLoop("x", 1000, 1.0, ticks.latencies, inferred=ticks.inferred)
+    assert "an inference at 10" in timeline([loop])
+    builds = {build.variant: build for build in bundle.manifest.builds}
+    candidate, protocol = Candidate("eager-fp32", bundle.path, "eager-fp32"), Protocol(1)
+    rows = RowBuilder(builds, {}, ["eager-fp32"], {}, [candidate], bundle.manifest.provenance, protocol, execute=2)
+    row = rows.all({"eager-fp32": Measurement("eager-fp32", "eager-fp32", ((0.004,) * 100,))})[0]
+    assert (row.execute, row.amortized_ms) == (2, pytest.approx(2.0))

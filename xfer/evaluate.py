@@ -44,7 +44,7 @@ def episode_returns(task: Task, runner: Runner, seeds: Iterable[int]) -> Iterato
     that goes round in circles (``Task.circles``) ends there, with the return that it has and will have.
     """
     waiting = iter(seeds)
-    circles = task.circles and not runner.spec.states
+    circles = task.circles and not runner.spec.states and not runner.spec.queued
     rows = [_Row(Environment(task), circles) for _ in range(runner.batch)]
     begun = np.array([row.begin(next(waiting, None)) for row in rows])
     try:
@@ -155,7 +155,7 @@ class Fork:
     Attributes:
         step: Step of the episode, counted from 0.
         observations: What both were shown, without a batch dimension; a copy.
-        scores: The reference's scores there, float32 [A].
+        scores: The reference's scores of that action, float32 [S].
         reference_action: What it chose, in the environment's units.
         variant_action: What the variant chose.
     """

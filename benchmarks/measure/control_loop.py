@@ -31,6 +31,7 @@ class ControlLoop:
         latencies_ms: Of each tick, the moment of its action less the moment it was scheduled for.
         starts_ms: Of each tick, the moment it began less the moment it was scheduled for.
         after_idle_ms: Seconds idle, as text ("0.1", "1", "10"), and how long the first action after each such gap took.
+        inferred: Whether an inference fell on each tick; empty in version 0.2.0 and in C++, where one falls on all.
         error: Why there are no ticks, or empty.
     """
 
@@ -41,6 +42,7 @@ class ControlLoop:
     starts_ms: tuple[float, ...] = ()
     after_idle_ms: dict[str, tuple[float, ...]] = field(default_factory=dict)
     error: str = ""
+    inferred: tuple[bool, ...] = ()
 
     @property
     def missed(self) -> int:
@@ -90,6 +92,7 @@ def run(
             _milliseconds(ticks.latencies),
             _milliseconds(ticks.starts),
             {gap: _milliseconds(latencies) for gap, latencies in ticks.after_idle.items()},
+            inferred=ticks.inferred,
         )
 
 

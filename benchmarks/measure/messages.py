@@ -100,8 +100,10 @@ class Ticks:
         latencies: Of each tick, the moment of its action less the moment it was scheduled for.
         starts: Of each tick, the moment it began less the moment it was scheduled for.
         after_idle: Seconds idle, as text, and the latency of the first action after each such gap.
+        inferred: Whether an inference fell on each tick.
     """
 
     latencies: tuple[float, ...] = ()
     starts: tuple[float, ...] = ()
     after_idle: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    inferred: tuple[bool, ...] = ()

@@ -17,13 +17,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 import numpy as np
 
-from benchmarks.measure.messages import Assignment, Reply, Request, Turn
+from benchmarks.measure.messages import Assignment, Pace, Reply, Request, Ticks, Turn
 from benchmarks.measure.pacing import keep_pace
 from export import targets
 from export.bundle.manifest import NOT_RUN
@@ -98,13 +99,34 @@ def _zeros(bundle: Bundle, batch: int) -> Steps:
 
 
 def step(runner: Runner, steps: Steps, clock: Callable[[], int] = time.perf_counter_ns) -> int:
-    """Act on the next observations, and return how long the action took, in nanoseconds of the clock."""
+    """Infer from the next observations, and return how long that took, in nanoseconds of the clock.
+
+    Of a policy that plans ahead that is a whole chunk each time: what the ticks between two inferences take is nothing
+    beside it, and would only hide it.
+    """
     begins, states, observations = next(steps)
     if begins.any():
         runner.reset(begins, states)
     start = clock()
-    runner.act(observations)
+    runner.infer(observations)
     return clock() - start
+
+
+def paced(runner: Runner, steps: Steps, pace: Pace) -> Ticks:
+    """Act at a fixed rate, as a robot does: a policy that plans ahead infers only where nothing is left to act."""
+    inferred: list[bool] = []
+    whole = runner.spec.action.execute > 1  # golden's stretches are shorter than episodes, and end its plans too early
+
+    def act() -> None:
+        begins, states, observations = next(steps)
+        if begins.any() and not whole:
+            runner.reset(begins, states)
+        runner.act(observations)
+        inferred.append(runner.inferred)
+
+    ticks = keep_pace(act, pace)
+    end = len(inferred) - sum(map(len, ticks.after_idle.values()))
+    return replace(ticks, inferred=tuple(inferred[end - len(ticks.latencies) : end]))
 
 
 def take_turn(call: Callable[[], int], turn: Turn) -> tuple[float, ...]:
@@ -147,7 +169,7 @@ def serve(assignment: Assignment, requests: BinaryIO, replies: BinaryIO) -> None
                 shown = recorded if request.turn.recorded else blank
                 seconds = take_turn(lambda shown=shown: step(runner, shown), request.turn)  # type: ignore[misc]
             if request.pace is not None:
-                ticks = keep_pace(lambda: step(runner, recorded), request.pace)
+                ticks = paced(runner, recorded, request.pace)
             send(replies, Reply("", seconds, ticks, peak_memory_bytes(), bound_cores()))
 
 

@@ -26,6 +26,9 @@ class Row:
         variant: Name of the row.
         size_bytes: Size of its files on disk.
         whole_backbone: Whether this is the whole backbone, timed beside the policy's own graph.
+        execute: How many actions are acted of one inference. All times are of an inference; it falls on one tick of so
+            many, so the slowest tick takes ``max_ms``.
+        amortized_ms: The median time of an inference, shared by these actions.
     """
 
     variant: str
@@ -77,6 +80,8 @@ class Row:
     starts_ms: tuple[float, ...] = ()
     cold_start_spread_s: tuple[float, float] | None = None
     whole_backbone: bool = False
+    execute: int = 1
+    amortized_ms: float | None = None
 
     @classmethod
     def of(
@@ -111,6 +116,7 @@ class RowBuilder:
         candidates: What is measured: the bundle's own variants, in Python and C++, and those of a whole backbone.
         provenance: The graph of the whole backbone, where that is measured.
         protocol: How much is measured.
+        execute: How many actions are acted of one inference.
     """
 
     builds: Mapping[str, Build]
@@ -120,6 +126,7 @@ class RowBuilder:
     candidates: Sequence[Candidate]
     provenance: Provenance
     protocol: Protocol
+    execute: int = 1
 
     def figures(self, measurements: Mapping[str, Measurement]) -> dict[str, Latency | None]:
         """Return the figures of each candidate, or None where its process failed."""
@@ -138,7 +145,12 @@ class RowBuilder:
         figures = self.figures(measurements)
         rows = [self._own(name, measurements.get(name), figures.get(name)) for name in self.names]
         others = [candidate for candidate in self.candidates if candidate.name not in self.names]
-        return (*rows, *(self._other(c, measurements[c.name], figures[c.name]) for c in others))
+        rows += [self._other(c, measurements[c.name], figures[c.name]) for c in others]
+        return tuple(self._amortized(row) for row in rows)
+
+    def _amortized(self, row: Row) -> Row:
+        each = None if row.p50_ms is None else row.p50_ms / self.execute
+        return replace(row, execute=self.execute, amortized_ms=each)
 
     def _own(self, name: str, measurement: Measurement | None, latency: Latency | None) -> Row:
         build = self.builds[name.partition("@")[0]]

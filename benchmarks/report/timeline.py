@@ -19,7 +19,8 @@ def timeline(loops: Sequence[ControlLoop]) -> str:
     """Draw the latency of each tick against time, the deadline, and where it was missed; one row a variant.
 
     Where there are more ticks than places across the plot, the smallest and largest of those in one place are drawn,
-    so no miss can be overlooked. All rows have the same logarithmic scale.
+    so no miss can be overlooked. All rows have the same logarithmic scale. Where a policy plans ahead, strokes below
+    mark the ticks at which an inference falls.
 
     Returns:
         An ``<svg>`` element, or an empty string if there are no ticks.
@@ -49,6 +50,10 @@ def timeline(loops: Sequence[ControlLoop]) -> str:
         axes.vlines(seconds[starts][late], deadline, base + up(highest[late]), color=BAD, linewidth=1.2)
         axes.plot(seconds[starts][late], base + up(highest[late]), "o", color=BAD, markersize=3)
         figures = f"missed {loop.missed:,} of {len(ticks):,}, worst {milliseconds(loop.worst_ms)}"
+        inferred = np.flatnonzero(loop.inferred)
+        if len(inferred) < len(loop.inferred):  # of a policy that plans ahead
+            axes.plot(seconds[inferred], np.full(len(inferred), base), "|", color=color, markersize=4)
+            figures += f", an inference at {len(inferred):,}"
         svg.label(axes, base, loop.name, figures, TALL)
         said.append(f"{loop.name} {figures}")
     axes.set_xlim(0, max(len(loop.latencies_ms) / loop.rate_hz for loop in ran))

@@ -46,7 +46,7 @@ class Args(Episodes):
 
 
 class TimedRunner(Runner):
-    """A runner that keeps how long each action took, in seconds, and (if asked) each frame."""
+    """A runner that keeps how long each inference took, in seconds, and (if asked) each frame."""
 
     def __init__(self, runner: Runner, keep_frames: bool) -> None:
         super().__init__(runner.session, runner.spec, runner.batch)
@@ -57,7 +57,8 @@ class TimedRunner(Runner):
         """Time one action."""
         start = time.perf_counter()
         action = super().act(observations)
-        self.seconds.append(time.perf_counter() - start)
+        if self.inferred:  # what was planned takes next to nothing
+            self.seconds.append(time.perf_counter() - start)
         if self.frames is not None:
             frame = next(o for o in self.spec.observations if o.dtype == "uint8" and len(o.shape) == 3)
             self.frames.append(observations[frame.name].reshape(frame.shape))
@@ -91,7 +92,8 @@ def main(args: Args) -> dict[str, Any]:
             returns.append(value)
             console.print(f"episode {seed - args.seed + 1}: return {value:g}")
     p50 = float(np.median(runner.seconds)) * 1e3
-    console.print(f"{args.variant}: mean return {np.mean(returns):.1f}, median action {p50:.2f} ms")
+    timed = "action" if runner.spec.action.execute == 1 else f"inference, for {runner.spec.action.execute} actions,"
+    console.print(f"{args.variant}: mean return {np.mean(returns):.1f}, median {timed} {p50:.2f} ms")
     if args.video and runner.frames:
         write_video(args.video, np.stack(runner.frames), bundle.spec.control_hz)
         console.print(f"wrote {args.video}")

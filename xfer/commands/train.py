@@ -53,6 +53,7 @@ class Args(Common):
         --optimizer sgd --learning-rate 0.001 --loss cross-entropy
       xfer train cartpole --demonstrations cartpole/expert-v0 --steps 2000
       xfer train driving --memory gru --memory-size 128
+      xfer train cartpole --horizon 4 --execute 2
       xfer train cartpole --algorithm ppo --total-frames 200000
       xfer train navigation:empty --algorithm ppo --weights runs/simple
       xfer train my_robot:task --algorithm ppo --rollout-steps 64 --gamma 0.98

@@ -95,15 +95,14 @@ class Runner:
             ScoresError: If the scores, an action of the chunk or a next state are not finite, or an action is out of
                 its bounds. In both cases states, frames and planned actions stay as they were.
         """
-        fed, single = self._fed(observations)
         if self._queue is None:
-            step = self._infer(fed)
-            return self._keep(fed, step.states, Action(step.action, step.scores), single)
+            return self.infer(observations)
+        newest, single = self._batched(observations)
         due = self._queue.due()
-        planned = self._infer(fed, due) if due.any() else None
-        self.inferred = planned is not None
+        self.inferred = bool(due.any())
+        planned = self._infer(self._fed(newest), due) if self.inferred else None
         states = self._states if planned is None else planned.states
-        return self._keep(fed, states, self._queue.next(planned), single)
+        return self._keep(newest, states, self._queue.next(planned), single)
 
     def infer(self, observations: Arrays) -> Action:
         """Run the network, whatever is planned, and return all that it gives: the whole chunk of each row.
@@ -121,12 +120,13 @@ class Runner:
             ObservationError: As ``act``.
             ScoresError: As ``act``.
         """
-        fed, single = self._fed(observations)
-        step = self._infer(fed)
-        return self._keep(fed, step.states, Action(step.action, step.scores), single)
+        newest, single = self._batched(observations)
+        self.inferred = True
+        step = self._infer(self._fed(newest))
+        return self._keep(newest, step.states, Action(step.action, step.scores), single)
 
-    def _fed(self, observations: Arrays) -> tuple[dict[str, np.ndarray], bool]:
-        """Return what the network takes, and whether the batch dimension was left out."""
+    def _batched(self, observations: Arrays) -> tuple[dict[str, np.ndarray], bool]:
+        """Return checked observations [B, *shape], and whether the batch dimension was left out."""
         batched = {}
         single = False
         for name, shape, dtype in self._inputs:
@@ -140,7 +140,11 @@ class Runner:
                     f"Observation '{name}' is {array.dtype} {list(array.shape)}, expected {dtype} {list(shape)}."
                 )
             batched[name] = in_order(array)  # once, and held until the session has returned
-        return (self._history.with_newest(batched) if self._history else batched), single
+        return batched, single
+
+    def _fed(self, newest: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return what the network takes: the frames before as well, where it sees several."""
+        return self._history.stacked(newest) if self._history else newest
 
     def _infer(self, fed: dict[str, np.ndarray], due: np.ndarray | None = None) -> Step:
         """Run the network; refuse what it gives if it must not be used in the rows that are due, by default all."""
@@ -151,12 +155,11 @@ class Runner:
             blame({f"Observation '{name}'": array for name, array in fed.items()}, due, error)
             blame({f"State '{name}'": array for name, array in self._states.items()}, due, error)
             raise
-        self.inferred = True
         return step
 
-    def _keep(self, fed: Arrays, states: dict[str, np.ndarray], acted: Action, single: bool) -> Action:
+    def _keep(self, newest: Arrays, states: dict[str, np.ndarray], acted: Action, single: bool) -> Action:
         """Keep what the next call starts from, and return what was acted."""
         self._states = states
         if self._history:
-            self._history.keep(fed)
+            self._history.push(newest)
         return Action(acted.action[0], acted.scores[0]) if single else acted

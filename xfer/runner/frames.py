@@ -11,7 +11,7 @@ from xfer.spec import TensorSpec
 
 
 class FrameHistory:
-    """Keeps, row by row, the last values of those observations that have ``frames``.
+    """Keeps, row by row, the values before the newest of those observations that have ``frames``.
 
     Args:
         observations: The spec's.
@@ -19,8 +19,10 @@ class FrameHistory:
     """
 
     def __init__(self, observations: Sequence[TensorSpec], batch: int) -> None:
-        self._kept = {o.name: o.stacked.zeros(batch) for o in observations if o.frames > 1}
-        self._empty = np.ones(batch, bool)
+        framed = [o for o in observations if o.frames > 1]
+        self._kept = {o.name: [o.zeros(batch) for _ in range(o.frames - 1)] for o in framed}  # the oldest first
+        self._known = np.zeros(batch, int)  # how many of them are of the row's own episode
+        self._most = max((len(kept) for kept in self._kept.values()), default=0)
 
     def __bool__(self) -> bool:
         """Whether there is anything to keep."""
@@ -34,26 +36,29 @@ class FrameHistory:
             starts: The values before the next one, [number of those rows, frames - 1, *shape] by name; without them
                 they are copies of it.
         """
-        self._empty = self._empty | mask
+        self._known[mask] = 0
         for name in self._kept.keys() & starts.keys():
-            kept = self._kept[name].copy()  # a session may still own the present one
-            kept[mask, 1:] = starts[name]
-            self._kept[name] = kept
-            self._empty = self._empty & ~mask
+            for age, kept in enumerate(self._kept[name]):
+                kept[mask] = starts[name][:, age]
+            self._known[mask] = self._most
 
-    def with_newest(self, observations: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def stacked(self, observations: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return what the network takes: values [B, *shape] as they are, or the last ones [B, frames, *shape].
 
-        Nothing is kept yet: see ``keep``.
+        The newest are not kept yet: see ``push``.
         """
         fed = dict(observations)
         for name, kept in self._kept.items():
-            newest = observations[name]
-            fed[name] = np.concatenate([kept[:, 1:], newest[:, None]], axis=1)
-            fed[name][self._empty] = newest[self._empty, None]
+            fed[name] = np.stack([*kept, observations[name]], axis=1)
+            for row in np.flatnonzero(self._known < len(kept)):
+                first = len(kept) - self._known[row]
+                fed[name][row, :first] = fed[name][row, first]
         return fed
 
-    def keep(self, fed: Arrays) -> None:
-        """Keep what ``with_newest`` returned."""
-        self._kept = {name: fed[name] for name in self._kept}
-        self._empty = np.zeros_like(self._empty)
+    def push(self, observations: Arrays) -> None:
+        """Keep the newest values, [B, *shape] by name."""
+        for name, kept in self._kept.items():
+            oldest = kept.pop(0)
+            oldest[...] = observations[name]  # a copy: an environment may draw its next frame there
+            kept.append(oldest)
+        self._known = np.minimum(self._known + 1, self._most)

@@ -40,6 +40,7 @@ from export.verification.tolerances import compare_scores
 from xfer.runner import Runner, Session
 from xfer.spec import PolicySpec
 from xfer.trajectories import Trajectories
+from xfer.trajectories.chunks import unrolled
 
 MAX_CHOICES = 8
 """How many choices of layers the held-out observations judge."""
@@ -110,13 +111,14 @@ class Trials:
         Returns:
             A share of their elements' spread.
         """
-        assert eager.scores is not None
         with self.session(tuple(other for other in self.layers if other != layer)) as session:
-            scores = eager.replay(Runner(session, self.spec)).scores
-        assert scores is not None
+            found = unrolled(eager.replay(Runner(session, self.spec)), self.spec).scores
+        wanted = unrolled(eager, self.spec).scores
+        assert wanted is not None
+        assert found is not None
         spreads = measure_spreads([eager], self.spec)
         unit = np.maximum(spreads.scores, np.finfo(np.float32).tiny)
-        difference = compare_scores(eager.scores, scores, self.spec, spreads, "int8").difference
+        difference = compare_scores(wanted, found, self.spec, spreads, "int8").difference
         return float(np.sqrt(np.mean((difference / unit) ** 2)))
 
 
@@ -239,7 +241,7 @@ def alternating_p50_ms(sessions: Sequence[Session], spec: PolicySpec, golden: Tr
                 if begins:
                     runner.reset()
                 start = time.perf_counter()
-                runner.act(observations)
+                runner.infer(observations)
                 if turn:  # the first one warms up
                     taken.append(time.perf_counter() - start)
     return [float(np.median(taken)) * 1e3 for taken in times]

@@ -83,7 +83,7 @@ def test_a_manifest_that_is_none_is_refused(bundle_path, text, message):
 
 def test_a_newer_schema_is_refused_by_name(bundle_path):
     rewrite(bundle_path, schema=(3, 0))
-    with pytest.raises(BundleError, match=r"schema 2\.0"):
+    with pytest.raises(BundleError, match=r"schema 3\.0; this xfer reads 1.x and 2.x"):
         Bundle(bundle_path)
 
 

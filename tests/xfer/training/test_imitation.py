@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
+from tests import small_task
 from tests.conftest import imitation_config, make_policy, train_briefly
 from tests.xfer.training import toys
 from xfer import tasks
@@ -324,3 +325,65 @@ def test_training_on_cuda_with_compile_and_amp_learns(frames, amp):
     policy.fit_standardize("layer1", features.to("cuda"))
     losses = [loss for _, _, loss in imitation.fit(policy, features, frames.expert, config, 0, "cuda")]
     assert losses[-1] < losses[0]
+
+
+def planner(task, horizon=3, execute=2, memory=0):
+    torch.manual_seed(0)
+    kind = "gru" if memory else "none"
+    config = PolicyConfig(
+        "resnet18", "stem", "flatten", 8, task.image, (), kind, memory or 64, horizon=horizon, execute=execute
+    )
+    return build_policy(task, config, imitation_config()).eval()
+
+
+def test_a_policy_that_plans_ahead_learns_what_comes_next_in_the_same_episode():
+    first, second = torch.tensor([0, 2, 4, 6]), torch.tensor([1, 3])
+    rows = imitation.following([first, second], 7, 3)
+    assert rows.tolist() == [[0, 2, 4], [1, 3, -1], [2, 4, 6], [3, -1, -1], [4, 6, -1], [-1] * 3, [6, -1, -1]]
+
+
+def test_it_is_fitted_to_the_experts_next_scores_and_not_beyond_the_end_of_an_episode():
+    task = tasks.load("cartpole")
+    policy = planner(task)
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(60, 64, 4, 5, generator=generator)
+    policy.head[-1][0] = torch.nn.Linear(features[0].numel(), 6)
+    own = torch.nn.Linear(features[0].numel(), 2)
+    with torch.no_grad():
+        expert = torch.cat([own(features.flatten(1))[:59], torch.full((1, 2), torch.nan)])
+    expert = expert.detach().clone()
+    cut = [torch.arange(30), torch.arange(30, 59)]  # nothing is learned of the last row, which is in no episode
+    config = imitation_config(train_from="head", steps=40, batch_size=59, loss="mse")
+    losses = [loss for _, _, loss in imitation.fit(policy, features, expert, config, 0, episodes=cut)]
+    assert np.isfinite(losses).all()
+    with torch.no_grad():
+        scores = policy.head(features)
+    assert scores.shape == (60, 3, 2)
+    assert (scores[:28, 2] - expert[2:30]).abs().mean() < 0.5 * expert[:59].std()
+
+
+def test_it_drives_as_it_is_deployed_and_its_history_begins_with_copies_of_the_first_frame():
+    task = small_task.task()
+    policy = planner(task)
+    frames = imitation.collect(task, policy, imitation_config(frames=20, environments=2), 1)
+    assert frames.expert.shape == (20, len(task.action.elements))
+    observation = policy.spec.observations[0]
+    assert (observation.frames, policy.spec.states) == (5, ())
+    acts = runner(policy)
+    history = torch.zeros(1, *policy.history_shape)
+    rng = np.random.default_rng(0)
+    for step in range(4):
+        frame = rng.integers(0, 256, observation.shape, np.uint8)
+        given = torch.from_numpy(frame[None])
+        with torch.inference_mode():
+            history = policy.begun(given, history, torch.tensor([step == 0]))
+            seen, history = policy.see(given, history)
+            wanted = policy.scores(seen, None)[0]
+        made = acts.infer({observation.name: frame})
+        np.testing.assert_allclose(made.scores, wanted.numpy(), atol=1e-4)
+
+
+def test_a_memory_may_plan_ahead_if_each_step_has_its_inference():
+    policy = planner(toys.cue(), execute=1, memory=16)
+    assert [state.name for state in policy.spec.states] == ["memory"]
+    assert policy.spec.chunk_scores.shape == (3, len(policy.spec.action.elements))
