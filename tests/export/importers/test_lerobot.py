@@ -104,14 +104,14 @@ def policies(folders):
 def sessions(folders, policies, tmp_path_factory):
     """Two policies as ONNX; one in a bundle, of a recording with LeRobot's own actions, which the fidelity gate saw."""
     folder = tmp_path_factory.mktemp("graphs")
-    file = recorded("cameras", policies["cameras"].spec, folder / "recorded.safetensors")
+    file = recorded("ensemble", policies["ensemble"].spec, folder / "recorded.safetensors")
     importing = ImportOptions(importer="lerobot", control_hz=HZ, observations=file)
-    made = export(folders["cameras"], "onnx-fp32", folder / "policy.bundle", importing=importing)
+    made = export(folders["ensemble"], "onnx-fp32", folder / "policy.bundle", importing=importing)
     assert [(build.variant, build.status) for build, _ in made.builds] == [("onnx-fp32", "built")]
-    spec = policies["ensemble"].spec
-    export_onnx(policies["ensemble"].deploy(), folder / onnx.FILE)
+    spec = policies["cameras"].spec
+    export_onnx(policies["cameras"].deploy(), folder / onnx.FILE)
     with Bundle(folder / "policy.bundle").session("onnx-fp32") as one, onnx.load(folder, spec, Place()) as other:
-        yield {"cameras": one, "ensemble": other}
+        yield {"ensemble": one, "cameras": other}
 
 
 @pytest.mark.parametrize("rows", [1, 3])
