@@ -130,7 +130,6 @@ class ACT(nn.Module):
     def __init__(self, config: ACTConfig) -> None:
         super().__init__()
         size = config.dim_model
-        self.chunk_size = config.chunk_size
         self.projections = [PROJECTIONS[key] for key in config.vectors]
         for name, vector in zip(self.projections, config.vectors.values(), strict=True):
             self.add_module(name, nn.Linear(vector.shape[0], size))
@@ -223,7 +222,7 @@ def loaded(config: ACTConfig, tensors: Mapping[str, Tensor], file: object) -> AC
 
     Raises:
         UsageError: If statistics are in it, as LeRobot before 0.4 wrote them.
-        WeightsError: If a weight is missing, of another shape, not finite, or left over.
+        WeightsError: If a weight is missing, of another shape, or left over.
     """
     if old := [name for name in tensors if name.startswith(IN_WEIGHTS)]:
         raise UsageError(
@@ -235,9 +234,8 @@ def loaded(config: ACTConfig, tensors: Mapping[str, Tensor], file: object) -> AC
     with torch.device("meta"):  # no weight is drawn that is replaced at once
         network = ACT(config)
     wanted = network.state_dict()
-    left = [name for name in tensors if name.removeprefix(PREFIX) not in wanted]
-    left = [name for name in left if not name.removeprefix(PREFIX).startswith(UNUSED)]
-    left = [name for name in left if not name.endswith(".num_batches_tracked")]
+    unused = [name for name in given if name.startswith(UNUSED) or name.endswith(".num_batches_tracked")]
+    left = [name for name in tensors if name not in {PREFIX + name for name in (*wanted, *unused)}]
     for name, weight in wanted.items():
         if name not in given:
             raise WeightsError(f"{file} lacks the weight {PREFIX}{name}, which the policy of its config.json has.")
@@ -251,4 +249,4 @@ def loaded(config: ACTConfig, tensors: Mapping[str, Tensor], file: object) -> AC
         raise WeightsError(f"{file} holds a weight {left[0]}{more}, which the policy of its config.json has not.")
     network.load_state_dict({name: given[name] for name in wanted}, assign=True)
     fold_batch_norms(network)
-    return network.eval().requires_grad_(False)
+    return network.eval()
