@@ -94,7 +94,7 @@ def test_a_queue_or_frames_that_are_kept_too_long_and_a_chunk_that_is_off_by_one
     assert {finding.mistake: finding.caught_by for finding in found.findings} == dict.fromkeys(names, "numbers")
     said = {finding.mistake: finding.detail for finding in found.findings}
     for name in names[:2]:
-        assert "What it plans is right: the runner's queue acts something else" in said[name]
+        assert "What it infers is right: the runner's queue or frames are not" in said[name]
     assert found.passed
 
 

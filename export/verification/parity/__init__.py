@@ -319,7 +319,7 @@ def run_gates(
     if first.failure:
         blame = ""
         if first.queued:
-            blame = ". What it plans is right: the runner's queue acts something else"
+            blame = ". What it infers is right: the runner's queue or frames are not"
         elif variant.build == bundle.reference:
             blame = ". Golden is not from this policy's weights: golden, or the weights, were exchanged"
             if first.depends_on_batch:
