@@ -9,8 +9,8 @@ from benchmarks.measure.control_loop import ControlLoop
 from benchmarks.measure.messages import Pace
 from benchmarks.measure.protocol import Candidate, Measurement, Protocol
 from benchmarks.measure.worker import _recorded, paced, step
-from benchmarks.report.rows import RowBuilder
 from benchmarks.report.plots.timeline import timeline
+from benchmarks.report.rows import RowBuilder
 from export import Bundle
 from export.build import export
 from export.bundle.manifest import read_manifest, schema_of

@@ -57,7 +57,7 @@ def test_no_modules_import_one_another_in_a_circle(imports):
 @pytest.mark.parametrize("folder", PLUGINS)
 def test_plugins_import_helpers_of_their_folder_but_no_other_plugin(folder, imports):
     package = folder.replace("/", ".")
-    plugins = {m for m in imports if m.startswith(f"{package}.") and not m.rpartition(".")[2].startswith("_")}
+    plugins = {m for m in imports if m.startswith(f"{package}.") and "._" not in m.removeprefix(package)}
     assert plugins
     assert {plugin: imports[plugin] & plugins for plugin in plugins if imports[plugin] & plugins} == {}
 

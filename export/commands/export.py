@@ -57,14 +57,18 @@ class Args(Episodes):
       xfer export model.zip --from sb3 --trust --vecnormalize normalize.pkl \
         --frame-stack 4 --task env:Pendulum-v1
 
+    A policy of LeRobot:
+      xfer export outputs/train/act/checkpoints/last/pretrained_model \
+        --from lerobot --observations recorded.safetensors
+
     Anybody's ONNX graph (Isaac Lab, rsl_rl, ML-Agents ...), described by a spec.json:
       xfer spec policy.onnx
       xfer export policy.onnx --spec spec.json --observations recorded.safetensors
     """
 
     source: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")] = None
-    """The policy: a folder of a finished `xfer train`; module:function, which returns an export.Deployable; or a file
-    (--from)."""
+    """The policy: a folder of a finished `xfer train`; module:function, which returns an export.Deployable; or what
+    another library saved (--from)."""
     targets: str = DEFAULT_TARGETS
     """Comma-separated targets or variants: torchscript, onnx-int8 ... Of an ONNX graph, the default leaves out what
     needs PyTorch."""

@@ -4,6 +4,7 @@ run.py     a folder that `xfer train` wrote
 module.py  somebody's own nn.Module: `xfer export module:function`
 sb3.py     a file that Stable-Baselines3 saved: `xfer export model.zip --from sb3`
 onnx.py    anybody's ONNX graph: `xfer export policy.onnx --spec spec.json`
+lerobot.py a policy that LeRobot trained: `xfer export pretrained_model --from lerobot`
 
 Helpers are in files whose names begin with an underscore: ``_choose`` picks the importer, ``_recordings`` records the
 observations of a policy that comes without any.
@@ -79,8 +80,9 @@ class ImportOptions:
     task: Annotated[str | None, tyro.conf.arg(metavar="TASK")] = None
     """Where the policy acts: env:ENV_ID is a Gymnasium environment's own observations; any other task, your own
     module:function too."""
-    importer: Annotated[Literal["sb3"] | None, tyro.conf.arg(name="from", metavar="{sb3}")] = None
-    """What wrote the file: sb3 is Stable-Baselines3's PPO, A2C, DQN or SAC."""
+    importer: Annotated[Literal["sb3", "lerobot"] | None, tyro.conf.arg(name="from", metavar="{sb3,lerobot}")] = None
+    """What wrote the policy: sb3 is a file of Stable-Baselines3's PPO, A2C, DQN or SAC; lerobot a folder of LeRobot's
+    ACT."""
     spec: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """What the inputs and outputs of an ONNX graph are; `xfer spec` writes a first one."""
     trust: bool = False
@@ -90,7 +92,7 @@ class ImportOptions:
     frame_stack: int = 1
     """SB3: what VecFrameStack was given."""
     control_hz: Annotated[float | None, tyro.conf.arg(metavar="HZ")] = None
-    """Rate at which an SB3 policy acts, in Hz (default: its task's, or 30)."""
+    """Rate at which a policy acts, in Hz (default: its task's; else for SB3 30, for LeRobot what it was trained on)."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from xfer.trajectories import MEMORY
 
 ELSEWHERE = ("observations", "task")
 """Options of every policy that was trained elsewhere."""
-ONLY_SB3 = ("trust", "vecnormalize", "frame_stack", "control_hz")
+ONLY_SB3 = ("trust", "vecnormalize", "frame_stack")
 
 
 def import_policy(
@@ -43,8 +43,10 @@ def import_policy(
         XferError: If it cannot be read.
     """
     with_observations = partial(_with_observations, options=options, memory=memory, on_note=on_note)
-    if options.importer is None:
+    if options.importer != "sb3":
         _refuse(options, ONLY_SB3, "needs --from sb3")
+    if options.importer is None:
+        _refuse(options, ("control_hz",), "needs --from")
     if isinstance(source, Deployable):
         _refuse(options, ("spec",), "is for an ONNX file")
         if output is None:
@@ -54,6 +56,13 @@ def import_policy(
     if options.spec is not None or path.suffix.lower() == ".onnx":
         output = output or path.with_suffix(".bundle")
         return with_observations(_graph(path, options), name, output), output
+    if options.importer == "lerobot":
+        from export.importers import lerobot
+
+        policy = lerobot.load(path, task=options.task or "", control_hz=options.control_hz, on_note=on_note)
+        named = path if path.name else path.absolute()
+        output = output or named.with_name(named.name + ".bundle")
+        return with_observations(policy, name, output), output
     if path.is_dir() or (options.importer is None and ":" not in name and not path.exists()):
         _refuse(options, ("importer", *ELSEWHERE), f"does not fit {name}, the folder of an `xfer train`")
         from export.importers import run

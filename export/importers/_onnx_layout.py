@@ -104,7 +104,7 @@ def of_output(tensor: TensorSpec, name: str, one: np.ndarray, two: np.ndarray | 
 
 def row_shape(tensor: TensorSpec) -> tuple[int, ...]:
     """Return the shape of what a graph is fed for one row."""
-    return tuple(tensor.zeros(1).shape[1:])
+    return tensor.stacked.shape
 
 
 def without(dims: Sequence[int], axis: int) -> tuple[int, ...]:

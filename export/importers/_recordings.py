@@ -122,7 +122,7 @@ def environment(spec: PolicySpec) -> tuple[Task | None, str]:
     if given != seen:
         raise UsageError(f"Task {task.name} gives {_listed(given)}; the policy sees {_listed(seen)}.")
     taken, chosen = ((a.kind, len(a.elements), a.low, a.high) for a in (task.action, spec.action))
-    if taken != chosen:
+    if taken[:2] != chosen[:2] or (spec.action.low and taken != chosen):  # what clips nothing leaves it to the task
         raise UsageError(f"Task {task.name} takes {task.action}; the policy gives {spec.action}.")
     return task, ""
 
