@@ -27,7 +27,8 @@ from xfer import tasks
 from xfer.evaluate import native
 from xfer.files import sha256
 from xfer.models.checkpoint import load_policy, save_policy
-from xfer.models.policy import Policy, PolicyConfig, make_spec
+from xfer.models.contract import make_spec
+from xfer.models.policy import Policy, PolicyConfig
 from xfer.models.torch_session import set_threads
 from xfer.tasks import Task
 from xfer.training import imitation, rounds, vector_env

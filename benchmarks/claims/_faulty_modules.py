@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.claims._random_policies import FORBIDDEN, RandomNet
-from xfer.models.policy import to_action
+from xfer.models.contract import to_action
 
 LATE_CALL = (20, 800)
 """At which call a module that counts changes its mind."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks.claims._random_policies import steps_of
-from xfer.models.policy import to_action
+from xfer.models.contract import to_action
 from xfer.runner import Arrays, Session, Step
 from xfer.spec import PolicySpec
 

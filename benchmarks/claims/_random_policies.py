@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from export import Deployable
-from xfer.models.policy import to_action
+from xfer.models.contract import to_action
 from xfer.runner import Arrays
 from xfer.spec import ActionSpec, PolicySpec, ScoreKind, TensorSpec
 from xfer.trajectories import Trajectories

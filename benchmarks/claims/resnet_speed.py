@@ -155,7 +155,7 @@ def build(options: Options) -> tuple[Bundle, list[str]]:
     from export.build import export_policy
     from xfer import tasks
     from xfer.models.config import PolicyConfig
-    from xfer.models.policy import make_spec
+    from xfer.models.contract import make_spec
 
     task = tasks.load(TASK)
     spec = make_spec(task, IMAGE, "values")

@@ -135,7 +135,8 @@ def sides(config: PPOConfig) -> Iterator[tuple[Trainer, Any]]:
 
     from benchmarks.claims._stable_baselines import Opponent
     from xfer.models.config import PolicyConfig
-    from xfer.models.policy import Policy, make_spec
+    from xfer.models.contract import make_spec
+    from xfer.models.policy import Policy
     from xfer.training.ppo import Trainer, initialize
     from xfer.training.vector_env import vector_env
 

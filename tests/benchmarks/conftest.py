@@ -14,7 +14,8 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     from export.targets import Variant
     from xfer import tasks
     from xfer.models.config import PolicyConfig
-    from xfer.models.policy import Policy, make_spec
+    from xfer.models.contract import make_spec
+    from xfer.models.policy import Policy
     from xfer.trajectories import Trajectories
 
     task = tasks.load("cartpole")

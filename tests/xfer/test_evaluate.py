@@ -12,7 +12,7 @@ from tests import chance_task
 from xfer import tasks
 from xfer.errors import ObservationError, RewardError, TaskError, XferError
 from xfer.evaluate import Pair, episode_returns, independent_episodes, paired_episode, record, record_to, same_action
-from xfer.models.policy import make_spec
+from xfer.models.contract import make_spec
 from xfer.runner import Runner, Step
 from xfer.spec import PolicySpec
 from xfer.trajectories import load_trajectories

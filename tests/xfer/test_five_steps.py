@@ -2,7 +2,8 @@
 
 from xfer import ImitationConfig, PolicyConfig, tasks
 from xfer.evaluate import episode_returns
-from xfer.models.policy import Policy, make_spec
+from xfer.models.contract import make_spec
+from xfer.models.policy import Policy
 from xfer.models.pretrained import load_weights
 from xfer.models.torch_session import runner
 from xfer.training import imitation

@@ -27,7 +27,8 @@ from torch.nn import functional
 
 from xfer.errors import UsageError
 from xfer.evaluate import native
-from xfer.models.policy import Policy, Trainable, from_action, to_action
+from xfer.models.contract import from_action, to_action
+from xfer.models.policy import Policy, Trainable
 from xfer.runner.queue import make_queue
 from xfer.runner.session import Step
 from xfer.tasks import ExpertKind, Task

@@ -33,7 +33,8 @@ from torch.distributions import Categorical, Distribution, Independent, Normal
 from torch.optim.swa_utils import update_bn
 
 from xfer.errors import ScoresError
-from xfer.models.policy import Policy, to_action
+from xfer.models.contract import to_action
+from xfer.models.policy import Policy
 from xfer.training import distributed
 from xfer.training.config import PPOConfig
 

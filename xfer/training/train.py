@@ -13,8 +13,9 @@ from rich.console import Console
 from xfer import tasks
 from xfer.errors import UsageError, check_choice
 from xfer.models.config import TASK_IMAGE, PolicyConfig
+from xfer.models.contract import make_spec, planning
 from xfer.models.limits import flag
-from xfer.models.policy import Policy, make_spec, planning
+from xfer.models.policy import Policy
 from xfer.models.pretrained import load_weights
 from xfer.tasks import Task
 from xfer.training import distributed, ppo, rounds

@@ -64,7 +64,8 @@ def cartpole() -> nn.Module:
     """A small policy of xfer's own."""
     from xfer import tasks
     from xfer.models.config import PolicyConfig
-    from xfer.models.policy import Policy, make_spec
+    from xfer.models.contract import make_spec
+    from xfer.models.policy import Policy
 
     task = tasks.load("cartpole")
     config = PolicyConfig("resnet18", "layer1", "flatten", 8, task.image, memory="gru", memory_size=16)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from xfer.models.cameras import modules
-from xfer.models.policy import Deployed, Policy, to_action
+from xfer.models.contract import to_action
+from xfer.models.policy import Deployed, Policy
 from xfer.spec import PolicySpec
 
 SLOTS = 300

@@ -46,7 +46,8 @@ def test_the_network_is_a_whole_resnet_on_224_pixels_of_the_camera_s_frame():
     from benchmarks.measure.beside.whole_backbone import whole_policy
     from xfer import tasks
     from xfer.models.config import PolicyConfig
-    from xfer.models.policy import count_macs, make_spec
+    from xfer.models.contract import make_spec
+    from xfer.models.policy import count_macs
 
     image = resnet_speed.IMAGE
     assert image.size == (224, 224)

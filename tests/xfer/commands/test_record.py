@@ -18,7 +18,8 @@ from xfer.commands import record
 from xfer.errors import RunError, UsageError
 from xfer.models.checkpoint import save_policy
 from xfer.models.config import PolicyConfig
-from xfer.models.policy import Policy, make_spec
+from xfer.models.contract import make_spec
+from xfer.models.policy import Policy
 from xfer.models.torch_session import runner
 from xfer.training import minari_writer
 from xfer.training.run_config import RunConfig

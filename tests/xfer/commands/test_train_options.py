@@ -280,7 +280,8 @@ def test_python_users_are_refused_the_same(options, message, tmp_path):
 
 
 def test_a_policy_without_an_image_says_where_one_comes_from():
-    from xfer.models.policy import Policy, make_spec
+    from xfer.models.contract import make_spec
+    from xfer.models.policy import Policy
 
     task = tasks.load("cartpole")
     with pytest.raises(UsageError, match=r"PolicyConfig.for_task\(task\)"):

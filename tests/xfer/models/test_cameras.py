@@ -9,7 +9,8 @@ from tests import two_cameras
 from xfer.errors import UsageError, WeightsError
 from xfer.models.checkpoint import load_policy, save_policy
 from xfer.models.config import PolicyConfig
-from xfer.models.policy import Policy, make_spec
+from xfer.models.contract import make_spec
+from xfer.models.policy import Policy
 from xfer.models.pretrained import load_weights
 from xfer.spec import ActionSpec, ImageConfig, TensorSpec
 from xfer.tasks import Task

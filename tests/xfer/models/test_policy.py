@@ -4,8 +4,9 @@ import torch
 from tests.conftest import make_policy
 from xfer.errors import UsageError
 from xfer.models.config import PolicyConfig
+from xfer.models.contract import from_action, to_action
 from xfer.models.heads import Memory
-from xfer.models.policy import Policy, from_action, to_action
+from xfer.models.policy import Policy
 from xfer.spec import ActionSpec, ImageConfig, PolicySpec, TensorSpec
 
 FRAME = TensorSpec("frame", "uint8", (32, 32, 3), color_order="RGB", value_range=(0, 255))

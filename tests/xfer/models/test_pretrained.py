@@ -13,7 +13,8 @@ from xfer.errors import UsageError, WeightsError
 from xfer.models.backbones import BACKBONES, STAGES, build
 from xfer.models.checkpoint import save_policy
 from xfer.models.config import PolicyConfig
-from xfer.models.policy import Policy, make_spec
+from xfer.models.contract import make_spec
+from xfer.models.policy import Policy
 from xfer.models.pretrained import load_weights
 from xfer.spec import ActionSpec, ImageConfig
 

@@ -11,7 +11,8 @@ from xfer import tasks, train
 from xfer.commands import record
 from xfer.errors import RunError, UsageError
 from xfer.models.config import PolicyConfig
-from xfer.models.policy import Policy, make_spec
+from xfer.models.contract import make_spec
+from xfer.models.policy import Policy
 from xfer.spec import ActionSpec
 from xfer.training import imitation
 from xfer.training.config import SCORE_KINDS

@@ -13,7 +13,8 @@ from xfer import tasks
 from xfer.errors import UsageError
 from xfer.evaluate import episode_returns
 from xfer.models.config import PolicyConfig
-from xfer.models.policy import Policy, make_spec, to_action
+from xfer.models.contract import make_spec, to_action
+from xfer.models.policy import Policy
 from xfer.models.torch_session import runner
 from xfer.spec import ActionSpec, ImageConfig, PolicySpec, TensorSpec
 from xfer.training import imitation

@@ -8,7 +8,8 @@ from gymnasium.vector import SyncVectorEnv
 from tests.xfer.training import toys
 from xfer.errors import ScoresError, UsageError
 from xfer.models.config import PolicyConfig
-from xfer.models.policy import Policy, make_spec
+from xfer.models.contract import make_spec
+from xfer.models.policy import Policy
 from xfer.training import ppo
 from xfer.training.config import PPOConfig
 from xfer.training.learners import kept_bytes

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from tests.conftest import imitation_config
 from tests.xfer.training import toys
 from xfer.models.config import PolicyConfig
-from xfer.models.policy import Policy, make_spec
+from xfer.models.contract import make_spec
+from xfer.models.policy import Policy
 from xfer.training import distributed, imitation
 
 FRAMES = 24
