@@ -209,7 +209,12 @@ def caveats(report: Report, best: Facts | None, disturbances: Sequence[Interfere
     if report.partial:
         found.append(Caveat("partial", f"This report is not whole: {report.partial.rstrip('.')}."))
     if report.protocol.quick:
-        found.append(Caveat("quick", "A quick run: few samples. Leave out --quick for figures to rely on."))
+        found.append(
+            Caveat(
+                "quick",
+                "A quick run: few samples, and too few starts to tell close ones apart. Leave out --quick to rely on it.",
+            )
+        )
     if best is not None and best.status == "provisional" and best.variant != report.reference:
         text = f"{best.variant} looks clean, on too few episodes for a proof: xfer verify --full runs enough."
         if decision.on_recordings(best, report.limits):
@@ -254,7 +259,7 @@ def slower_than_fp32(measurements: Sequence[Measurement]) -> list[str]:
         if build == exact or one.name not in known or sibling not in known:
             continue
         times, exact_times = one.start_medians(), known[sibling].start_medians()
-        if shown_longer(times, exact_times):
+        if shown_longer([times], exact_times)[0]:
             speed = np.median(exact_times) / np.median(times)
             found.append(f"{one.name} is slower than {sibling} here: {speed:.2f} times its speed.")
     return found

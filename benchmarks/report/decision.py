@@ -20,7 +20,8 @@ The rule. A variant is acceptable if all of this holds, in this order:
    bench is enough.
 
 Of the acceptable variants, the one with the smallest p50 is shipped; of equal ones, the first by name. Those that are
-not shown to take longer, start by start, tie with it: the answer names them.
+not shown to take longer, start by start, tie with it, and the answer names them. A quick bench has too few starts to
+tell.
 
 A report judges what it measured, ``xfer recommend`` what benches left in the bundle (``facts.py``). Of the same
 measurements and limits both name the same variant, or none.
@@ -36,7 +37,7 @@ from benchmarks.report import table
 from benchmarks.report.facts import Facts
 from benchmarks.stats import miss_rate
 from benchmarks.stats.miss_rate import Judged
-from benchmarks.stats.starts import shown_longer
+from benchmarks.stats.starts import MIN_STARTS, shown_longer
 from export.bundle.latencies import LoopRecord
 from export.verification.non_inferiority import MARGIN
 from xfer.errors import UsageError
@@ -203,13 +204,15 @@ class Decision:
 
     @property
     def ties(self) -> tuple[str, ...]:
-        """The acceptable variants that are not shown to take longer than the chosen one, the fastest first."""
-        facts = [judgment.facts for judgment in self.acceptable]
-        return tuple(
-            other.variant
-            for other in facts[1:]
-            if facts[0].starts_ms and other.starts_ms and not shown_longer(other.starts_ms, facts[0].starts_ms)
-        )
+        """The acceptable variants that are not shown to take longer than the chosen one, the fastest first.
+
+        None where the chosen one had too few starts to tell; nor is one that had too few itself among them.
+        """
+        told = [j.facts for j in self.acceptable if len(j.facts.starts_ms) >= MIN_STARTS]
+        if not told or told[0] is not self.chosen:
+            return ()
+        longer = shown_longer([facts.starts_ms for facts in told[1:]], told[0].starts_ms)
+        return tuple(facts.variant for facts, shown in zip(told[1:], longer, strict=True) if not shown)
 
     @property
     def nearest(self) -> Judgment | None:
