@@ -47,6 +47,9 @@ pairs.CONTEXT.set_forkserver_preload(vector_env.PRELOADED)
 REQUIRABLE = ("browser", "ssh", "runtime")
 """Parts that are not Python packages. ``XFER_REQUIRED=browser,ssh`` in the environment: a test that wants one fails."""
 
+collect_ignore_glob = ["data/*/make.py"]
+"""They made the samples beside them, in environments of their own."""
+
 
 def skip_without(part: str, reason: str) -> None:
     """Skip a test for want of a browser, of ssh or of what the C++ runtime is built with; fail where it is required.

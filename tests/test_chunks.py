@@ -8,7 +8,7 @@ import pytest
 from benchmarks.measure.control_loop import ControlLoop
 from benchmarks.measure.messages import Pace
 from benchmarks.measure.protocol import Candidate, Measurement, Protocol
-from benchmarks.measure.worker import _recorded, paced, step
+from benchmarks.measure.worker import paced, recorded, step
 from benchmarks.report.plots.timeline import timeline
 from benchmarks.report.rows import RowBuilder
 from export import Bundle
@@ -115,7 +115,7 @@ def test_golden_holds_whole_chunks_and_the_frames_before_its_stretches(bundle):
 
 
 def test_a_bench_times_inferences_and_its_control_loop_acts_what_was_planned(bundle):
-    steps, turns = _recorded(bundle, 1), []
+    steps, turns = recorded(bundle, 1), []
     with bundle.runner("torchscript-fp32") as acts:
         for _ in range(4):
             step(acts, steps)

@@ -141,7 +141,7 @@ def html(curves: Sequence[Curve], threshold: float, heading: str, row: Mapping[s
     import jinja2
     from markupsafe import Markup
 
-    loader = jinja2.FileSystemLoader([Path(__file__).parent, Path(svg.__file__).parent])
+    loader = jinja2.FileSystemLoader([Path(__file__).parent, Path(svg.__file__).parents[1]])
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
     said = "; ".join(

@@ -209,12 +209,8 @@ def caveats(report: Report, best: Facts | None, disturbances: Sequence[Interfere
     if report.partial:
         found.append(Caveat("partial", f"This report is not whole: {report.partial.rstrip('.')}."))
     if report.protocol.quick:
-        found.append(
-            Caveat(
-                "quick",
-                "A quick run: few samples, and too few starts to tell close ones apart. Leave out --quick to rely on it.",
-            )
-        )
+        text = "A quick run: few samples, and too few starts to tell close variants apart."
+        found.append(Caveat("quick", f"{text} Leave out --quick for figures to rely on."))
     if best is not None and best.status == "provisional" and best.variant != report.reference:
         text = f"{best.variant} looks clean, on too few episodes for a proof: xfer verify --full runs enough."
         if decision.on_recordings(best, report.limits):

@@ -61,7 +61,7 @@ class Args(Episodes):
       xfer export outputs/train/act/checkpoints/last/pretrained_model \
         --from lerobot --observations recorded.safetensors
 
-    Anybody's ONNX graph (Isaac Lab, rsl_rl, ML-Agents ...), described by a spec.json:
+    Anybody's ONNX graph (rsl_rl, ML-Agents ...), described by a spec.json:
       xfer spec policy.onnx
       xfer export policy.onnx --spec spec.json --observations recorded.safetensors
     """

@@ -1,4 +1,4 @@
-from benchmarks.measure import whole_backbone
+from benchmarks.measure.beside import whole_backbone
 from benchmarks.measure.protocol import MIN_ROUNDS, full, quick
 
 

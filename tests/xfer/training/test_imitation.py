@@ -375,7 +375,7 @@ def test_it_drives_as_it_is_deployed_and_its_history_begins_with_copies_of_the_f
     rng = np.random.default_rng(0)
     for step in range(4):
         frame = rng.integers(0, 256, observation.shape, np.uint8)
-        given = torch.from_numpy(frame[None])
+        given = {observation.name: torch.from_numpy(frame[None])}
         with torch.inference_mode():
             history = policy.begun(given, history, torch.tensor([step == 0]))
             seen, history = policy.see(given, history)
