@@ -37,6 +37,7 @@ def main(args: Args) -> dict[str, Any]:
         return check.main(args)
     if args.bundle is None:
         raise UsageError("Which bundle? xfer bench BUNDLE. Without one there is xfer bench --check.")
+    ci.check(args.junit, args.benchmark_json)
     if args.host is not None:  # its options are checked against the cores there
         from benchmarks.commands import bench_remote
 

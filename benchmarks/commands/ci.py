@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 
 from benchmarks.commands import deadline
 from xfer.errors import UsageError
-from xfer.files import write_atomically
+from xfer.files import writable, write_atomically
 
 if TYPE_CHECKING:
     from benchmarks.commands.compare import Change
@@ -46,6 +46,18 @@ class Case:
     outcome: Literal["passed", "failure", "error", "skipped"]
     why: str = ""
     said: str = ""
+
+
+def check(junit: Path | None, benchmark_json: Path | None) -> None:
+    """See before minutes are measured whether the files can be written where they are to go.
+
+    Raises:
+        UsageError: If a folder is missing, or stands where a file is to.
+    """
+    for option, path in (("--junit", junit), ("--benchmark-json", benchmark_json)):
+        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+            why = "is a folder" if path.is_dir() else f"lies in {path.parent}, which is no folder"
+            raise UsageError(f"{option} {path} {why}. Choose another file.")
 
 
 def write(report: Report, asked: str, junit: Path | None, benchmark_json: Path | None) -> None:
@@ -158,7 +170,5 @@ def _entries(row: Row, report: Report) -> Iterable[dict[str, object]]:
 
 
 def _write(option: str, path: Path, text: str) -> None:
-    try:
+    with writable(path, UsageError, f"Choose another file for {option}."):
         write_atomically(path, text.encode())
-    except OSError as error:
-        raise UsageError(f"{option} {path} {error.strerror}. Choose another file.") from error

@@ -11,6 +11,7 @@ from benchmarks.report import write
 from benchmarks.report.conclusion import conclude
 from benchmarks.report.decision import Limits
 from tests.benchmarks.report.sample_report import sample_report
+from xfer.cli import main
 from xfer.errors import CheckFailed, UsageError
 
 
@@ -99,5 +100,14 @@ def test_a_comparison_is_one_test_case_a_variant_that_fails_if_it_became_worse(s
 @pytest.mark.parametrize("option", ["--junit", "--benchmark-json"])
 def test_a_file_that_cannot_be_written_is_refused_in_one_line(sample, tmp_path, option):
     paths = {"--junit": None, "--benchmark-json": None, option: tmp_path / "none" / "file"}
-    with pytest.raises(UsageError, match=f"{option} .*Choose another file"):
+    with pytest.raises(UsageError, match=f"cannot be written to: .*Choose another file for {option}"):
         ci.write(sample, "", *paths.values())
+
+
+@pytest.mark.parametrize("option", ["--junit", "--benchmark-json"])
+@pytest.mark.parametrize(("file", "why"), [("none/file", "which is no folder"), (".", "is a folder")])
+def test_nothing_is_measured_for_a_file_that_could_not_be_written(capsys, tmp_path, option, file, why):
+    assert main(["bench", str(tmp_path / "no.bundle"), option, str(tmp_path / file)]) == 2
+    said = capsys.readouterr().err
+    assert option in said
+    assert why in said
